@@ -1,0 +1,10 @@
+//! The guard between a pod's socket and the vhost-user daemon.
+//!
+//! The pod never talks to the daemon: its messages are read here, judged by [`policy`], and only then relayed.
+//! Who may connect at all is decided by [`peer`].
+
+mod descriptor;
+mod message;
+pub mod peer;
+mod policy;
+pub(crate) mod relay;

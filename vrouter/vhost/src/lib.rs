@@ -1,0 +1,22 @@
+//! The vhost-user backend of one pod port: guest memory, split rings, and the session that sets them up.
+//!
+//! Protocol work is done by rust-vmm's `vhost-user-backend`; this crate adds rings that a worker polls
+//! ([`queue`]), a [`guard`] between the pod's socket and that daemon, and the life of a port ([`port`]).
+//! Does not parse packets, know networks or containers, or own worker threads. Used by `vrouterd` only.
+//!
+//! `unsafe` lives in `memory`, `split`, `queue` and, for one system call, `guard::peer`.
+
+#[cfg(target_endian = "big")]
+compile_error!("rings are read as little endian (virtio 1.x) without conversion");
+
+mod backend;
+pub mod guard;
+mod memory;
+pub mod port;
+pub mod queue;
+mod session;
+mod split;
+mod vring;
+pub mod wake;
+
+pub use split::MAX_QUEUE_SIZE;

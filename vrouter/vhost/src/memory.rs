@@ -1,0 +1,294 @@
+//! The memory a pod shares with us: where a guest address lies in this process, and the only raw reads and
+//! writes of it.
+//!
+//! Everything here treats the bytes as hostile: another process may change them at any time. So nothing hands out
+//! a reference into guest memory; bytes are copied to private memory, or from one guest's memory to another's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+/// A piece of guest memory, inside one region, mapped into this process.
+///
+/// Valid as long as the [`GuestMemory`] it came from is alive; the queue that resolved it keeps that alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    ptr: *mut u8,
+    len: u32,
+}
+
+// SAFETY: a Segment is an address and a length; it is dereferenced only by the functions of this file, whose
+// contract asks the caller to keep the mapping alive. Moving the address to another thread changes nothing.
+unsafe impl Send for Segment {}
+
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    /// First guest physical address.
+    gpa: u64,
+    /// Bytes.
+    len: u64,
+    /// Where `gpa` is mapped here.
+    host: *mut u8,
+}
+
+/// The memory regions of one pod, as of one SET_MEM_TABLE. Immutable; keeps the mapping alive.
+pub(crate) struct GuestMemory {
+    regions: Box<[Region]>,
+    _mapping: Arc<GuestMemoryMmap>,
+}
+
+// SAFETY: the pointers in `regions` point into `_mapping`, which lives as long as this value and whose mmap(2)ed
+// memory may be used from any thread; all accesses are raw copies that expect concurrent writers (the guest).
+unsafe impl Send for GuestMemory {}
+// SAFETY: as for Send; `&GuestMemory` allows no more than the value itself, nothing here is mutated.
+unsafe impl Sync for GuestMemory {}
+
+/// A guest address does not lie in the memory the pod has shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("guest address {gpa:#x}+{len} is outside the shared memory")]
+pub(crate) struct OutsideMemory {
+    pub gpa: u64,
+    pub len: u64,
+}
+
+impl GuestMemory {
+    pub(crate) fn new(mapping: Arc<GuestMemoryMmap>) -> Self {
+        let mut regions: Vec<Region> = mapping
+            .iter()
+            .map(|r| Region { gpa: r.start_addr().raw_value(), len: r.len(), host: r.as_ptr() })
+            .collect();
+        regions.sort_by_key(|r| r.gpa);
+        Self { regions: regions.into_boxed_slice(), _mapping: mapping }
+    }
+
+    /// Number of regions and their bytes together.
+    pub(crate) fn extent(&self) -> (usize, u64) {
+        (self.regions.len(), self.regions.iter().map(|r| r.len).sum())
+    }
+
+    fn region(&self, gpa: u64) -> Option<&Region> {
+        let next = self.regions.partition_point(|r| r.gpa <= gpa);
+        let region = self.regions.get(next.checked_sub(1)?)?;
+        (gpa - region.gpa < region.len).then_some(region)
+    }
+
+    /// Resolves `gpa..gpa+len` to segments, in order; more than one where regions meet.
+    ///
+    /// # Errors
+    /// [`OutsideMemory`] when any byte of it is not shared; nothing may be used then.
+    #[inline]
+    pub(crate) fn resolve(
+        &self,
+        gpa: u64,
+        len: u32,
+        mut push: impl FnMut(Segment) -> bool,
+    ) -> Result<bool, OutsideMemory> {
+        let outside = OutsideMemory { gpa, len: u64::from(len) };
+        let mut at = gpa;
+        let mut left = len;
+        while left > 0 {
+            let region = self.region(at).ok_or(outside)?;
+            let offset = at - region.gpa;
+            let here = u32::try_from(region.len - offset).map_or(left, |room| room.min(left));
+            let offset = usize::try_from(offset).map_err(|_| outside)?;
+            // SAFETY: `offset` is smaller than the region's length (see `region`), so the result stays inside
+            // the mapping that `host` points to.
+            let ptr = unsafe { region.host.add(offset) };
+            if !push(Segment { ptr, len: here }) {
+                return Ok(false);
+            }
+            at = at.checked_add(u64::from(here)).ok_or(outside)?;
+            left -= here;
+        }
+        Ok(true)
+    }
+
+    /// The address of `len` bytes in one region, aligned to `align`: for rings, which may not span regions.
+    ///
+    /// # Errors
+    /// [`OutsideMemory`] also when it would span two regions or is not aligned in this process.
+    pub(crate) fn resolve_ring(
+        &self,
+        gpa: u64,
+        len: usize,
+        align: usize,
+    ) -> Result<*mut u8, OutsideMemory> {
+        let outside = OutsideMemory { gpa, len: len as u64 };
+        let len = u32::try_from(len).map_err(|_| outside)?;
+        let mut found = None;
+        self.resolve(gpa, len, |segment| {
+            found = Some(segment);
+            true
+        })?;
+        match found {
+            Some(s) if s.len == len && (s.ptr as usize).is_multiple_of(align) => Ok(s.ptr),
+            _ => Err(outside),
+        }
+    }
+}
+
+impl Segment {
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// What is left behind the first `n` bytes. `n` must not exceed the length; it is cut to it.
+    #[inline]
+    pub(crate) fn skip(self, n: u32) -> Self {
+        let n = n.min(self.len);
+        // SAFETY: `n` is at most the segment's length, so the pointer stays inside or one past the segment.
+        let ptr = unsafe { self.ptr.add(n as usize) };
+        Self { ptr, len: self.len - n }
+    }
+
+    /// Copies up to `into.len()` bytes out of guest memory; returns how many.
+    ///
+    /// # Safety
+    /// The [`GuestMemory`] this segment came from must be alive.
+    #[inline]
+    pub(crate) unsafe fn read(self, into: &mut [u8]) -> usize {
+        let n = into.len().min(self.len as usize);
+        // SAFETY: the segment is `len` mapped bytes by construction and alive by this function's contract; `into`
+        // is private memory, so the two cannot overlap. The guest may write meanwhile: the bytes are then a mix,
+        // which every user of the private copy has to expect.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr, into.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies up to the segment's length of `from` into guest memory; returns how many bytes.
+    ///
+    /// # Safety
+    /// The [`GuestMemory`] this segment came from must be alive.
+    #[inline]
+    pub(crate) unsafe fn write(self, from: &[u8]) -> usize {
+        let n = from.len().min(self.len as usize);
+        // SAFETY: as for `read`, in the other direction.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr, n) };
+        n
+    }
+
+    /// Copies from one guest's memory to another's (or the same guest's, overlapping or not); returns how many
+    /// bytes: the shorter of the two.
+    ///
+    /// # Safety
+    /// The [`GuestMemory`] of both segments must be alive.
+    #[inline]
+    pub(crate) unsafe fn copy_to(self, to: Self) -> usize {
+        let n = self.len.min(to.len) as usize;
+        // SAFETY: both are mapped for their length and alive by contract. A pod that sends to itself may name one
+        // buffer twice, so this is memmove.
+        unsafe { std::ptr::copy(self.ptr, to.ptr, n) };
+        n
+    }
+}
+
+/// Loads a ring's 16-bit index that the guest publishes.
+///
+/// # Safety
+/// `at` must be 2-byte aligned and inside memory that is mapped now.
+#[inline]
+pub(crate) unsafe fn load_index(at: *const u16, order: Ordering) -> u16 {
+    // SAFETY: aligned and mapped by contract; an atomic because the guest writes it concurrently.
+    unsafe { AtomicU16::from_ptr(at.cast_mut()) }.load(order)
+}
+
+/// Stores a 16-bit ring field that the guest reads.
+///
+/// # Safety
+/// `at` must be 2-byte aligned and inside memory that is mapped now.
+#[inline]
+pub(crate) unsafe fn store_index(at: *mut u16, value: u16, order: Ordering) {
+    // SAFETY: aligned and mapped by contract; an atomic because the guest reads it concurrently.
+    unsafe { AtomicU16::from_ptr(at) }.store(value, order);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::GuestAddress;
+
+    fn memory(ranges: &[(u64, usize)]) -> GuestMemory {
+        let ranges: Vec<_> = ranges.iter().map(|&(a, l)| (GuestAddress(a), l)).collect();
+        GuestMemory::new(Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap()))
+    }
+
+    fn lengths(memory: &GuestMemory, gpa: u64, len: u32) -> Result<Vec<u32>, OutsideMemory> {
+        let mut out = Vec::new();
+        memory.resolve(gpa, len, |s| {
+            out.push(s.len());
+            true
+        })?;
+        Ok(out)
+    }
+
+    #[test]
+    fn a_buffer_is_resolved_inside_and_across_regions() {
+        let m = memory(&[(0x1000, 0x1000), (0x2000, 0x1000), (0x8000, 0x1000)]);
+        assert_eq!(lengths(&m, 0x1000, 0x1000), Ok(vec![0x1000]));
+        assert_eq!(lengths(&m, 0x1800, 0x1000), Ok(vec![0x800, 0x800]));
+        assert_eq!(lengths(&m, 0x8fff, 1), Ok(vec![1]));
+        assert_eq!(lengths(&m, 0x1000, 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_buffer_outside_is_refused_whole() {
+        let m = memory(&[(0x1000, 0x1000), (0x8000, 0x1000)]);
+        for (gpa, len) in [
+            (0, 1),
+            (0xfff, 2),
+            (0x1fff, 2),
+            (0x3000, 1),
+            (0x9000, 1),
+            (u64::MAX, 2),
+            (u64::MAX - 1, 16),
+        ] {
+            assert!(lengths(&m, gpa, len).is_err(), "{gpa:#x}+{len}");
+        }
+    }
+
+    #[test]
+    fn a_ring_must_lie_aligned_in_one_region() {
+        let m = memory(&[(0x1000, 0x1000), (0x2000, 0x1000)]);
+        assert!(m.resolve_ring(0x1000, 16, 16).is_ok());
+        assert!(m.resolve_ring(0x1008, 16, 16).is_err());
+        assert!(m.resolve_ring(0x1ff0, 32, 16).is_err());
+        assert!(m.resolve_ring(0x1000, 0, 16).is_err());
+    }
+
+    #[test]
+    fn bytes_travel_between_guests_once() {
+        let a = memory(&[(0, 0x1000)]);
+        let b = memory(&[(0x4000, 0x1000)]);
+        let segment = |m: &GuestMemory, gpa, len| {
+            let mut s = None;
+            m.resolve(gpa, len, |x| {
+                s = Some(x);
+                true
+            })
+            .unwrap();
+            s.unwrap()
+        };
+        let from = segment(&a, 0x10, 5);
+        let to = segment(&b, 0x4100, 64);
+        // SAFETY: `a` is alive until the end of the test.
+        assert_eq!(unsafe { from.write(b"hello world") }, 5);
+        // SAFETY: `a` and `b` are alive until the end of the test.
+        assert_eq!(unsafe { from.copy_to(to) }, 5);
+        let mut out = [0; 6];
+        // SAFETY: `b` is alive until the end of the test.
+        assert_eq!(unsafe { to.read(&mut out) }, 6);
+        assert_eq!(&out, b"hello\0");
+        assert_eq!(to.skip(60).len(), 4);
+        assert_eq!(to.skip(99).len(), 0);
+    }
+
+    /// Fails to compile without the `unsafe impl`s above: rings cross from the session's thread to a worker.
+    #[test]
+    fn memory_may_change_threads() {
+        fn check<T: Send + Sync>() {}
+        fn check_send<T: Send>() {}
+        check::<GuestMemory>();
+        check_send::<Segment>();
+    }
+}

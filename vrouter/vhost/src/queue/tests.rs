@@ -1,0 +1,288 @@
+//! Queues with a driver at each end: what one pod sends, the other receives.
+
+use std::sync::atomic::AtomicUsize;
+use std::thread;
+use std::time::Instant;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::*;
+use crate::split::tests::Driver;
+
+const BUF: u64 = 0x10000;
+const PLAIN: RingFormat = RingFormat { header: 12, mergeable: false };
+const MERGEABLE: RingFormat = RingFormat { header: 12, mergeable: true };
+
+fn start(
+    driver: &Driver,
+    direction: Direction,
+    format: RingFormat,
+    call: Option<OwnedFd>,
+) -> Queue {
+    let queue = Queue::new();
+    queue
+        .start(Activation {
+            memory: driver.memory(),
+            addresses: driver.addresses(),
+            direction,
+            format,
+            call,
+        })
+        .unwrap();
+    queue
+}
+
+/// Offers `frame` behind an empty virtio-net header, cut into descriptors at `cuts`.
+fn send(driver: &mut Driver, first: u16, frame: &[u8], cuts: &[usize]) {
+    let mut bytes = vec![0; 12];
+    bytes.extend_from_slice(frame);
+    let base = BUF + u64::from(first) * 0x1000;
+    driver.write(base, &bytes);
+    let mut edges = vec![0];
+    edges.extend_from_slice(cuts);
+    edges.push(bytes.len());
+    let last = edges.len() - 2;
+    for (i, pair) in edges.windows(2).enumerate() {
+        let &[from, to] = pair else { unreachable!("windows of two") };
+        let index = first + u16::try_from(i).unwrap();
+        let flags = u16::from(i != last);
+        driver.desc(index, base + from as u64, (to - from) as u32, flags, index + 1);
+    }
+    driver.offer(first);
+}
+
+/// Offers receive buffers of these sizes; returns where each starts.
+fn receive(driver: &mut Driver, sizes: &[u32]) -> Vec<u64> {
+    sizes
+        .iter()
+        .zip(0u16..)
+        .map(|(&size, i)| {
+            let at = BUF + u64::from(i) * 0x1000;
+            driver.desc(i, at, size, 2, 0);
+            driver.offer(i);
+            at
+        })
+        .collect()
+}
+
+fn frame(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + 3) as u8).collect()
+}
+
+/// Moves one burst from `tx` to `rx` the way a worker does, with `header` bytes through private memory.
+fn forward(tx: &Queue, rx: &Queue, header: usize) -> Vec<Result<(), PushError>> {
+    let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    from.fetch();
+    let mut to = rx.lease_rx(&mut scratch).unwrap();
+    (0..from.len())
+        .map(|i| {
+            let mut private = vec![0; header];
+            let have = from.read_header(i, &mut private);
+            to.push(&private[..have], from.body(i, have as u32))
+        })
+        .collect()
+}
+
+#[test]
+fn every_layout_of_a_frame_arrives_whole() {
+    for len in [1, 14, 59, 60, 127, 128, 129, 1514] {
+        for cuts in [vec![], vec![12], vec![5], vec![5, 12, 20], vec![13, 100, 141]] {
+            let cuts: Vec<_> = cuts.into_iter().filter(|&c| c < len + 12).collect();
+            for sizes in [vec![2048], vec![12 + 40, 60, 2048], vec![1, 1, 30, 2000]] {
+                let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+                let tx = start(&a, Direction::FromGuest, MERGEABLE, None);
+                let rx = start(&b, Direction::ToGuest, MERGEABLE, None);
+                let sent = frame(len);
+                send(&mut a, 0, &sent, &cuts);
+                let at = receive(&mut b, &sizes);
+                assert_eq!(forward(&tx, &rx, 128), [Ok(())], "{len} {cuts:?} {sizes:?}");
+                assert_eq!((a.used_index(), a.used(0)), (1, (0, 0)));
+
+                let mut got = Vec::new();
+                for (i, at) in (0..b.used_index()).zip(&at) {
+                    let (head, written) = b.used(i);
+                    assert_eq!(head, u32::from(i), "in order");
+                    got.extend(b.read(*at, written as usize));
+                }
+                let (net, got) = got.split_at(12);
+                assert_eq!(got, sent, "{len} {cuts:?} {sizes:?}");
+                assert_eq!(net[..10], [0; 10]);
+                assert_eq!(net[10..], b.used_index().to_le_bytes(), "num_buffers");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_without_room_is_refused_and_costs_no_buffer() {
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let plain = start(&b, Direction::ToGuest, PLAIN, None);
+    send(&mut a, 0, &frame(100), &[]);
+    assert_eq!(forward(&tx, &plain, 128), [Err(PushError::RingFull)]);
+    receive(&mut b, &[111, 2048]);
+    send(&mut a, 1, &frame(100), &[]);
+    assert_eq!(forward(&tx, &plain, 128), [Err(PushError::BufferTooSmall)]);
+    assert_eq!(b.used_index(), 0);
+    plain.stop(None);
+
+    let mergeable = start(&b, Direction::ToGuest, MERGEABLE, None);
+    send(&mut a, 2, &frame(3000), &[]);
+    assert_eq!(forward(&tx, &mergeable, 128), [Err(PushError::RingFull)], "111 + 2048 < 3012");
+    send(&mut a, 3, &frame(2000), &[]);
+    assert_eq!(forward(&tx, &mergeable, 128), [Ok(())]);
+    assert_eq!(b.used_index(), 2);
+}
+
+#[test]
+fn a_sender_that_breaks_rules_loses_its_frames_only() {
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let rx = start(&b, Direction::ToGuest, PLAIN, None);
+    receive(&mut b, &[2048]);
+    a.desc(40, 0xffff_0000, 64, 0, 0); // outside memory
+    a.offer(40);
+    a.desc(41, BUF, 11, 0, 0); // shorter than the header
+    a.offer(41);
+    a.write(0x30000, &[1, 0]); // asks for a checksum
+    a.desc(42, 0x30000, 80, 0, 0);
+    a.offer(42);
+    a.desc(43, BUF, 1, 1, 43); // a loop
+    a.offer(43);
+    send(&mut a, 0, &frame(60), &[]);
+
+    let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    assert_eq!(from.fetch(), 5);
+    assert_eq!(from.frame(0), Err(FrameFault::BadDescriptor));
+    assert_eq!(from.frame(1), Err(FrameFault::BadDescriptor));
+    assert_eq!(from.frame(2), Err(FrameFault::UnsupportedOffload));
+    assert_eq!(from.frame(3), Err(FrameFault::ChainTooLong));
+    assert_eq!(from.frame(4), Ok(60));
+    let mut to = rx.lease_rx(&mut scratch).unwrap();
+    assert_eq!(to.push(&[], from.body(4, 0)), Ok(()));
+    drop(to);
+    drop(from);
+    assert_eq!(a.used_index(), 5, "all buffers come back");
+    assert_eq!(b.read(BUF + 12, 60), frame(60));
+}
+
+#[test]
+fn an_unusable_receive_buffer_is_given_back_empty() {
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let rx = start(&b, Direction::ToGuest, PLAIN, None);
+    b.desc(9, BUF, 2048, 0, 0); // not writable
+    b.offer(9);
+    send(&mut a, 0, &frame(60), &[]);
+    assert_eq!(forward(&tx, &rx, 128), [Err(PushError::BadDescriptor)]);
+    assert_eq!((b.used_index(), b.used(0)), (1, (9, 0)));
+    receive(&mut b, &[2048]);
+    send(&mut a, 1, &frame(60), &[]);
+    assert_eq!(forward(&tx, &rx, 128), [Ok(())]);
+}
+
+#[test]
+fn a_burst_is_bounded_and_the_rest_comes_next() {
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let rx = start(&b, Direction::ToGuest, PLAIN, None);
+    for i in 0..40 {
+        a.desc(i, BUF, 72, 0, 0);
+        a.offer(i);
+        b.desc(i, BUF, 2048, 2, 0);
+        b.offer(i);
+    }
+    assert_eq!(forward(&tx, &rx, 128).len(), BURST);
+    assert_eq!(forward(&tx, &rx, 128).len(), 40 - BURST);
+    assert_eq!((a.used_index(), b.used_index()), (40, 40));
+    assert_eq!(b.used(39), (39, 72));
+}
+
+#[test]
+fn an_interrupt_is_sent_only_when_wanted() {
+    let (mut a, mut b) = (Driver::new(8), Driver::new(8));
+    let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+    let call = event.as_fd().try_clone_to_owned().unwrap();
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let rx = start(&b, Direction::ToGuest, PLAIN, Some(call));
+    receive(&mut b, &[2048, 2048]);
+    b.no_interrupt(true);
+    send(&mut a, 0, &frame(60), &[]);
+    forward(&tx, &rx, 128);
+    assert!(event.read().is_err(), "interrupted although not wanted");
+    b.no_interrupt(false);
+    send(&mut a, 1, &frame(60), &[]);
+    forward(&tx, &rx, 128);
+    assert_eq!(event.read(), Ok(1));
+}
+
+#[test]
+fn a_ring_that_breaks_stops_and_says_why() {
+    let mut a = Driver::new(8);
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    send(&mut a, 0, &frame(60), &[]);
+    a.set_avail_index(1000);
+    let mut burst = TxBurst::new();
+    assert_eq!(tx.lease_tx(&mut burst).unwrap().fetch(), 0);
+    assert!(!tx.is_running());
+    assert!(tx.lease_tx(&mut burst).is_none());
+    assert_eq!(tx.broken(), Some(RingError::AvailableIndex(1000)));
+    let waking = AtomicUsize::new(0);
+    let wake = || {
+        waking.fetch_add(1, Ordering::Relaxed);
+    };
+    assert_eq!(tx.stop(Some(&wake)), Some(0), "no wait for a ring that is broken");
+}
+
+#[test]
+fn stopping_waits_until_what_was_sent_is_taken() {
+    let mut a = Driver::new(64);
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    for i in 0..40 {
+        a.desc(i, BUF, 72, 0, 0);
+        a.offer(i);
+    }
+    thread::scope(|s| {
+        let worker = s.spawn(|| {
+            let mut burst = TxBurst::new();
+            let mut taken = 0;
+            while taken < 40 {
+                if let Some(mut lease) = tx.lease_tx(&mut burst) {
+                    taken += lease.fetch();
+                }
+            }
+            taken
+        });
+        assert_eq!(tx.stop(Some(&|| {})), Some(40));
+        assert_eq!(worker.join().unwrap(), 40);
+    });
+    assert_eq!(a.used_index(), 40);
+    assert!(tx.lease_tx(&mut TxBurst::new()).is_none());
+}
+
+#[test]
+fn stopping_does_not_wait_for_ever() {
+    let mut a = Driver::new(8);
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    send(&mut a, 0, &frame(60), &[]);
+    let start = Instant::now();
+    assert_eq!(tx.stop(Some(&|| {})), Some(0));
+    assert!(start.elapsed() >= DRAIN_LIMIT);
+    assert_eq!(tx.stop(Some(&|| {})), None, "stopped already");
+}
+
+#[test]
+fn sleeping_is_safe_against_a_frame_that_comes_meanwhile() {
+    let mut a = Driver::new(8);
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    assert_eq!(a.used_flags(), 1, "polling: no kicks");
+    let mut burst = TxBurst::new();
+    assert!(tx.lease_tx(&mut burst).unwrap().arm());
+    assert_eq!(a.used_flags(), 0, "asleep: kicks wanted");
+    send(&mut a, 0, &frame(60), &[]);
+    assert!(!tx.lease_tx(&mut burst).unwrap().arm(), "a frame is waiting");
+    tx.lease_tx(&mut burst).unwrap().disarm();
+    assert_eq!(a.used_flags(), 1);
+}

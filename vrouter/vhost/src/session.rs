@@ -1,0 +1,220 @@
+//! The state of one connection: what the frontend has set up so far, and which queues run because of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::memory::GuestMemory;
+use crate::port::PortQueues;
+use crate::queue::{Activation, Queue, RingFormat};
+use crate::split::{Direction, RingAddresses};
+use crate::wake::Wake;
+
+const F_MRG_RXBUF: u64 = 1 << 15;
+const F_VERSION_1: u64 = 1 << 32;
+
+/// What the frontend has said about one virtqueue.
+#[derive(Default)]
+pub(crate) struct Setup {
+    pub desc: u64,
+    pub avail: u64,
+    pub used: u64,
+    pub addressed: bool,
+    pub size: u16,
+    pub ready: bool,
+    pub enabled: bool,
+    pub kick: Option<OwnedFd>,
+    pub call: Option<OwnedFd>,
+    running: bool,
+}
+
+#[derive(Default)]
+struct Device {
+    features: u64,
+    memory: Option<Arc<GuestMemory>>,
+    /// Last reason why a queue did not start.
+    fault: Option<String>,
+}
+
+/// What a session tells about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SessionView {
+    pub features: u64,
+    pub running_pairs: u32,
+    pub regions: usize,
+    pub bytes: u64,
+    pub fault: Option<String>,
+}
+
+/// One connection of a pod.
+pub(crate) struct Session {
+    queues: Arc<PortQueues>,
+    wake: Arc<Wake>,
+    setups: Vec<Mutex<Setup>>,
+    device: Mutex<Device>,
+    changed: Box<dyn Fn() + Send + Sync>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The values are plain settings, whole at every point where a panic is possible.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    pub(crate) fn new(
+        queues: Arc<PortQueues>,
+        wake: Arc<Wake>,
+        changed: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
+        let setups = (0..queues.virtqueues()).map(|_| Mutex::default()).collect();
+        Self { queues, wake, setups, device: Mutex::default(), changed }
+    }
+
+    pub(crate) fn virtqueues(&self) -> usize {
+        self.setups.len()
+    }
+
+    pub(crate) fn set_features(&self, features: u64) {
+        lock(&self.device).features = features;
+        (self.changed)();
+    }
+
+    /// Memory has changed: running queues go on in the new mapping.
+    pub(crate) fn set_memory(&self, memory: GuestMemory) {
+        lock(&self.device).memory = Some(Arc::new(memory));
+        for (index, setup) in self.setups.iter().enumerate() {
+            let mut setup = lock(setup);
+            if setup.running {
+                self.stop(index, &mut setup, false);
+                self.start(index, &mut setup);
+            }
+        }
+        (self.changed)();
+    }
+
+    /// Applies a change to one virtqueue and starts or stops it if that follows.
+    ///
+    /// Returns where the ring stands when this stopped it.
+    pub(crate) fn change(&self, index: usize, change: impl FnOnce(&mut Setup)) -> Option<u16> {
+        let setup = self.setups.get(index)?;
+        let mut setup = lock(setup);
+        if let (true, Some(kick)) = (setup.running, &setup.kick) {
+            // By this very descriptor: epoll knows a file by the number it was added with.
+            self.wake.remove(kick.as_fd());
+        }
+        change(&mut setup);
+        let wanted = setup.ready && setup.enabled && setup.addressed && setup.size > 0;
+        let mut position = None;
+        match (setup.running, wanted) {
+            (false, true) => self.start(index, &mut setup),
+            (true, false) => position = self.stop(index, &mut setup, true),
+            (true, true) => {
+                // The frontend may exchange its descriptors at any time.
+                let queue = self.queues.virtqueue(index);
+                queue.set_call(setup.call.as_ref().and_then(|c| c.try_clone().ok()));
+                self.watch(index, &setup);
+            }
+            (false, false) => {}
+        }
+        let running_changed = wanted || position.is_some();
+        drop(setup);
+        if running_changed {
+            (self.changed)();
+        }
+        position
+    }
+
+    fn start(&self, index: usize, setup: &mut Setup) {
+        let (memory, features) = {
+            let device = lock(&self.device);
+            (device.memory.clone(), device.features)
+        };
+        let Some(memory) = memory else { return };
+        let twelve = features & (F_VERSION_1 | F_MRG_RXBUF) != 0;
+        let activation = Activation {
+            memory,
+            addresses: RingAddresses {
+                desc: setup.desc,
+                avail: setup.avail,
+                used: setup.used,
+                size: setup.size,
+            },
+            direction: if PortQueues::is_tx(index) {
+                Direction::FromGuest
+            } else {
+                Direction::ToGuest
+            },
+            format: RingFormat {
+                header: if twelve { 12 } else { 10 },
+                mergeable: features & F_MRG_RXBUF != 0,
+            },
+            call: setup.call.as_ref().and_then(|c| c.try_clone().ok()),
+        };
+        match self.queues.virtqueue(index).start(activation) {
+            Ok(()) => {
+                setup.running = true;
+                if PortQueues::is_tx(index) {
+                    self.queues.set_sending(index, true);
+                }
+                self.watch(index, setup);
+                self.wake.wake();
+            }
+            Err(error) => {
+                lock(&self.device).fault = Some(format!("queue {index} can't start: {error}"));
+            }
+        }
+    }
+
+    fn watch(&self, index: usize, setup: &Setup) {
+        if let (true, Some(kick)) = (PortQueues::is_tx(index), &setup.kick)
+            && let Err(error) = self.wake.add(kick.as_fd())
+            && error.raw_os_error() != Some(nix::errno::Errno::EEXIST as i32)
+        {
+            lock(&self.device).fault = Some(format!("queue {index} can't be watched: {error}"));
+        }
+    }
+
+    fn stop(&self, index: usize, setup: &mut Setup, drain: bool) -> Option<u16> {
+        let queue: &Queue = self.queues.virtqueue(index);
+        let wake = || self.wake.wake();
+        let drain = drain && PortQueues::is_tx(index);
+        let position = queue.stop(drain.then_some(&wake as &dyn Fn()));
+        if let Some(kick) = &setup.kick {
+            self.wake.remove(kick.as_fd());
+        }
+        setup.running = false;
+        if PortQueues::is_tx(index) {
+            self.queues.set_sending(index, false);
+        }
+        position
+    }
+
+    /// The connection has ended: takes every queue out of use, what the pod had sent is still forwarded.
+    pub(crate) fn end(&self) {
+        for (index, setup) in self.setups.iter().enumerate() {
+            let mut setup = lock(setup);
+            if setup.running {
+                self.stop(index, &mut setup, true);
+            }
+            *setup = Setup::default();
+        }
+        lock(&self.device).memory = None;
+    }
+
+    pub(crate) fn view(&self) -> SessionView {
+        let running = |index: usize| {
+            self.setups.get(index).is_some_and(|s| lock(s).running)
+                && self.queues.virtqueue(index).broken().is_none()
+        };
+        let pairs = self.virtqueues() / 2;
+        let running_pairs = (0..pairs).filter(|&p| running(2 * p) && running(2 * p + 1)).count();
+        let device = lock(&self.device);
+        let (regions, bytes) = device.memory.as_ref().map_or((0, 0), |m| m.extent());
+        SessionView {
+            features: device.features,
+            running_pairs: u32::try_from(running_pairs).unwrap_or(u32::MAX),
+            regions,
+            bytes,
+            fault: self.queues.broken().or_else(|| device.fault.clone()),
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Command line and configuration file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use ringway_config::{ConfigError, VROUTER_FILE, VrouterConfig};
+
+/// The virtual router of one node: serves the vhost-user sockets of its pods on DPDK.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ringway-vrouter",
+    version,
+    about,
+    after_help = "\
+Without --config, /etc/ringway/vrouter.toml is read if it exists, else the defaults hold.
+Look around with the `ringway` command: ringway ports, ringway networks, ringway stats, ringway drops."
+)]
+pub struct Args {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Read the configuration, say whether it is right, and exit.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// The configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file can't be read.
+    #[error("cannot read configuration file {}: {source}; correct --config or create it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its content is wrong.
+    #[error(transparent)]
+    Content(#[from] ConfigError),
+}
+
+/// Reads the file that was asked for, or the usual one if there is one.
+///
+/// # Errors
+/// [`LoadError`]; that the usual file does not exist is none.
+pub fn load(asked: Option<&Path>) -> Result<VrouterConfig, LoadError> {
+    let path = asked.unwrap_or(Path::new(VROUTER_FILE));
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(VrouterConfig::from_toml(&text, path)?),
+        Err(e) if asked.is_none() && e.kind() == io::ErrorKind::NotFound => {
+            Ok(VrouterConfig::default())
+        }
+        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_asked_for_must_exist() {
+        let error = load(Some(Path::new("/no/such/vrouter.toml"))).unwrap_err().to_string();
+        assert!(error.contains("/no/such/vrouter.toml") && error.contains("--config"), "{error}");
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+}

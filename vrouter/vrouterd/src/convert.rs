@@ -1,0 +1,371 @@
+//! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use vrouter_api::v1;
+use vrouter_core::{Counters, DropReason, PolicyError};
+use vrouter_net::{Ipv4Prefix, Mac};
+use vrouter_vhost::port::{QUEUE_PAIRS, SocketError, SocketOwner, State, Status};
+
+/// Longest name of a network, and of the words people see.
+const MAX_NAME: usize = 63;
+/// Longest port id: a sandbox id (64), slot and interface with room to spare.
+const MAX_ID: usize = 200;
+/// Default MTU of a network.
+const DEFAULT_MTU: u32 = 1500;
+
+/// A request can't be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A field has a value that is not allowed.
+    #[error("{field} {value:?}: {remedy}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What it said.
+        value: String,
+        /// What it should be.
+        remedy: String,
+    },
+    /// No network has this name.
+    #[error("unknown network {name:?}; known networks: {known}")]
+    UnknownNetwork {
+        /// The name.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// The network still has ports.
+    #[error("network {name:?} still has {ports} ports; delete them first")]
+    NetworkInUse {
+        /// The name.
+        name: String,
+        /// How many.
+        ports: usize,
+    },
+    /// It exists, but not like this.
+    #[error("{what} {name:?} exists with other parameters; delete it first")]
+    Exists {
+        /// Network or port.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// No room.
+    #[error("all {limit} ports are in use; raise limits.ports")]
+    Full {
+        /// How many there can be.
+        limit: usize,
+    },
+    /// The tables can't hold it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The socket can't be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+impl From<Refusal> for tonic::Status {
+    fn from(refusal: Refusal) -> Self {
+        use tonic::Code;
+        let code = match &refusal {
+            Refusal::Invalid { .. }
+            | Refusal::Socket(SocketError::TooLong { .. } | SocketError::NotAbsolute { .. }) => {
+                Code::InvalidArgument
+            }
+            Refusal::UnknownNetwork { .. } => Code::NotFound,
+            Refusal::NetworkInUse { .. } | Refusal::Socket(_) => Code::FailedPrecondition,
+            Refusal::Exists { .. }
+            | Refusal::Policy(
+                PolicyError::DuplicateAddress { .. }
+                | PolicyError::DuplicateMac { .. }
+                | PolicyError::AddressOfGateway { .. }
+                | PolicyError::MacOfGateway { .. },
+            ) => Code::AlreadyExists,
+            Refusal::Policy(_) => Code::InvalidArgument,
+            Refusal::Full { .. } => Code::ResourceExhausted,
+        };
+        Self::new(code, refusal.to_string())
+    }
+}
+
+fn invalid(field: &'static str, value: impl ToString, remedy: impl Into<String>) -> Refusal {
+    Refusal::Invalid { field, value: value.to_string(), remedy: remedy.into() }
+}
+
+/// A network as asked for, checked on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub prefix: Ipv4Prefix,
+    /// Where the vRouter answers.
+    pub gateway: Ipv4Addr,
+    /// The vRouter's MAC address in it.
+    pub gateway_mac: Mac,
+    /// Bytes of the largest IP packet.
+    pub mtu: u16,
+}
+
+impl NetworkRequest {
+    /// Reads a request; fills in what it leaves out.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn read(wire: &v1::Network) -> Result<Self, Refusal> {
+        let name = wire.name.clone();
+        let edge =
+            |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if name.len() > MAX_NAME
+            || !edge(name.chars().next())
+            || !edge(name.chars().last())
+            || !name.chars().all(inside)
+        {
+            let remedy = "use 1 to 63 lower case letters, digits and `-`, not at an end";
+            return Err(invalid("name", name, remedy));
+        }
+        let prefix: Ipv4Prefix = wire
+            .ipv4
+            .parse()
+            .map_err(|e| invalid("ipv4", &wire.ipv4, format!("{e}; for example 10.66.0.0/24")))?;
+        let gateway = match wire.gateway.as_str() {
+            "" => prefix.first_host().ok_or_else(|| {
+                invalid("ipv4", &wire.ipv4, "has no room for hosts; use a shorter prefix")
+            })?,
+            text => text.parse().map_err(|_| {
+                invalid("gateway", text, "use an IPv4 address inside the network's prefix")
+            })?,
+        };
+        let mtu = if wire.mtu == 0 { DEFAULT_MTU } else { wire.mtu };
+        let mtu = u16::try_from(mtu)
+            .ok()
+            .filter(|m| (68..=9216).contains(m))
+            .ok_or_else(|| invalid("mtu", mtu, "use 68 to 9216"))?;
+        let gateway_mac = gateway_mac(&name);
+        Ok(Self { name, prefix, gateway, gateway_mac, mtu })
+    }
+
+    /// Writes it with everything filled in.
+    pub fn write(&self) -> v1::Network {
+        v1::Network {
+            name: self.name.clone(),
+            ipv4: self.prefix.to_string(),
+            gateway: self.gateway.to_string(),
+            mtu: u32::from(self.mtu),
+            gateway_mac: self.gateway_mac.to_string(),
+        }
+    }
+}
+
+/// The vRouter's MAC address in a network. A function of the name alone (FNV-1a, 24 bits), so that it is the same
+/// after a restart: pods keep it in their neighbour tables.
+fn gateway_mac(network: &str) -> Mac {
+    let hash =
+        network.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let [_, a, b, c] = (hash ^ (hash >> 24)).to_be_bytes();
+    Mac::new([0x02, 0x52, 0x57, a, b, c])
+}
+
+/// A port as asked for, checked on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRequest {
+    /// As it was asked for, with defaults filled in and addresses in their usual spelling.
+    pub spec: v1::PortSpec,
+    /// The pod's MAC address.
+    pub mac: Mac,
+    /// The pod's address.
+    pub ipv4: Ipv4Addr,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Who listens.
+    pub owner: SocketOwner,
+}
+
+impl PortRequest {
+    /// Reads a request; fills in what it leaves out.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn read(wire: v1::PortSpec) -> Result<Self, Refusal> {
+        let plain = |c: char| c.is_ascii_graphic();
+        if wire.id.is_empty() || wire.id.len() > MAX_ID || !wire.id.chars().all(plain) {
+            let remedy = format!("use 1 to {MAX_ID} printable characters without blanks");
+            return Err(invalid("id", wire.id, remedy));
+        }
+        let mac: Mac = wire
+            .mac
+            .parse()
+            .map_err(|_| invalid("mac", &wire.mac, "use the form 02:00:00:00:00:01"))?;
+        let ipv4: Ipv4Addr = wire
+            .ipv4
+            .parse()
+            .map_err(|_| invalid("ipv4", &wire.ipv4, "use an IPv4 address without a length"))?;
+        let owner = match wire.socket_owner() {
+            v1::SocketOwner::Pod => SocketOwner::Pod,
+            v1::SocketOwner::Vrouter | v1::SocketOwner::Unspecified => SocketOwner::Vrouter,
+        };
+        let queue_pairs = wire.queue_pairs.max(1);
+        if usize::try_from(queue_pairs).map_or(true, |n| n > QUEUE_PAIRS) {
+            let remedy = format!("use 1 to {QUEUE_PAIRS}");
+            return Err(invalid("queue_pairs", queue_pairs, remedy));
+        }
+        if let Some(bad) = wire.peer_cgroups.iter().find(|c| !c.starts_with('/') || c.len() < 2) {
+            let remedy = "use absolute cgroup paths below the root, as in /proc/PID/cgroup";
+            return Err(invalid("peer_cgroups", bad, remedy));
+        }
+        let socket = PathBuf::from(&wire.socket_path);
+        let wire_owner = match owner {
+            SocketOwner::Pod => v1::SocketOwner::Pod,
+            SocketOwner::Vrouter => v1::SocketOwner::Vrouter,
+        };
+        let spec = v1::PortSpec {
+            mac: mac.to_string(),
+            ipv4: ipv4.to_string(),
+            socket_owner: wire_owner.into(),
+            queue_pairs,
+            ..wire
+        };
+        Ok(Self { spec, mac, ipv4, socket, owner })
+    }
+
+    /// Whether another request is for the same port, whoever may connect.
+    pub fn same_port(&self, other: &Self) -> bool {
+        let strip = |r: &Self| v1::PortSpec { peer_cgroups: Vec::new(), ..r.spec.clone() };
+        strip(self) == strip(other)
+    }
+}
+
+/// A port with its state.
+pub fn port(spec: v1::PortSpec, status: &Status, worker: usize) -> v1::Port {
+    let state = match status.state {
+        State::Waiting => v1::PortState::Waiting,
+        State::Connected => v1::PortState::Connected,
+        State::Up => v1::PortState::Up,
+    };
+    v1::Port {
+        spec: Some(spec),
+        state: state.into(),
+        reason: status.reason.clone(),
+        features: status.features,
+        active_queue_pairs: status.queue_pairs,
+        memory_regions: u32::try_from(status.memory_regions).unwrap_or(u32::MAX),
+        memory_bytes: status.memory_bytes,
+        peer_pid: u32::try_from(status.peer_pid).unwrap_or(0),
+        worker: u32::try_from(worker).unwrap_or(u32::MAX),
+    }
+}
+
+/// A port's counters.
+pub fn port_stats(id: &str, counters: &Counters) -> v1::PortStats {
+    v1::PortStats {
+        id: id.to_owned(),
+        rx_packets: counters.rx_packets,
+        rx_bytes: counters.rx_bytes,
+        tx_packets: counters.tx_packets,
+        tx_bytes: counters.tx_bytes,
+        drops: drops(counters.drops()),
+    }
+}
+
+/// Drops that occurred, by name.
+pub fn drops(counted: impl Iterator<Item = (DropReason, u64)>) -> Vec<v1::DropCount> {
+    counted
+        .map(|(reason, packets)| v1::DropCount { reason: reason.name().to_owned(), packets })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> v1::Network {
+        v1::Network { name: "red".into(), ipv4: "10.66.0.0/24".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_network_gets_its_defaults() {
+        let read = NetworkRequest::read(&network()).unwrap().write();
+        assert_eq!(read.gateway, "10.66.0.1");
+        assert_eq!(read.mtu, 1500);
+        assert_eq!(read.gateway_mac, NetworkRequest::read(&network()).unwrap().write().gateway_mac);
+        let blue = v1::Network { name: "blue".into(), ..network() };
+        assert_ne!(read.gateway_mac, NetworkRequest::read(&blue).unwrap().write().gateway_mac);
+    }
+
+    #[test]
+    fn a_bad_network_is_refused_by_field_and_value() {
+        let cases: [(fn(&mut v1::Network), &str); 6] = [
+            (|n| n.name = "Red".into(), "name \"Red\""),
+            (|n| n.name = "red-".into(), "name \"red-\""),
+            (|n| n.name = String::new(), "name \"\""),
+            (|n| n.ipv4 = "10.66.0.1/24".into(), "ipv4 \"10.66.0.1/24\""),
+            (|n| n.gateway = "x".into(), "gateway \"x\""),
+            (|n| n.mtu = 70000, "mtu \"70000\""),
+        ];
+        for (spoil, start) in cases {
+            let mut wire = network();
+            spoil(&mut wire);
+            let error = NetworkRequest::read(&wire).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    fn spec() -> v1::PortSpec {
+        v1::PortSpec {
+            id: "aa/0/net0".into(),
+            network: "red".into(),
+            mac: "02:00:00:00:00:0A".into(),
+            ipv4: "10.66.0.2".into(),
+            socket_path: "/run/x/net0.sock".into(),
+            peer_cgroups: vec!["/k8s.io/aa".into()],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_port_is_the_same_whoever_may_connect() {
+        let a = PortRequest::read(spec()).unwrap();
+        assert_eq!((a.spec.queue_pairs, a.owner), (1, SocketOwner::Vrouter));
+        assert_eq!(a.spec.mac, "02:00:00:00:00:0a");
+        let b = PortRequest::read(v1::PortSpec {
+            peer_cgroups: vec!["/k8s.io/bb".into()],
+            ..a.spec.clone()
+        });
+        assert!(a.same_port(&b.unwrap()));
+        let c = PortRequest::read(v1::PortSpec { ipv4: "10.66.0.3".into(), ..spec() }).unwrap();
+        assert!(!a.same_port(&c));
+    }
+
+    #[test]
+    fn a_bad_port_is_refused_by_field_and_value() {
+        let cases: [(fn(&mut v1::PortSpec), &str); 6] = [
+            (|s| s.id = String::new(), "id \"\""),
+            (|s| s.id = "a b".into(), "id \"a b\""),
+            (|s| s.mac = "02".into(), "mac \"02\""),
+            (|s| s.ipv4 = "10.66.0.2/24".into(), "ipv4 \"10.66.0.2/24\""),
+            (|s| s.queue_pairs = 17, "queue_pairs \"17\""),
+            (|s| s.peer_cgroups = vec!["/".into()], "peer_cgroups \"/\""),
+        ];
+        for (spoil, start) in cases {
+            let mut wire = spec();
+            spoil(&mut wire);
+            let error = PortRequest::read(wire).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn refusals_have_the_codes_of_the_contract() {
+        use tonic::Code;
+        let unknown = Refusal::UnknownNetwork { name: "x".into(), known: "blue, red".into() };
+        let status = tonic::Status::from(unknown);
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(status.message(), "unknown network \"x\"; known networks: blue, red");
+        let long = SocketError::TooLong { path: "/x".into(), len: 200 };
+        assert_eq!(tonic::Status::from(Refusal::Socket(long)).code(), Code::InvalidArgument);
+        assert_eq!(tonic::Status::from(Refusal::Full { limit: 1 }).code(), Code::ResourceExhausted);
+    }
+}

@@ -1,0 +1,251 @@
+//! `ringway-vrouter`: DPDK, workers, ports and the control API, wired together.
+//!
+//! Decides nothing: configuration comes from `ringway-config`, packets from `vrouter-core`, rings from
+//! `vrouter-vhost`. Nobody depends on it.
+#![forbid(unsafe_code)]
+
+mod args;
+mod convert;
+mod counters;
+mod dataplane;
+mod forward;
+mod privileges;
+mod registry;
+mod service;
+mod socket;
+mod worker;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use arc_swap::ArcSwap;
+use clap::Parser;
+use ringway_config::VrouterConfig;
+use tokio::signal::unix::{SignalKind, signal};
+use vrouter_api::v1;
+use vrouter_api::v1::v_router_server::VRouterServer;
+use vrouter_core::{Policy, Tables};
+use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus};
+
+use crate::args::Args;
+use crate::convert::NetworkRequest;
+use crate::dataplane::{Dataplane, Slot};
+use crate::registry::{Registry, WorkerHandle};
+use crate::service::Service;
+use crate::worker::{Pace, Plan, Worker};
+
+/// Buffers for packets made here (ICMP errors), for all workers; each worker may keep 1.5 x the cache.
+const MBUFS: u32 = 4095;
+const MBUF_CACHE: u32 = 128;
+/// Bytes of such a packet at most; the usual size, as NIC ports will share the pool.
+const MBUF_BYTES: u16 = 2048;
+
+/// The end of the process as seen by systemd and scripts.
+#[derive(Clone, Copy)]
+enum Exit {
+    /// It could not start, or failed later.
+    Failed = 1,
+    /// The configuration is wrong.
+    Configuration = 2,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match args::load(args.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return end(&error.into(), Exit::Configuration),
+    };
+    if args.check {
+        println!("the configuration is right");
+        return ExitCode::SUCCESS;
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(config.log.as_str())
+        .with_writer(std::io::stderr)
+        .init();
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(&error, Exit::Failed),
+    }
+}
+
+fn end(error: &anyhow::Error, exit: Exit) -> ExitCode {
+    eprintln!("ringway-vrouter: {error:#}");
+    ExitCode::from(exit as u8)
+}
+
+fn run(config: &VrouterConfig) -> Result<()> {
+    privileges::drop_unneeded().context("cannot drop privileges")?;
+    let private_dir = directories(&config.run_dir)?;
+    let eal = Arc::new(start_dpdk(config)?);
+    let pool = Pool::new(
+        &eal,
+        &PoolConfig {
+            name: "originated".to_owned(),
+            mbufs: MBUFS,
+            cache: MBUF_CACHE,
+            data_room: MBUF_BYTES,
+        },
+    )?;
+
+    let cpus = worker_cpus(config)?;
+    let limit = usize::try_from(config.limits.ports)?;
+    let tables = Tables::build(&Policy::default())?;
+    let empty = Dataplane::new(tables.clone(), std::iter::empty(), cpus.len());
+    let slot: Slot = Arc::new(ArcSwap::from_pointee(empty));
+    let stop = Arc::new(AtomicBool::new(false));
+    let pace = Pace {
+        spin: Duration::from_micros(config.workers.idle_spin_us.into()),
+        sleep: Duration::from_millis(config.workers.max_sleep_ms.into()),
+    };
+    let mut workers = Vec::new();
+    for (index, &cpu) in cpus.iter().enumerate() {
+        let plan = Plan {
+            index,
+            cpu,
+            pace,
+            ports: limit,
+            pool: pool.clone(),
+            slot: Arc::clone(&slot),
+            stop: Arc::clone(&stop),
+        };
+        workers.push(Worker::start(&eal, plan).context("cannot start a worker (workers.cpus)")?);
+    }
+    let workers = Arc::new(workers);
+    let handles = workers
+        .iter()
+        .map(|w| WorkerHandle { wake: Arc::clone(&w.wake), tally: Arc::clone(&w.tally) })
+        .collect();
+    let mut registry = Registry::new(tables, slot, handles, limit, private_dir);
+    for network in &config.networks {
+        let request = NetworkRequest::read(&v1::Network {
+            name: network.name.clone(),
+            ipv4: network.ipv4.to_string(),
+            gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
+            mtu: network.mtu,
+            gateway_mac: String::new(),
+        });
+        request
+            .and_then(|request| registry.create_network(request))
+            .with_context(|| format!("configured network {:?}", network.name))?;
+    }
+    let registry = Arc::new(Mutex::new(registry));
+
+    let served = serve(config, &eal, &registry, &workers);
+
+    // In this order: ports close while workers still run, so that what pods have sent is forwarded.
+    registry.lock().unwrap_or_else(PoisonError::into_inner).close();
+    stop.store(true, Ordering::Relaxed);
+    for worker in Arc::into_inner(workers).into_iter().flatten() {
+        worker.join();
+    }
+    served
+}
+
+/// Creates what is needed below `run_dir`; returns the guard's private directory.
+fn directories(run_dir: &Path) -> Result<PathBuf> {
+    let cannot = |dir: &Path| format!("cannot create {} (run_dir)", dir.display());
+    // The pods' directories and the guard's are root's alone; the directory above only holds the control socket.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(run_dir)
+        .with_context(|| cannot(run_dir))?;
+    let private_dir = run_dir.join("guard");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&private_dir)
+        .with_context(|| cannot(&private_dir))?;
+    fs::set_permissions(&private_dir, fs::Permissions::from_mode(0o700))
+        .with_context(|| cannot(&private_dir))?;
+    Ok(private_dir)
+}
+
+fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
+    let mib = config.dpdk.memory_mb;
+    let memory = if config.dpdk.hugepages {
+        Memory::Hugepages { mib, numa_node: None }
+    } else {
+        Memory::Ordinary { mib }
+    };
+    Eal::init(&EalConfig {
+        file_prefix: format!("ringway-{}", std::process::id()),
+        memory,
+        log_level: LogLevel::Warning,
+        extra: config.dpdk.extra_args.clone(),
+    })
+    .context("cannot start DPDK ([dpdk] in the configuration)")
+}
+
+/// The configured CPUs, or the last one we may run on: the first ones have the machine's interrupts.
+fn worker_cpus(config: &VrouterConfig) -> Result<Vec<CpuId>> {
+    let allowed = allowed_cpus().context("cannot read the CPUs this process may use")?;
+    if config.workers.cpus.is_empty() {
+        return Ok(vec![*allowed.last().context("this process may use no CPU")?]);
+    }
+    let wanted = config.workers.cpus.iter().map(|&cpu| {
+        u16::try_from(cpu).ok().map(CpuId).filter(|c| allowed.contains(c)).ok_or_else(|| {
+            let list: Vec<_> = allowed.iter().map(|c| c.0.to_string()).collect();
+            anyhow!(
+                "workers.cpus: CPU {cpu} is offline or not allowed to this process; use some of {}",
+                list.join(", ")
+            )
+        })
+    });
+    wanted.collect()
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn serve(
+    config: &VrouterConfig,
+    eal: &Arc<Eal>,
+    registry: &Arc<Mutex<Registry>>,
+    workers: &Arc<Vec<Worker>>,
+) -> Result<()> {
+    let control = socket::Control::listen(&config.control_socket, config.control_group.as_deref())?;
+    let (connections, _file) = control.connections();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let info = v1::Info {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        dpdk_version: vrouter_dpdk::version(),
+        numa_node: eal.numa_node().map_or(-1, |n| i32::from(n.0)),
+        pid: std::process::id(),
+        workers: workers
+            .iter()
+            .zip(0..)
+            .map(|(w, index)| v1::Worker { index, cpu: u32::from(w.cpu.0) })
+            .collect(),
+        instance_id: format!("{}-{}", std::process::id(), started.as_nanos()),
+    };
+    let service = Service::new(Arc::clone(registry), Arc::clone(workers), info, eal.tsc_hz());
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let asked_to_end = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("ending");
+    };
+    tracing::info!(
+        socket = %config.control_socket.display(),
+        dpdk = vrouter_dpdk::version(),
+        workers = workers.len(),
+        "ready"
+    );
+    let server = tonic::transport::Server::builder()
+        .add_service(VRouterServer::new(service))
+        .serve_with_incoming(connections);
+    // Watchers hold their connections open for ever, so the end does not wait for them.
+    tokio::select! {
+        served = server => served.context("the control API failed"),
+        () = asked_to_end => Ok(()),
+    }
+}
