@@ -66,7 +66,7 @@ impl VhostUserBackend for PortBackend {
     }
 
     fn update_memory(&self, mem: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
-        self.session.set_memory(GuestMemory::new(mem.memory().into_inner()));
+        self.session.set_memory(GuestMemory::new(mem.memory().into_inner())?);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 //! ([`queue`]), a [`guard`] between the pod's socket and that daemon, and the life of a port ([`port`]).
 //! Does not parse packets, know networks or containers, or own worker threads. Used by `vrouterd` only.
 //!
-//! `unsafe` lives in `memory`, `split`, `queue` and, for one system call, `guard::peer`.
+//! `unsafe` lives in `memory`, `split`, `queue`, `truncation` and, for descriptors the kernel hands over, `guard`.
 
 #[cfg(target_endian = "big")]
 compile_error!("rings are read as little endian (virtio 1.x) without conversion");
@@ -16,6 +16,7 @@ pub mod port;
 pub mod queue;
 mod session;
 mod split;
+mod truncation;
 mod vring;
 pub mod wake;
 

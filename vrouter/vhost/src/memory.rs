@@ -4,10 +4,15 @@
 //! Everything here treats the bytes as hostile: another process may change them at any time. So nothing hands out
 //! a reference into guest memory; bytes are copied to private memory, or from one guest's memory to another's.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use nix::sys::stat::fstat;
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+
+use crate::truncation::Watched;
 
 /// A piece of guest memory, inside one region, mapped into this process.
 ///
@@ -35,6 +40,8 @@ struct Region {
 /// The memory regions of one pod, as of one SET_MEM_TABLE. Immutable; keeps the mapping alive.
 pub(crate) struct GuestMemory {
     regions: Box<[Region]>,
+    /// Before the mapping: a region is watched only while it is mapped.
+    watched: Vec<Watched>,
     _mapping: Arc<GuestMemoryMmap>,
 }
 
@@ -53,13 +60,21 @@ pub(crate) struct OutsideMemory {
 }
 
 impl GuestMemory {
-    pub(crate) fn new(mapping: Arc<GuestMemoryMmap>) -> Self {
+    /// # Errors
+    /// Too many regions are mapped by all pods together.
+    pub(crate) fn new(mapping: Arc<GuestMemoryMmap>) -> io::Result<Self> {
         let mut regions: Vec<Region> = mapping
             .iter()
             .map(|r| Region { gpa: r.start_addr().raw_value(), len: r.len(), host: r.as_ptr() })
             .collect();
         regions.sort_by_key(|r| r.gpa);
-        Self { regions: regions.into_boxed_slice(), _mapping: mapping }
+        let watched = mapping.iter().map(watch).collect::<Result<_, _>>()?;
+        Ok(Self { regions: regions.into_boxed_slice(), watched, _mapping: mapping })
+    }
+
+    /// Whether the pod took memory away that it had shared.
+    pub(crate) fn lost(&self) -> bool {
+        self.watched.iter().any(Watched::lost)
     }
 
     /// Number of regions and their bytes together.
@@ -126,6 +141,14 @@ impl GuestMemory {
             _ => Err(outside),
         }
     }
+}
+
+fn watch(region: &GuestRegionMmap) -> io::Result<Watched> {
+    // mmap(2) rounds up to the page size, which for hugetlbfs is the file's block size.
+    let file = region.file_offset().map(|f| fstat(f.file().as_fd())).transpose()?;
+    let page = file.and_then(|f| usize::try_from(f.st_blksize).ok()).unwrap_or(1).max(1);
+    let len = usize::try_from(region.len()).map_err(io::Error::other)?;
+    Watched::new(region.as_ptr(), len.next_multiple_of(page))
 }
 
 impl Segment {
@@ -210,7 +233,7 @@ mod tests {
 
     fn memory(ranges: &[(u64, usize)]) -> GuestMemory {
         let ranges: Vec<_> = ranges.iter().map(|&(a, l)| (GuestAddress(a), l)).collect();
-        GuestMemory::new(Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap()))
+        GuestMemory::new(Arc::new(GuestMemoryMmap::from_ranges(&ranges).unwrap())).unwrap()
     }
 
     fn lengths(memory: &GuestMemory, gpa: u64, len: u32) -> Result<Vec<u32>, OutsideMemory> {
@@ -281,6 +304,38 @@ mod tests {
         assert_eq!(&out, b"hello\0");
         assert_eq!(to.skip(60).len(), 4);
         assert_eq!(to.skip(99).len(), 0);
+    }
+
+    #[test]
+    fn a_pod_that_takes_its_memory_away_loses_it_alone() {
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        use vm_memory::FileOffset;
+        let file = std::fs::File::from(memfd_create(c"pod", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(0x10000).unwrap();
+        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
+        let ranges = [(GuestAddress(0), 0x10000, Some(offset))];
+        let map = GuestMemoryMmap::from_ranges_with_files(&ranges).unwrap();
+        let pod = GuestMemory::new(Arc::new(map)).unwrap();
+        let other = memory(&[(0, 0x1000)]);
+        let mut segment = None;
+        pod.resolve(0x8000, 16, |s| {
+            segment = Some(s);
+            true
+        })
+        .unwrap();
+        let segment = segment.unwrap();
+        // SAFETY: `pod` is alive until the end of the test.
+        unsafe { segment.write(b"before") };
+        assert!(!pod.lost());
+
+        file.set_len(0).unwrap();
+        let mut bytes = [1; 6];
+        // SAFETY: as above; the pages behind it are gone, which is the point.
+        assert_eq!(unsafe { segment.read(&mut bytes) }, 6);
+        assert_eq!(bytes, [0; 6]);
+        assert!(pod.lost() && !other.lost());
+        // SAFETY: as above.
+        unsafe { segment.write(b"still mapped") };
     }
 
     /// Fails to compile without the `unsafe impl`s above: rings cross from the session's thread to a worker.

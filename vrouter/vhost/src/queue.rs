@@ -13,7 +13,8 @@ use crate::memory::{GuestMemory, Segment};
 use crate::split::{ChainFault, Direction, MAX_CHAIN, RingAddresses, RingError, SplitRing};
 
 /// Frames a worker takes from a queue at once.
-pub const BURST: usize = 32;
+pub const BURST: usize = BURST_ENTRIES as usize;
+const BURST_ENTRIES: u16 = 32;
 
 /// Segments a burst may have together; one more chain is only begun while [`MAX_CHAIN`] fit.
 const BURST_SEGMENTS: usize = 4 * BURST + 2 * MAX_CHAIN;
@@ -253,7 +254,7 @@ impl TxLease<'_> {
     #[inline]
     pub fn fetch(&mut self) -> usize {
         let Some(active) = self.active.as_mut() else { return 0 };
-        let want = BURST as u16;
+        let want = BURST_ENTRIES;
         let waiting = match active.ring.available(want) {
             Ok(n) => n.min(want),
             Err(error) => {
@@ -270,10 +271,11 @@ impl TxLease<'_> {
             }
             let (head, chain) = active.ring.walk(ahead, &mut self.burst.segments);
             let mut frame = Frame { head, fault: None, len: 0, first, end: first };
-            // SAFETY: the segments were just resolved in the memory of `active.ring`, which the lease holds.
-            match chain
-                .map(|bytes| unsafe { strip(&mut self.burst.segments, first, bytes, header) })
-            {
+            let stripped = chain.map(|bytes| {
+                // SAFETY: the segments were just resolved in the memory of `active.ring`, which the lease holds.
+                unsafe { strip(&mut self.burst.segments, first, bytes, header) }
+            });
+            match stripped {
                 Ok(Ok((len, from))) => {
                     frame.len = len;
                     frame.first = from;

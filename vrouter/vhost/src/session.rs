@@ -214,7 +214,13 @@ impl Session {
             running_pairs: u32::try_from(running_pairs).unwrap_or(u32::MAX),
             regions,
             bytes,
-            fault: self.queues.broken().or_else(|| device.fault.clone()),
+            fault: device
+                .memory
+                .as_ref()
+                .filter(|m| m.lost())
+                .map(|_| "the pod has shrunk memory that it shared".to_owned())
+                .or_else(|| self.queues.broken())
+                .or_else(|| device.fault.clone()),
         }
     }
 }

@@ -297,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_bad_network_is_refused_by_field_and_value() {
-        let cases: [(fn(&mut v1::Network), &str); 6] = [
+        type Spoil = fn(&mut v1::Network);
+        let cases: [(Spoil, &str); 6] = [
             (|n| n.name = "Red".into(), "name \"Red\""),
             (|n| n.name = "red-".into(), "name \"red-\""),
             (|n| n.name = String::new(), "name \"\""),
@@ -341,7 +342,8 @@ mod tests {
 
     #[test]
     fn a_bad_port_is_refused_by_field_and_value() {
-        let cases: [(fn(&mut v1::PortSpec), &str); 6] = [
+        type Spoil = fn(&mut v1::PortSpec);
+        let cases: [(Spoil, &str); 6] = [
             (|s| s.id = String::new(), "id \"\""),
             (|s| s.id = "a b".into(), "id \"a b\""),
             (|s| s.mac = "02".into(), "mac \"02\""),

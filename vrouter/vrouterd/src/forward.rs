@@ -202,7 +202,8 @@ impl Output<'_> {
         sent: &mut Counters,
     ) {
         let Ok(mut mbuf) = self.pool.alloc() else { return };
-        let Ok(room) = mbuf.append(ICMP_ERROR_BYTES as u16) else { return };
+        let bytes = u16::try_from(ICMP_ERROR_BYTES).unwrap_or(u16::MAX);
+        let Ok(room) = mbuf.append(bytes) else { return };
         let Some(len) = icmp_error(&self.plane.tables, self.from.index, packet, error, room) else {
             return;
         };
@@ -226,6 +227,6 @@ fn refused(error: PushError) -> DropReason {
     match error {
         PushError::RingFull => DropReason::ReceiverRingFull,
         PushError::BufferTooSmall => DropReason::ReceiverBufferTooSmall,
-        PushError::BadDescriptor => DropReason::ReceiverBufferTooSmall,
+        PushError::BadDescriptor => DropReason::ReceiverBadDescriptor,
     }
 }

@@ -16,6 +16,7 @@ mod socket;
 mod worker;
 
 use std::fs::{self, DirBuilder};
+use std::io::IsTerminal;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,8 +66,10 @@ fn main() -> ExitCode {
         println!("the configuration is right");
         return ExitCode::SUCCESS;
     }
+    // Levels without a target are meant for us, not for the HTTP/2 library below the control API.
     tracing_subscriber::fmt()
-        .with_env_filter(config.log.as_str())
+        .with_env_filter(format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{}", config.log))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(&config) {

@@ -77,7 +77,7 @@ impl Relay {
     }
 
     /// Reads and handles one message of the pod.
-    pub(crate) fn from_pod(&mut self) -> Result<(), End> {
+    pub(crate) fn serve_pod(&mut self) -> Result<(), End> {
         let mut descriptors = Vec::new();
         let mut head = [0; HEADER_BYTES];
         if !receive(&self.pod, &mut head, &mut descriptors)? {
@@ -141,7 +141,7 @@ impl Relay {
     }
 
     /// Passes on what the daemon has answered. Its answers carry no descriptors.
-    pub(crate) fn from_daemon(&mut self) -> Result<(), End> {
+    pub(crate) fn serve_daemon(&mut self) -> Result<(), End> {
         let mut buffer = [0; MAX_PAYLOAD];
         let n = self.daemon.read(&mut buffer)?;
         if n == 0 {

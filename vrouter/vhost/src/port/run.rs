@@ -149,9 +149,9 @@ impl Runner {
             live.relay.interrupt(queue);
         }
         // Answers first: they may belong to requests that came before the end of the connection.
-        let answered = if ready.daemon { live.relay.from_daemon() } else { Ok(()) };
+        let answered = if ready.daemon { live.relay.serve_daemon() } else { Ok(()) };
         let asked = match answered {
-            Ok(()) if ready.pod => live.relay.from_pod(),
+            Ok(()) if ready.pod => live.relay.serve_pod(),
             other => other,
         };
         if let Err(end) = asked {

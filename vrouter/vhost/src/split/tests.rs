@@ -27,7 +27,7 @@ impl Driver {
     }
 
     pub(crate) fn memory(&self) -> Arc<GuestMemory> {
-        Arc::new(GuestMemory::new(Arc::clone(&self.map)))
+        Arc::new(GuestMemory::new(Arc::clone(&self.map)).unwrap())
     }
 
     fn put<T: vm_memory::ByteValued>(&self, at: u64, value: T) {

@@ -1,0 +1,37 @@
+//! The vRouter's decisions: immutable tables and the stages that turn a batch of packet heads into verdicts.
+//!
+//! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally; check,
+//! look up and rewrite IPv4 packets, answer ARP and ping for the gateway ([`process`]); write ICMP errors
+//! ([`icmp_error`]) within a limit; name every reason a packet is dropped for ([`DropReason`]).
+//!
+//! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
+//! [`Counters`]). It sees a private copy of the first [`HEADER_BYTES`] of each frame, never guest memory, so
+//! what it decided on is what is sent.
+//!
+//! May be used by: the crates that move packets and `vrouterd`. Uses: `vrouter-net`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod counters;
+mod fib;
+mod icmp;
+mod limiter;
+mod packet;
+mod policy;
+mod process;
+mod tables;
+mod verdict;
+
+pub use counters::Counters;
+pub use fib::{NextHop, PortHop};
+pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
+pub use limiter::{IcmpLimiter, Timestamp};
+pub use packet::{HEADER_BYTES, Packet};
+pub use policy::{NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy};
+pub use process::process;
+pub use tables::{Network, Tables};
+pub use verdict::{DropReason, IcmpError, Verdict};

@@ -1,0 +1,186 @@
+//! What the fast path leaves over: everything wrong, and everything right but rare.
+
+use crate::fib::NextHop;
+use crate::icmp::{ipv4_of, may_be_reported};
+use crate::tables::{Network, Port};
+use crate::{DropReason, IcmpError, IcmpLimiter, Packet, Timestamp, Verdict};
+use core::net::Ipv4Addr;
+use vrouter_net::ethernet::{self, EtherType};
+use vrouter_net::ipv4::{self, Protocol};
+use vrouter_net::{Mac, arp, icmpv4};
+
+/// Result of the first stage for one packet.
+pub(super) enum Step {
+    /// Look up this address.
+    LookUp(u32),
+    /// Decided.
+    Done(Verdict),
+}
+
+impl From<DropReason> for Step {
+    fn from(reason: DropReason) -> Self {
+        Self::Done(Verdict::Drop(reason))
+    }
+}
+
+/// Checks the headers of any frame.
+#[cold]
+pub(super) fn classify(port: &Port, network: &Network, packet: &mut Packet) -> Step {
+    let Ok((link, payload)) = ethernet::Header::split(packet.head()) else {
+        return DropReason::RuntFrame.into();
+    };
+    if link.source() != port.policy.mac {
+        return DropReason::SourceMac.into();
+    }
+    let to = link.destination();
+    match link.ether_type() {
+        EtherType::IPV4 => {
+            let bytes = packet.payload_bytes();
+            let address = addressed_to_gateway(to, network)
+                .and_then(|()| check_ipv4(port.policy.ipv4, payload, bytes));
+            address.map_or_else(Step::from, |address| Step::LookUp(address.to_bits()))
+        }
+        EtherType::ARP => {
+            let allowed = match to {
+                Mac::BROADCAST => Ok(()),
+                to => addressed_to_gateway(to, network),
+            };
+            let asked = allowed.and_then(|()| check_arp(port, network, payload));
+            asked.map_or_else(Step::from, |target| answer_arp(port, network, packet, target))
+        }
+        _ => DropReason::UnsupportedEthertype.into(),
+    }
+}
+
+fn addressed_to_gateway(to: Mac, network: &Network) -> Result<(), DropReason> {
+    if to == network.policy().gateway_mac {
+        Ok(())
+    } else if to.is_multicast() {
+        Err(DropReason::Multicast)
+    } else {
+        Err(DropReason::NotForGatewayMac)
+    }
+}
+
+/// The destination of a packet with a sound header that comes from the port's own address.
+fn check_ipv4(own: Ipv4Addr, bytes: &[u8], frame_bytes: usize) -> Result<Ipv4Addr, DropReason> {
+    let header = ipv4::Header::check(bytes, frame_bytes).map_err(|error| match error {
+        ipv4::Error::Truncated(_) => DropReason::RuntFrame,
+        ipv4::Error::Version(_)
+        | ipv4::Error::HeaderLength(_)
+        | ipv4::Error::TotalLength { .. } => DropReason::MalformedIpv4,
+        ipv4::Error::Checksum(_) => DropReason::BadIpv4Checksum,
+    })?;
+    if header.source() != own {
+        return Err(DropReason::SourceIp);
+    }
+    Ok(header.destination())
+}
+
+/// The address a pod may be told the MAC address of.
+fn check_arp(port: &Port, network: &Network, payload: &[u8]) -> Result<Ipv4Addr, DropReason> {
+    let packet = arp::Packet::parse(payload).map_err(|error| match error {
+        arp::Error::Truncated(_) => DropReason::RuntFrame,
+        arp::Error::NotIpv4OverEthernet => DropReason::MalformedArp,
+    })?;
+    let is_request = packet.operation() == arp::Operation::REQUEST;
+    // RFC 5227 section 2.1.1: a probe claims no address. An answer would say that the address is taken.
+    let is_probe = is_request && packet.sender_ip().is_unspecified();
+    let claims_own = is_probe || packet.sender_ip() == port.policy.ipv4;
+    if packet.sender_mac() != port.policy.mac || !claims_own {
+        return Err(DropReason::ArpSpoof);
+    }
+    let target = packet.target_ip();
+    if !is_request || is_probe || target == port.policy.ipv4 {
+        return Err(DropReason::ArpUnanswered);
+    }
+    match network.next_hop(target) {
+        NextHop::Gateway | NextHop::Port(_) => Ok(target),
+        NextHop::Drop(_) | NextHop::Unreachable => Err(DropReason::ArpUnanswered),
+    }
+}
+
+/// Answers for the gateway, and for every pod too: pods reach each other through the gateway only.
+fn answer_arp(port: &Port, network: &Network, packet: &mut Packet, target: Ipv4Addr) -> Step {
+    let Some(frame) = packet.header.first_chunk_mut::<{ arp::FRAME_BYTES }>() else {
+        return DropReason::RuntFrame.into();
+    };
+    let gateway_mac = network.policy().gateway_mac;
+    arp::write_reply(frame, gateway_mac, target, port.policy.mac, port.policy.ipv4);
+    Step::Done(Verdict::Reply)
+}
+
+/// The verdict on a packet that is not simply forwarded. Its header was checked.
+#[cold]
+pub(super) fn resolve(
+    port: &Port,
+    network: &Network,
+    next_hop: &NextHop,
+    packet: &mut Packet,
+    now: Timestamp,
+    limiter: &mut IcmpLimiter,
+) -> Verdict {
+    // The first stage has checked the header, so this cannot fail; and if a mistake made it fail, one packet
+    // would be lost, not the process.
+    let Some((header, bytes)) = ipv4_of(packet) else {
+        return Verdict::Drop(DropReason::MalformedIpv4);
+    };
+    let error = match next_hop {
+        NextHop::Drop(reason) => return Verdict::Drop(*reason),
+        NextHop::Gateway => return answer_gateway(port, network, packet),
+        NextHop::Unreachable => IcmpError::HostUnreachable,
+        // A pod's own stack keeps what it sends to itself. Anything else is a mistake or a try to make the
+        // vRouter hold both rings of a port at once.
+        NextHop::Port(hop) if hop.port == port.policy.index => {
+            return Verdict::Drop(DropReason::Hairpin);
+        }
+        NextHop::Port(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
+        NextHop::Port(hop) if header.dont_fragment() && header.total_length() > hop.mtu => {
+            IcmpError::FragmentationNeeded { mtu: hop.mtu }
+        }
+        NextHop::Port(_) => return Verdict::Drop(DropReason::TooBig),
+    };
+    if !may_be_reported(&header, bytes) {
+        Verdict::Drop(error.into())
+    } else if limiter.allow(now) {
+        Verdict::Originate(error)
+    } else {
+        Verdict::Drop(DropReason::IcmpRateLimited)
+    }
+}
+
+/// Answers a ping for the gateway's address; nothing else is answered.
+fn answer_gateway(port: &Port, network: &Network, packet: &mut Packet) -> Verdict {
+    let policy = network.policy();
+    if packet.payload_bytes() > usize::from(policy.mtu) {
+        return Verdict::Drop(DropReason::TooBig);
+    }
+    if echo_reply(packet.head_mut(), port.policy.mac, policy.gateway_mac).is_some() {
+        Verdict::Reply
+    } else {
+        Verdict::Drop(DropReason::GatewayUnhandled)
+    }
+}
+
+/// Turns the frame of an echo request into that of its reply. `None`: it is not one; nothing is changed.
+fn echo_reply(head: &mut [u8], to: Mac, from: Mac) -> Option<()> {
+    let (mut link, bytes) = ethernet::Header::split_mut(head).ok()?;
+    let header = ipv4::Header::of(bytes.first_chunk::<{ ipv4::HEADER_BYTES }>()?);
+    // Fragments are not put together.
+    if header.protocol() != Protocol::ICMP || header.is_fragment() {
+        return None;
+    }
+    let start = usize::from(header.header_bytes());
+    let end = bytes.len().min(usize::from(header.total_length()));
+    let message = bytes.get_mut(start..end)?;
+    let request = icmpv4::Header::parse(message).ok()?;
+    if request.kind() != icmpv4::Type::ECHO_REQUEST || request.code() != 0 {
+        return None;
+    }
+    icmpv4::echo_reply(message).ok()?;
+    let mut header = ipv4::Header::of(bytes.first_chunk_mut()?);
+    header.set_ttl(ipv4::DEFAULT_TTL);
+    header.swap_addresses();
+    link.set_addresses(to, from);
+    Some(())
+}

@@ -1,0 +1,653 @@
+//! Every rule and every drop reason of the stages, then properties that hold for any bytes.
+
+use super::*;
+use crate::{
+    HEADER_BYTES, ICMP_ERROR_BYTES, IcmpError, NetworkIndex, NetworkPolicy, Policy, PortPolicy,
+    icmp_error,
+};
+use bolero::TypeGenerator;
+use core::net::Ipv4Addr;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacket, EtherType, LinkSlice, NetSlice, PacketBuilder,
+    SlicedPacket, TransportSlice,
+};
+use std::vec;
+use std::vec::Vec;
+use vrouter_net::Mac;
+
+const GATEWAY: [u8; 4] = [10, 66, 0, 1];
+const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+const A: [u8; 4] = [10, 66, 0, 2];
+const A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
+const B: [u8; 4] = [10, 66, 0, 3];
+const B_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+/// Only the other network, which uses the same addresses, has this one.
+const BLUE_ONLY: [u8; 4] = [10, 66, 0, 9];
+const NOBODY: [u8; 4] = [10, 66, 0, 77];
+const MTU: u16 = 1500;
+
+const PORT_A: PortIndex = PortIndex(4);
+const PORT_B: PortIndex = PortIndex(1);
+
+fn tables() -> Tables {
+    let network = |index| NetworkPolicy {
+        index: NetworkIndex(index),
+        prefix: "10.66.0.0/24".parse().unwrap(),
+        gateway: GATEWAY.into(),
+        gateway_mac: Mac::new(GATEWAY_MAC),
+        mtu: MTU,
+    };
+    let port = |index, network, mac, ipv4: [u8; 4]| PortPolicy {
+        index,
+        network: NetworkIndex(network),
+        mac: Mac::new(mac),
+        ipv4: ipv4.into(),
+    };
+    Tables::build(&Policy {
+        networks: vec![network(0), network(1)],
+        ports: vec![
+            port(PORT_A, 0, A_MAC, A),
+            port(PORT_B, 0, B_MAC, B),
+            port(PortIndex(2), 1, A_MAC, A),
+            port(PortIndex(3), 1, B_MAC, BLUE_ONLY),
+        ],
+    })
+    .unwrap()
+}
+
+fn packet(frame: &[u8]) -> Packet {
+    let mut packet = Packet::EMPTY;
+    let bytes = frame.len().min(HEADER_BYTES);
+    packet.header[..bytes].copy_from_slice(&frame[..bytes]);
+    packet.header_len = u16::try_from(bytes).unwrap();
+    packet.frame_len = u32::try_from(frame.len()).unwrap();
+    packet
+}
+
+fn run_with(limiter: &mut IcmpLimiter, ingress: PortIndex, frame: &[u8]) -> Packet {
+    let mut batch = [packet(frame)];
+    process(&tables(), Timestamp::default(), ingress, &mut batch, limiter);
+    batch[0]
+}
+
+fn run(frame: &[u8]) -> Packet {
+    run_with(&mut IcmpLimiter::default(), PORT_A, frame)
+}
+
+fn udp(to: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, to, 64).udp(1000, 2000);
+    builder.write(&mut frame, &[0x5a; 200]).unwrap();
+    frame
+}
+
+fn echo(to: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let builder =
+        PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, to, 7).icmpv4_echo_request(5, 6);
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
+fn arp_request(to: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let arp = ArpPacket::new(
+        ArpHardwareId::ETHERNET,
+        EtherType::IPV4,
+        ArpOperation::REQUEST,
+        &A_MAC,
+        &A,
+        &[0; 6],
+        &to,
+    )
+    .unwrap();
+    PacketBuilder::ethernet2(A_MAC, [0xff; 6]).arp(arp).write(&mut frame).unwrap();
+    frame
+}
+
+/// Makes the header checksum right again after a change.
+fn fix(frame: &mut [u8]) {
+    let end = 14 + usize::from(frame[14] & 0xf) * 4;
+    frame[24..26].fill(0);
+    let sum = checksum::compute(&frame[14..end.clamp(34, frame.len())]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Puts no-operation options behind the IPv4 header.
+fn with_options(mut frame: Vec<u8>, words: u8) -> Vec<u8> {
+    frame.splice(34..34, vec![1; usize::from(words) * 4]);
+    frame[14] = 0x45 + words;
+    let total = u16::try_from(frame.len() - 14).unwrap();
+    frame[16..18].copy_from_slice(&total.to_be_bytes());
+    fix(&mut frame);
+    frame
+}
+
+type Change = fn(&mut Vec<u8>);
+
+fn check(cases: &[(&str, Vec<u8>, Change, Verdict)]) {
+    for (name, frame, change, verdict) in cases {
+        let mut frame = frame.clone();
+        change(&mut frame);
+        let before = packet(&frame);
+        let after = run(&frame);
+        assert_eq!(after.verdict, *verdict, "{name}");
+        if matches!(verdict, Verdict::Drop(_) | Verdict::Originate(_)) {
+            assert_eq!(after.header, before.header, "{name}");
+        }
+        assert_eq!((after.header_len, after.frame_len), (before.header_len, before.frame_len));
+    }
+}
+
+#[test]
+fn ethernet_and_ipv4_rules() {
+    use DropReason::*;
+    let drop = Verdict::Drop;
+    let to_b = Verdict::Forward(PORT_B);
+    check(&[
+        ("as it should be", udp(B), |_| (), to_b),
+        ("any type of service", udp(B), |f| (f[15] = 0xff, fix(f)).1, to_b),
+        ("no bytes", vec![], |_| (), drop(RuntFrame)),
+        ("13 bytes", udp(B), |f| f.truncate(13), drop(RuntFrame)),
+        ("Ethernet only", udp(B), |f| f.truncate(14), drop(RuntFrame)),
+        ("33 bytes", udp(B), |f| f.truncate(33), drop(RuntFrame)),
+        ("options cut off", with_options(udp(B), 10), |f| f.truncate(73), drop(RuntFrame)),
+        ("source MAC of b", udp(B), |f| f[11] = 0xb, drop(SourceMac)),
+        ("source MAC group", udp(B), |f| f[6] |= 1, drop(SourceMac)),
+        ("IPv6", udp(B), |f| f[12..14].copy_from_slice(&[0x86, 0xdd]), drop(UnsupportedEthertype)),
+        ("VLAN", udp(B), |f| f[12..14].copy_from_slice(&[0x81, 0]), drop(UnsupportedEthertype)),
+        ("802.3 length", udp(B), |f| f[12..14].fill(0), drop(UnsupportedEthertype)),
+        ("to b's MAC", udp(B), |f| f[5] = 0xb, drop(NotForGatewayMac)),
+        ("to the broadcast MAC", udp(B), |f| f[..6].fill(0xff), drop(Multicast)),
+        ("to a group MAC", udp([224, 0, 0, 1]), |f| f[0] = 1, drop(Multicast)),
+        ("version 6", udp(B), |f| (f[14] = 0x65, fix(f)).1, drop(MalformedIpv4)),
+        ("IHL 4", udp(B), |f| (f[14] = 0x44, fix(f)).1, drop(MalformedIpv4)),
+        (
+            "total below header",
+            udp(B),
+            |f| (f[16..18].copy_from_slice(&[0, 19]), fix(f)).1,
+            drop(MalformedIpv4),
+        ),
+        ("total above frame", udp(B), |f| f.truncate(14 + 227), drop(MalformedIpv4)),
+        (
+            "total below options",
+            with_options(udp(B), 2),
+            |f| (f[16..18].copy_from_slice(&[0, 27]), fix(f)).1,
+            drop(MalformedIpv4),
+        ),
+        ("header only", udp(B), |f| (f[16..18].copy_from_slice(&[0, 20]), fix(f)).1, to_b),
+        ("bad checksum", udp(B), |f| f[25] ^= 1, drop(BadIpv4Checksum)),
+        ("bad checksum in options", with_options(udp(B), 2), |f| f[34] ^= 1, drop(BadIpv4Checksum)),
+        ("source of b", udp(B), |f| (f[29] = 3, fix(f)).1, drop(SourceIp)),
+        ("source unspecified", udp(B), |f| (f[26..30].fill(0), fix(f)).1, drop(SourceIp)),
+        ("options", with_options(udp(B), 1), |_| (), to_b),
+        ("all options", with_options(udp(B), 10), |_| (), to_b),
+        ("first fragment", udp(B), |f| (f[20..22].copy_from_slice(&[0x20, 0]), fix(f)).1, to_b),
+        ("later fragment", udp(B), |f| (f[20..22].copy_from_slice(&[0, 9]), fix(f)).1, to_b),
+        ("padding", udp(B), |f| f.extend([0; 40]), to_b),
+    ]);
+}
+
+#[test]
+fn routing_rules() {
+    use DropReason::*;
+    let drop = Verdict::Drop;
+    let unreachable = Verdict::Originate(IcmpError::HostUnreachable);
+    let expired = Verdict::Originate(IcmpError::TimeExceeded);
+    let needed = Verdict::Originate(IcmpError::FragmentationNeeded { mtu: MTU });
+    /// An ICMP error inside a valid packet.
+    fn error(to: [u8; 4]) -> Vec<u8> {
+        let mut frame = echo(to, &[0; 40]);
+        frame[34] = 3;
+        frame
+    }
+    fn ttl(frame: &mut [u8], ttl: u8) {
+        frame[22] = ttl;
+        fix(frame);
+    }
+    /// A packet one byte above the MTU; etherparse sets "don't fragment".
+    fn big() -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, B, 64).udp(1, 2);
+        builder.write(&mut frame, &vec![0; usize::from(MTU) - 27]).unwrap();
+        assert_eq!(frame.len(), 14 + 1501);
+        frame
+    }
+    check(&[
+        ("other network's address", udp(BLUE_ONLY), |_| (), unreachable),
+        ("nobody's address", udp(NOBODY), |_| (), unreachable),
+        ("outside the network", udp([10, 66, 1, 2]), |_| (), drop(NoRoute)),
+        ("zero", udp([0, 0, 0, 0]), |_| (), drop(NoRoute)),
+        ("loopback", udp([127, 0, 0, 1]), |_| (), drop(NoRoute)),
+        ("multicast", udp([224, 0, 0, 251]), |_| (), drop(Multicast)),
+        ("multicast, last", udp([239, 255, 255, 255]), |_| (), drop(Multicast)),
+        ("broadcast", udp([255; 4]), |_| (), drop(Multicast)),
+        ("directed broadcast", udp([10, 66, 0, 255]), |_| (), drop(Multicast)),
+        ("network address", udp([10, 66, 0, 0]), |_| (), drop(Multicast)),
+        ("itself", udp(A), |_| (), drop(Hairpin)),
+        ("TTL 2", udp(B), |f| ttl(f, 2), Verdict::Forward(PORT_B)),
+        ("TTL 1", udp(B), |f| ttl(f, 1), expired),
+        ("TTL 0", udp(B), |f| ttl(f, 0), expired),
+        ("TTL 1, later fragment", udp(B), |f| (f[21] = 1, ttl(f, 1)).1, drop(TtlExceeded)),
+        ("TTL 1, first fragment", udp(B), |f| (f[20] = 0x20, ttl(f, 1)).1, expired),
+        ("TTL 1, ICMP error", error(B), |f| ttl(f, 1), drop(TtlExceeded)),
+        ("TTL 1, ping", echo(B, &[]), |f| ttl(f, 1), expired),
+        (
+            "TTL 1, ICMP without type",
+            udp(B),
+            |f| (f[23] = 1, f[16..18].copy_from_slice(&[0, 20]), ttl(f, 1)).2,
+            drop(TtlExceeded),
+        ),
+        ("TTL 1 to nobody", udp(NOBODY), |f| ttl(f, 1), unreachable),
+        ("ICMP error to nobody", error(NOBODY), |_| (), drop(NoRoute)),
+        ("later fragment to nobody", udp(NOBODY), |f| (f[21] = 1, fix(f)).1, drop(NoRoute)),
+        ("TTL 1 to multicast", udp([224, 0, 0, 1]), |f| ttl(f, 1), drop(Multicast)),
+        (
+            "as big as allowed",
+            big(),
+            |f| (f[16..18].copy_from_slice(&[0x05, 0xdc]), f.truncate(1514), fix(f)).2,
+            Verdict::Forward(PORT_B),
+        ),
+        ("too big, don't fragment", big(), |_| (), needed),
+        ("too big, may be fragmented", big(), |f| (f[20] = 0, fix(f)).1, drop(TooBig)),
+        (
+            "too big by padding only",
+            big(),
+            |f| (f[16..18].copy_from_slice(&[0x05, 0xdc]), fix(f)).1,
+            drop(TooBig),
+        ),
+        ("too big ICMP error", big(), |f| (f[23] = 1, f[34] = 11, fix(f)).2, drop(TooBig)),
+    ]);
+}
+
+#[test]
+fn forwarding_rewrites_only_what_it_must() {
+    for words in [0, 1, 10] {
+        let mut expected = with_options(udp(B), words);
+        let after = run(&expected);
+        assert_eq!(after.verdict, Verdict::Forward(PORT_B));
+        expected[..6].copy_from_slice(&B_MAC);
+        expected[6..12].copy_from_slice(&GATEWAY_MAC);
+        expected[22] = 63;
+        fix(&mut expected);
+        assert_eq!(after.header, expected[..HEADER_BYTES]);
+    }
+}
+
+#[test]
+fn gateway_rules() {
+    use DropReason::*;
+    let drop = Verdict::Drop;
+    let ping = || echo(GATEWAY, &[9; 300]);
+    check(&[
+        ("ping", ping(), |_| (), Verdict::Reply),
+        ("ping without payload", echo(GATEWAY, &[]), |_| (), Verdict::Reply),
+        ("ping with TTL 1", ping(), |f| (f[22] = 1, fix(f)).1, Verdict::Reply),
+        ("ping with options", with_options(ping(), 10), |_| (), Verdict::Reply),
+        ("ping as big as allowed", echo(GATEWAY, &[0; 1472]), |_| (), Verdict::Reply),
+        ("ping above the MTU", echo(GATEWAY, &[0; 1473]), |_| (), drop(TooBig)),
+        ("UDP", udp(GATEWAY), |_| (), drop(GatewayUnhandled)),
+        ("echo reply", ping(), |f| f[34] = 0, drop(GatewayUnhandled)),
+        ("ICMP error", ping(), |f| f[34] = 3, drop(GatewayUnhandled)),
+        ("echo with a code", ping(), |f| f[35] = 1, drop(GatewayUnhandled)),
+        ("first fragment", ping(), |f| (f[20] = 0x20, fix(f)).1, drop(GatewayUnhandled)),
+        ("later fragment", ping(), |f| (f[21] = 1, fix(f)).1, drop(GatewayUnhandled)),
+        (
+            "7 bytes of ICMP",
+            ping(),
+            |f| (f[16..18].copy_from_slice(&[0, 27]), fix(f)).1,
+            drop(GatewayUnhandled),
+        ),
+    ]);
+}
+
+#[test]
+fn ping_is_answered_right() {
+    for (payload, words) in [(0, 0), (56, 0), (1400, 0), (56, 3), (1400, 10)] {
+        let payload = vec![0xa7; payload];
+        let frame = with_options(echo(GATEWAY, &payload), words);
+        let after = run(&frame);
+        assert_eq!(after.verdict, Verdict::Reply);
+        let mut answer = frame.clone();
+        answer[..after.head().len()].copy_from_slice(after.head());
+        let sliced = SlicedPacket::from_ethernet(&answer).unwrap();
+        let Some(LinkSlice::Ethernet2(link)) = sliced.link else { panic!("no link") };
+        assert_eq!((link.destination(), link.source()), (A_MAC, GATEWAY_MAC));
+        let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
+        let ip = ip.header().to_header();
+        assert_eq!((ip.source, ip.destination, ip.time_to_live), (GATEWAY, A, 64));
+        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+        let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("not ICMP") };
+        let header = icmp.header();
+        let expected = etherparse::IcmpEchoHeader { id: 5, seq: 6 };
+        assert_eq!(header.icmp_type, etherparse::Icmpv4Type::EchoReply(expected));
+        assert_eq!(header.checksum, header.icmp_type.calc_checksum(&payload));
+        assert_eq!(icmp.payload(), payload);
+    }
+}
+
+#[test]
+fn a_damaged_ping_is_not_made_to_look_right() {
+    for payload in [1, 56, 1400] {
+        let mut frame = echo(GATEWAY, &vec![0xa7; payload]);
+        // The last byte of the longest one is beyond what we see.
+        frame[41 + payload] ^= 1;
+        let after = run(&frame);
+        assert_eq!(after.verdict, Verdict::Reply);
+        frame[..after.head().len()].copy_from_slice(after.head());
+        assert!(!checksum::verify(&frame[34..]));
+        frame[41 + payload] ^= 1;
+        assert!(checksum::verify(&frame[34..]));
+    }
+}
+
+#[test]
+fn arp_rules() {
+    use DropReason::*;
+    let drop = Verdict::Drop;
+    check(&[
+        ("gateway", arp_request(GATEWAY), |_| (), Verdict::Reply),
+        ("gateway, padded", arp_request(GATEWAY), |f| f.resize(60, 0), Verdict::Reply),
+        (
+            "gateway, unicast",
+            arp_request(GATEWAY),
+            |f| f[..6].copy_from_slice(&GATEWAY_MAC),
+            Verdict::Reply,
+        ),
+        ("other pod", arp_request(B), |_| (), Verdict::Reply),
+        ("own address", arp_request(A), |_| (), drop(ArpUnanswered)),
+        ("probe of own address", arp_request(A), |f| f[28..32].fill(0), drop(ArpUnanswered)),
+        ("probe of b's address", arp_request(B), |f| f[28..32].fill(0), drop(ArpUnanswered)),
+        ("other network's pod", arp_request(BLUE_ONLY), |_| (), drop(ArpUnanswered)),
+        ("nobody", arp_request(NOBODY), |_| (), drop(ArpUnanswered)),
+        ("outside", arp_request([10, 66, 1, 2]), |_| (), drop(ArpUnanswered)),
+        ("broadcast", arp_request([10, 66, 0, 255]), |_| (), drop(ArpUnanswered)),
+        ("reply", arp_request(GATEWAY), |f| f[21] = 2, drop(ArpUnanswered)),
+        ("sender IP of b", arp_request(GATEWAY), |f| f[31] = 3, drop(ArpSpoof)),
+        ("sender MAC of b", arp_request(GATEWAY), |f| f[27] = 0xb, drop(ArpSpoof)),
+        (
+            "reply without sender IP",
+            arp_request(GATEWAY),
+            |f| (f[21] = 2, f[28..32].fill(0)).1,
+            drop(ArpSpoof),
+        ),
+        ("announcement of b's address", arp_request(B), |f| f[31] = 3, drop(ArpSpoof)),
+        ("Ethernet source of b", arp_request(GATEWAY), |f| f[11] = 0xb, drop(SourceMac)),
+        (
+            "to b's MAC",
+            arp_request(GATEWAY),
+            |f| f[..6].copy_from_slice(&B_MAC),
+            drop(NotForGatewayMac),
+        ),
+        ("to a group", arp_request(GATEWAY), |f| f[5] = 0xfe, drop(Multicast)),
+        ("hardware type", arp_request(GATEWAY), |f| f[15] = 6, drop(MalformedArp)),
+        ("protocol type", arp_request(GATEWAY), |f| f[17] = 1, drop(MalformedArp)),
+        ("address length", arp_request(GATEWAY), |f| f[18] = 8, drop(MalformedArp)),
+        ("short", arp_request(GATEWAY), |f| f.truncate(41), drop(RuntFrame)),
+    ]);
+}
+
+#[test]
+fn arp_is_answered_with_the_gateway_mac() {
+    for target in [GATEWAY, B] {
+        let after = run(&arp_request(target));
+        assert_eq!(after.verdict, Verdict::Reply);
+        let sliced = SlicedPacket::from_ethernet(after.head()).unwrap();
+        let Some(LinkSlice::Ethernet2(link)) = sliced.link else { panic!("no link") };
+        assert_eq!((link.destination(), link.source()), (A_MAC, GATEWAY_MAC));
+        let Some(NetSlice::Arp(arp)) = sliced.net else { panic!("not ARP") };
+        let arp = etherparse::ArpEthIpv4Packet::try_from(arp.to_packet()).unwrap();
+        assert_eq!(arp.operation, ArpOperation::REPLY);
+        assert_eq!((arp.sender_mac, arp.sender_ipv4), (GATEWAY_MAC, target));
+        assert_eq!((arp.target_mac, arp.target_ipv4), (A_MAC, A));
+    }
+}
+
+#[test]
+fn unknown_ingress() {
+    for ingress in [PortIndex(0), PortIndex(5), PortIndex(u16::MAX)] {
+        let after = run_with(&mut IcmpLimiter::default(), ingress, &udp(B));
+        assert_eq!(after.verdict, Verdict::Drop(DropReason::UnknownIngress));
+        assert_eq!(after.header, packet(&udp(B)).header);
+    }
+}
+
+#[test]
+fn networks_never_meet() {
+    // The same bytes, from the port of the same name in the other network.
+    let (red, blue) = (PORT_A, PortIndex(2));
+    for (to, from, verdict) in [
+        (B, red, Verdict::Forward(PORT_B)),
+        (B, blue, Verdict::Originate(IcmpError::HostUnreachable)),
+        (BLUE_ONLY, blue, Verdict::Forward(PortIndex(3))),
+        (BLUE_ONLY, red, Verdict::Originate(IcmpError::HostUnreachable)),
+    ] {
+        assert_eq!(run_with(&mut IcmpLimiter::default(), from, &udp(to)).verdict, verdict);
+    }
+}
+
+#[test]
+fn errors_are_limited() {
+    let mut limiter = IcmpLimiter::new(1, 2);
+    let error = Verdict::Originate(IcmpError::HostUnreachable);
+    let limited = Verdict::Drop(DropReason::IcmpRateLimited);
+    let mut batch = [packet(&udp(NOBODY)); 4];
+    let tables = tables();
+    process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+    assert_eq!(batch.map(|packet| packet.verdict), [error, error, limited, limited]);
+    let later = Timestamp::from_nanoseconds(1_000_000_000);
+    process(&tables, later, PORT_A, &mut batch, &mut limiter);
+    assert_eq!(batch.map(|packet| packet.verdict), [error, limited, limited, limited]);
+}
+
+#[test]
+fn each_packet_of_a_long_batch_has_its_own_verdict() {
+    let kinds = [
+        (udp(B), Verdict::Forward(PORT_B)),
+        (udp([9, 9, 9, 9]), Verdict::Drop(DropReason::NoRoute)),
+        (echo(GATEWAY, &[1; 20]), Verdict::Reply),
+        (udp(A), Verdict::Drop(DropReason::Hairpin)),
+        (arp_request(B), Verdict::Reply),
+    ];
+    for length in [0, 1, 63, 64, 65, 128, 200] {
+        let mut batch: Vec<Packet> =
+            kinds.iter().cycle().take(length).map(|(frame, _)| packet(frame)).collect();
+        let mut limiter = IcmpLimiter::default();
+        process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+        for (i, (packet, (_, verdict))) in batch.iter().zip(kinds.iter().cycle()).enumerate() {
+            assert_eq!(packet.verdict, *verdict, "packet {i} of {length}");
+        }
+    }
+}
+
+#[test]
+fn icmp_error_quotes_the_packet_to_its_sender() {
+    for (frame, payload) in [(udp(NOBODY), 100), (with_options(udp(NOBODY), 10), 60)] {
+        for pad in [0, 10] {
+            let mut frame = frame.clone();
+            frame.resize(frame.len() + pad, 0xee);
+            let after = run(&frame);
+            let Verdict::Originate(kind) = after.verdict else { panic!("{:?}", after.verdict) };
+            let mut out = [0; ICMP_ERROR_BYTES];
+            let bytes = icmp_error(&tables(), PORT_A, &after, kind, &mut out).unwrap();
+            check_error(&out[..bytes], &frame);
+            assert_eq!(bytes, ICMP_ERROR_BYTES, "payload {payload}");
+            assert_eq!(icmp_error(&tables(), PORT_A, &after, kind, &mut out[..bytes - 1]), None);
+            assert_eq!(icmp_error(&tables(), PortIndex(9), &after, kind, &mut out), None);
+        }
+    }
+    // A short packet is quoted whole, without its padding.
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, NOBODY, 64).udp(1, 2);
+    builder.write(&mut frame, &[7; 3]).unwrap();
+    frame.resize(60, 0xee);
+    let after = run(&frame);
+    let mut out = [0; ICMP_ERROR_BYTES];
+    let kind = IcmpError::HostUnreachable;
+    let bytes = icmp_error(&tables(), PORT_A, &after, kind, &mut out).unwrap();
+    assert_eq!(bytes, 42 + 31);
+    check_error(&out[..bytes], &frame);
+}
+
+/// A whole ICMP error frame from the gateway to port A that quotes the start of `original`.
+fn check_error(frame: &[u8], original: &[u8]) {
+    let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(LinkSlice::Ethernet2(link)) = sliced.link else { panic!("no link") };
+    assert_eq!((link.destination(), link.source()), (A_MAC, GATEWAY_MAC));
+    let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
+    let ip = ip.header().to_header();
+    assert_eq!((ip.source, ip.destination), (GATEWAY, A));
+    assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+    let Some(TransportSlice::Icmpv4(icmp)) = sliced.transport else { panic!("not ICMP") };
+    assert!(matches!(icmp.type_u8(), 3 | 11));
+    assert!(checksum::verify(&frame[34..]));
+    assert!(original[14..].starts_with(icmp.payload()));
+    let whole = usize::from(u16::from_be_bytes([original[16], original[17]]));
+    let header = usize::from(original[14] & 0xf) * 4;
+    assert!(icmp.payload().len() >= whole.min(header + 8).min(original.len() - 14));
+}
+
+#[test]
+fn icmp_error_refuses_what_may_not_be_reported() {
+    let mut error = echo(NOBODY, &[0; 40]);
+    error[34] = 11;
+    let mut fragment = udp(NOBODY);
+    fragment[21] = 1;
+    fix(&mut fragment);
+    let mut damaged = udp(NOBODY);
+    damaged[25] ^= 1;
+    for frame in [error, fragment, damaged, arp_request(B), vec![], vec![0; 20]] {
+        for kind in [IcmpError::HostUnreachable, IcmpError::TimeExceeded] {
+            let mut out = [0; ICMP_ERROR_BYTES];
+            assert_eq!(icmp_error(&tables(), PORT_A, &packet(&frame), kind, &mut out), None);
+        }
+    }
+}
+
+/// Bytes that reach deep: a good frame with some bytes changed, its checksum perhaps right again, its
+/// lengths perhaps a lie; or just any bytes.
+#[derive(Clone, Debug, TypeGenerator)]
+struct Hostile {
+    template: u8,
+    any: [u8; HEADER_BYTES],
+    changes: [(u8, u8); 3],
+    changed: u8,
+    fix: bool,
+    header_len: Option<u16>,
+    frame_len: Option<u32>,
+}
+
+impl Hostile {
+    fn packet(&self) -> Packet {
+        let to = [B, GATEWAY, NOBODY, A][usize::from(self.template >> 3) % 4];
+        let frame = match self.template % 8 {
+            0 => udp(to),
+            1 => echo(to, &[0xa7; 30]),
+            2 => echo(to, &[0xa7; 300]),
+            3 => arp_request(to),
+            4 => with_options(udp(to), self.template >> 5),
+            5 => with_options(echo(to, &[0; 20]), self.template >> 5),
+            6 => udp(self.any[..4].try_into().unwrap()),
+            _ => self.any.to_vec(),
+        };
+        let mut packet = packet(&frame);
+        for (at, byte) in self.changes.into_iter().take(usize::from(self.changed % 4)) {
+            // The first 80 bytes hold all that is looked at.
+            packet.header[usize::from(at % 80)] = byte;
+        }
+        if self.fix {
+            fix(&mut packet.header);
+        }
+        packet.header_len = self.header_len.unwrap_or(packet.header_len);
+        packet.frame_len = self.frame_len.unwrap_or(packet.frame_len);
+        packet
+    }
+}
+
+#[test]
+fn any_bytes_and_lengths_are_safe() {
+    let tables = tables();
+    bolero::check!().with_type().for_each(|hostile: &[Hostile; 3]| {
+        let before = [0, 1, 2].map(|i| hostile[i].packet());
+        let mut batch = before;
+        let mut limiter = IcmpLimiter::default();
+        process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+        for (before, after) in before.iter().zip(&batch) {
+            assert_eq!(after.frame_len, before.frame_len);
+            assert_eq!(after.header_len, before.header_len);
+            // What is not valid is neither changed nor shown.
+            let valid = before.head().len();
+            assert_eq!(after.header[valid..], before.header[valid..]);
+            match after.verdict {
+                Verdict::Forward(port) => check_forwarded(port, before, after),
+                Verdict::Reply => assert_eq!(after.header[..6], A_MAC),
+                Verdict::Drop(_) => assert_eq!(after.header, before.header),
+                Verdict::Originate(kind) => {
+                    assert_eq!(after.header, before.header);
+                    let mut out = [0; ICMP_ERROR_BYTES];
+                    let bytes = icmp_error(&tables, PORT_A, after, kind, &mut out).unwrap();
+                    check_error(&out[..bytes], before.head());
+                }
+            }
+            let mut out = [0; ICMP_ERROR_BYTES];
+            icmp_error(&tables, PORT_A, before, IcmpError::TimeExceeded, &mut out);
+        }
+    });
+}
+
+fn check_forwarded(port: PortIndex, before: &Packet, after: &Packet) {
+    assert_eq!(port, PORT_B);
+    assert_eq!(after.header[..6], B_MAC);
+    assert_eq!(after.header[6..12], GATEWAY_MAC);
+    let parse = |packet: &Packet| {
+        let header = etherparse::Ipv4Header::from_slice(&packet.head()[14..]).unwrap().0;
+        // Either form of zero adds up; a guest may send the other one than etherparse computes.
+        let adds_up = header.header_checksum == header.calc_header_checksum()
+            || checksum::verify(&packet.head()[14..14 + header.header_len()]);
+        assert!(adds_up, "{header:?}");
+        header
+    };
+    let (before, mut ip) = (parse(before), parse(after));
+    assert_eq!((ip.source, ip.destination), (A, B));
+    assert!(u32::from(ip.total_len) + 14 <= after.frame_len);
+    assert!(after.frame_len <= u32::from(MTU) + 14);
+    assert_eq!(ip.time_to_live + 1, before.time_to_live);
+    ip.time_to_live = before.time_to_live;
+    ip.header_checksum = before.header_checksum;
+    assert_eq!(ip, before);
+}
+
+#[test]
+fn the_common_case_accepts_only_what_the_slow_path_accepts() {
+    let tables = tables();
+    let (port, network) = tables.ingress(PORT_A).unwrap();
+    bolero::check!().with_type().for_each(|hostile: &Hostile| {
+        let mut packet = hostile.packet();
+        if let Some(address) = common_case(port, &packet) {
+            let slow = slow::classify(port, network, &mut packet);
+            assert!(matches!(slow, Step::LookUp(other) if other == address), "{address:#x}");
+        }
+    });
+    // And it does accept what is common.
+    assert_eq!(common_case(port, &packet(&udp(B))), Some(Ipv4Addr::from(B).to_bits()));
+}
+
+#[test]
+fn echo_reply_checksum_is_right_when_the_request_was() {
+    bolero::check!().with_type().for_each(
+        |(payload, words, wrong): &(Vec<u8>, u8, Option<u16>)| {
+            let words = words % 11;
+            let mut frame = with_options(echo(GATEWAY, payload), words);
+            let start = 34 + usize::from(words) * 4;
+            if let Some(wrong) = wrong {
+                frame[start + 2..start + 4].copy_from_slice(&wrong.to_be_bytes());
+            }
+            let right = checksum::verify(&frame[start..]);
+            let after = run(&frame);
+            assert_eq!(after.verdict, Verdict::Reply);
+            frame[..after.head().len()].copy_from_slice(after.head());
+            assert_eq!(frame[start], 0);
+            assert_eq!(checksum::verify(&frame[start..]), right);
+        },
+    );
+}

@@ -1,0 +1,160 @@
+//! What becomes of a packet.
+
+use crate::PortIndex;
+use core::fmt;
+
+/// An ICMP error the vRouter reports to the sender of a packet.
+pub use vrouter_net::icmpv4::ErrorKind as IcmpError;
+
+/// What becomes of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nowhere.
+    Drop(DropReason),
+    /// To another port. The header in the scratch is the one to send.
+    Forward(PortIndex),
+    /// Back to the port it came from. The header in the scratch is the one to send; the frame keeps its
+    /// length.
+    Reply,
+    /// Nowhere, but its sender is to get an ICMP error ([`crate::icmp_error`]). The scratch is as received.
+    /// The packet itself counts as dropped for `DropReason::from` the error.
+    Originate(IcmpError),
+}
+
+/// Declares the reasons once; everything that lists them is made from this.
+macro_rules! drop_reasons {
+    ($($(#[$meta:meta])* $variant:ident = $name:literal, $describe:literal;)*) => {
+        /// Why a packet is dropped. Closed: each reason is one counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$meta])* #[doc = $describe] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of its counters.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$variant),*];
+            /// Number of reasons.
+            pub const COUNT: usize = [$($name),*].len();
+
+            /// Stable name in snake_case, for APIs.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn describe(self) -> &'static str {
+                match self { $(Self::$variant => $describe,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    RuntFrame = "runt_frame",
+        "The frame ends before its Ethernet, ARP or IPv4 header does.";
+    MalformedIpv4 = "malformed_ipv4",
+        "The IPv4 version, header length or total length is impossible.";
+    BadIpv4Checksum = "bad_ipv4_checksum",
+        "The IPv4 header checksum does not add up.";
+    SourceMac = "source_mac",
+        "The frame's source MAC address is not the port's.";
+    SourceIp = "source_ip",
+        "The packet's source IPv4 address is not the port's.";
+    ArpSpoof = "arp_spoof",
+        "The ARP sender claims a MAC or IPv4 address that is not the port's.";
+    MalformedArp = "malformed_arp",
+        "The ARP packet is not for IPv4 over Ethernet.";
+    ArpUnanswered = "arp_unanswered",
+        "The ARP packet needs no answer: a reply, a probe or an announcement of the pod's own address, or a question for an address nobody has.";
+    UnsupportedEthertype = "unsupported_ethertype",
+        "The frame carries neither IPv4 nor ARP (IPv6 and VLAN tags are not forwarded).";
+    Multicast = "multicast",
+        "The packet goes to a multicast, broadcast or network address, which is not forwarded.";
+    NotForGatewayMac = "not_for_gateway_mac",
+        "The frame's destination MAC address is not the gateway's.";
+    NoRoute = "no_route",
+        "The network has no route or no port for the destination address.";
+    TtlExceeded = "ttl_exceeded",
+        "The packet's time to live ran out.";
+    TooBig = "too_big",
+        "The packet is larger than the MTU of the network it would leave to.";
+    GatewayUnhandled = "gateway_unhandled",
+        "The packet is for the gateway address but is not a whole ICMP echo request.";
+    Hairpin = "hairpin",
+        "The packet is for the very port that sent it.";
+    IcmpRateLimited = "icmp_rate_limited",
+        "The packet deserved an ICMP error but the limit for those was reached.";
+    UnknownIngress = "unknown_ingress",
+        "The port that sent the packet is not, or no longer, in the tables.";
+    ReceiverDown = "receiver_down",
+        "The receiving port has no connected pod or its queues are off.";
+    ReceiverRingFull = "receiver_ring_full",
+        "The receiving pod offered no free buffer.";
+    ReceiverBufferTooSmall = "receiver_buffer_too_small",
+        "The buffers the receiving pod offered are too small for the frame.";
+    ReceiverBadDescriptor = "receiver_bad_descriptor",
+        "A receive buffer that the receiving pod offered is unusable.";
+    BadDescriptor = "bad_descriptor",
+        "A descriptor of the pod points outside its memory or contradicts itself.";
+    ChainTooLong = "chain_too_long",
+        "A descriptor chain of the pod is longer than allowed or loops.";
+    UnsupportedOffload = "unsupported_offload",
+        "The pod asked for an offload that was not agreed on.";
+    NoMbuf = "no_mbuf",
+        "The vRouter's packet pool is empty.";
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl From<IcmpError> for DropReason {
+    /// What the packet that causes the error counts as.
+    fn from(error: IcmpError) -> Self {
+        match error {
+            IcmpError::HostUnreachable => Self::NoRoute,
+            IcmpError::FragmentationNeeded { .. } => Self::TooBig,
+            IcmpError::TimeExceeded => Self::TtlExceeded,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn reasons_are_named_once_in_order_and_described() {
+        let mut names = BTreeSet::new();
+        for (i, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, i);
+            let name = reason.name();
+            assert!(names.insert(name), "{name} twice");
+            assert!(
+                name.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_'),
+                "{name}"
+            );
+            let sentence = reason.describe();
+            assert!(sentence.ends_with('.') && sentence.starts_with(char::is_uppercase), "{name}");
+        }
+        assert_eq!(names.len(), DropReason::COUNT);
+    }
+
+    /// Names are an interface: dashboards and the gRPC API carry them.
+    #[test]
+    fn names_are_stable() {
+        let names = DropReason::ALL.map(DropReason::name).join(" ");
+        assert_eq!(
+            names,
+            "runt_frame malformed_ipv4 bad_ipv4_checksum source_mac source_ip arp_spoof malformed_arp \
+             arp_unanswered unsupported_ethertype multicast not_for_gateway_mac no_route ttl_exceeded \
+             too_big gateway_unhandled hairpin icmp_rate_limited unknown_ingress receiver_down \
+             receiver_ring_full receiver_buffer_too_small receiver_bad_descriptor bad_descriptor \
+             chain_too_long unsupported_offload no_mbuf"
+        );
+    }
+}

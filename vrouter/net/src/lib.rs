@@ -1,0 +1,43 @@
+//! Addresses, protocol headers and checksums over plain byte slices.
+//!
+//! Does: parse and print MAC addresses and IPv4 prefixes; read and change Ethernet, ARP, IPv4 and ICMPv4
+//! headers in place through views that were checked once; compute, verify and update Internet checksums;
+//! write ARP replies and ICMP errors.
+//!
+//! Does not: decide anything about a packet, allocate, do IO, know ports, networks or guests.
+//!
+//! May be used by: every `vrouter-*` crate. Uses: nothing but `core`.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod icmpv4;
+pub mod ipv4;
+mod mac;
+mod prefix;
+
+pub use core::net::Ipv4Addr;
+pub use mac::{Mac, ParseMacError};
+pub use prefix::{Ipv4Prefix, PrefixError};
+
+/// A byte slice ends before the header that should be in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// Bytes the header needs.
+    pub needed: usize,
+    /// Bytes there are.
+    pub got: usize,
+}
+
+impl core::fmt::Display for Truncated {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "the header needs {} bytes, there are {}", self.needed, self.got)
+    }
+}
+
+impl core::error::Error for Truncated {}
