@@ -46,7 +46,7 @@ fn send(driver: &mut Driver, first: u16, frame: &[u8], cuts: &[usize]) {
         let &[from, to] = pair else { unreachable!("windows of two") };
         let index = first + u16::try_from(i).unwrap();
         let flags = u16::from(i != last);
-        driver.desc(index, base + from as u64, (to - from) as u32, flags, index + 1);
+        driver.desc(index, base + from as u64, u32::try_from(to - from).unwrap(), flags, index + 1);
     }
     driver.offer(first);
 }
@@ -66,7 +66,7 @@ fn receive(driver: &mut Driver, sizes: &[u32]) -> Vec<u64> {
 }
 
 fn frame(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i * 7 + 3) as u8).collect()
+    (0..len).map(|i| u8::try_from((i * 7 + 3) % 256).unwrap()).collect()
 }
 
 /// Moves one burst from `tx` to `rx` the way a worker does, with `header` bytes through private memory.
@@ -79,7 +79,7 @@ fn forward(tx: &Queue, rx: &Queue, header: usize) -> Vec<Result<(), PushError>> 
         .map(|i| {
             let mut private = vec![0; header];
             let have = from.read_header(i, &mut private);
-            to.push(&private[..have], from.body(i, have as u32))
+            to.push(&private[..have], from.body(i, u32::try_from(have).unwrap()))
         })
         .collect()
 }

@@ -17,7 +17,7 @@ fn longs(longs: &[u64]) -> Vec<u8> {
 }
 
 fn table(regions: &[[u64; 4]]) -> Vec<u8> {
-    let mut out = words(&[regions.len() as u32, 0]);
+    let mut out = words(&[u32::try_from(regions.len()).unwrap(), 0]);
     for region in regions {
         out.extend(longs(region));
     }
