@@ -19,19 +19,20 @@ pub struct Pipeline {
     packets: Vec<Packet>,
     /// For each packet, which frame of the burst it is.
     frames: Vec<usize>,
-    limiter: IcmpLimiter,
+    /// One for each port, so that no pod uses up the ICMP errors of another.
+    limiters: Box<[IcmpLimiter]>,
     pool: Pool,
 }
 
 impl Pipeline {
-    /// `pool`: for packets made here; each of its buffers holds an ICMP error.
-    pub fn new(pool: Pool) -> Self {
+    /// `pool`: for packets made here; each of its buffers holds an ICMP error. `ports`: how many there can be.
+    pub fn new(pool: Pool, ports: usize) -> Self {
         Self {
             burst: TxBurst::new(),
             scratch: RxScratch::new(),
             packets: Vec::with_capacity(BURST),
             frames: Vec::with_capacity(BURST),
-            limiter: IcmpLimiter::default(),
+            limiters: vec![IcmpLimiter::default(); ports].into(),
             pool,
         }
     }
@@ -46,6 +47,8 @@ impl Pipeline {
         now: Timestamp,
         tally: &WorkerTally,
     ) -> usize {
+        let limiter = self.limiters.get_mut(usize::from(from.index.0));
+        let Some(limiter) = limiter else { return 0 };
         let Some(mut lease) = from.queues.tx(pair).lease_tx(&mut self.burst) else { return 0 };
         let taken = lease.fetch();
         if taken == 0 {
@@ -70,7 +73,7 @@ impl Pipeline {
                 }
             }
         }
-        process(&plane.tables, now, from.index, &mut self.packets, &mut self.limiter);
+        process(&plane.tables, now, from.index, &mut self.packets, limiter);
         let mut output = Output {
             plane,
             from,

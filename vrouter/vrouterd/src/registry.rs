@@ -202,24 +202,25 @@ impl Registry {
         Ok(wire)
     }
 
-    /// Deletes a port. That there is none of the id is fine.
-    pub fn delete_port(&mut self, id: &str) {
-        let Some(record) = self.ports.remove(id) else { return };
+    /// Takes a port out of the tables; the caller closes it, which may take a while. That there is none of the id
+    /// is fine.
+    pub fn delete_port(&mut self, id: &str) -> Option<Port> {
+        let record = self.ports.remove(id)?;
         if let Err(error) = self.rebuild() {
             // Taking something away leaves a consistent policy.
             tracing::error!(%error, "tables can't be rebuilt without the port; it is unreachable anyway");
         }
         self.publish();
-        record.port.close();
         tracing::info!(port = id, "port deleted");
         self.tell(event::Event::PortRemoved(id.to_owned()));
+        Some(record.port)
     }
 
     /// Closes every port, at the end of the process.
     pub fn close(&mut self) {
         let ids: Vec<_> = self.ports.keys().cloned().collect();
         for id in ids {
-            self.delete_port(&id);
+            self.delete_port(&id).into_iter().for_each(Port::close);
         }
     }
 

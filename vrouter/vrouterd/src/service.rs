@@ -110,7 +110,12 @@ impl VRouter for Service {
         request: Request<v1::DeletePortRequest>,
     ) -> Answer<v1::DeletePortResponse> {
         let id = request.into_inner().id;
-        self.with_registry(move |r| r.delete_port(&id)).await?;
+        if let Some(port) = self.with_registry(move |r| r.delete_port(&id)).await? {
+            // Not under the registry's lock: a hostile pod can make this slow.
+            tokio::task::spawn_blocking(|| port.close())
+                .await
+                .map_err(|e| Status::internal(format!("the port did not close: {e}")))?;
+        }
         Ok(Response::new(v1::DeletePortResponse {}))
     }
 

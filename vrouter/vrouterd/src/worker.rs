@@ -125,7 +125,7 @@ impl Run {
 
     fn run(mut self, plan: Plan) {
         let spin = self.ticks(plan.pace.spin);
-        let mut pipeline = Pipeline::new(plan.pool);
+        let mut pipeline = Pipeline::new(plan.pool, plan.ports);
         let mut cache = Cache::new(plan.slot);
         let mut last = tsc();
         let mut idle_since = last;

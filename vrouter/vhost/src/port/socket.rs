@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -60,8 +60,8 @@ pub enum SocketError {
 
 /// Where connections come from.
 pub(super) enum Door {
-    /// Our listener. The file is removed on drop.
-    Listener { listener: UnixListener, path: PathBuf },
+    /// Our listener. Its file (with this inode number) is removed on drop.
+    Listener { listener: UnixListener, path: PathBuf, inode: u64 },
     /// The pod's directory, held so that its name can't be given to another, and the socket's name in it.
     Directory { directory: OwnedFd, name: PathBuf },
 }
@@ -93,7 +93,8 @@ impl Door {
                 // Any user of the pod may connect; that it is the pod's is checked by its cgroup, and the
                 // directory above is root's alone.
                 fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
-                Ok(Self::Listener { listener, path: path.to_owned() })
+                let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
+                Ok(Self::Listener { listener, path: path.to_owned(), inode })
             }
             SocketOwner::Pod => {
                 let flags =
@@ -130,8 +131,10 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if let Self::Listener { path, .. } = self {
-            // Gone already is fine.
+        // A port that was created anew meanwhile has a file of its own under the same name.
+        if let Self::Listener { path, inode, .. } = self
+            && fs::symlink_metadata(&*path).is_ok_and(|found| found.ino() == *inode)
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -212,7 +215,10 @@ mod tests {
         assert!(door.knock().unwrap().is_none());
         let _client = UnixStream::connect(&path).unwrap();
         assert!(door.knock().unwrap().is_some());
+        let again = Door::open(&path, SocketOwner::Vrouter).unwrap();
         drop(door);
+        assert!(path.exists(), "an old port removed the new one's socket");
+        drop(again);
         assert!(!path.exists());
     }
 
