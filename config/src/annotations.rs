@@ -1,0 +1,48 @@
+//! The annotations by which a pod opts in.
+//!
+//! The effective value for a container is that of `<key>/container.<name>`, else `<key>/pod`, else `<key>` (the
+//! convention of NRI plugins). A pod with neither [`NETWORK`] nor [`INTERFACES`] is never touched.
+
+/// `network.ringway.dev`: a network's name, or `a,b` for one interface each. Opts the pod in.
+pub const NETWORK: &str = "network.ringway.dev";
+
+/// `interfaces.ringway.dev`: the full form, a JSON list of objects with `name`, `network`, `ip`, `mac`, `queues`,
+/// `mtu`, `socket` (`vrouter` or `pod`) and `kind` (`vhost-user`). Every field is optional; what is missing is
+/// derived from [`NETWORK`]. Opts the pod in.
+pub const INTERFACES: &str = "interfaces.ringway.dev";
+
+/// `cpus.ringway.dev`: a number of exclusive CPUs, or `shared`. Default: the container's own request when it is a
+/// whole number of CPUs with an equal limit, else `shared`.
+pub const CPUS: &str = "cpus.ringway.dev";
+
+/// `numa.ringway.dev`: `strict`, `preferred`, `off`, or the number of a NUMA node. Default: `preferred`.
+pub const NUMA: &str = "numa.ringway.dev";
+
+/// `hugepages-2mi.ringway.dev`: limit of 2 MiB pages, in bytes or with `Ki`, `Mi`, `Gi`. Default: the container's own
+/// request.
+pub const HUGEPAGES_2MI: &str = "hugepages-2mi.ringway.dev";
+
+/// `hugepages-1gi.ringway.dev`: limit of 1 GiB pages, in bytes or with `Ki`, `Mi`, `Gi`. Default: the container's own
+/// request.
+pub const HUGEPAGES_1GI: &str = "hugepages-1gi.ringway.dev";
+
+/// Every key, for messages and for finding misspelt ones.
+pub const ALL: [&str; 6] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGEPAGES_1GI];
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn keys_are_legal_kubernetes_annotation_prefixes() {
+        for key in ALL {
+            // `<key>/pod` makes the key a DNS subdomain prefix: lower case, at most 253 characters.
+            assert!(key.ends_with(".ringway.dev") && key.len() <= 253, "{key}");
+            assert!(
+                key.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c)),
+                "{key}"
+            );
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Ranges and forms of single values. Pure: whether a path exists is for the daemon to find out.
+
+use std::fmt::Display;
+use std::path::{Component, Path};
+
+/// Greatest CPU number a Linux kernel can have (`NR_CPUS` is at most 8192).
+pub(crate) const LAST_CPU: u32 = 8191;
+
+/// Bytes of a unix socket address, its closing NUL included (`sun_path` in unix(7)).
+const SOCKET_PATH_BYTES: usize = 108;
+
+/// A value that is not allowed; the place in the file is found later, by the key.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) remedy: String,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        key: impl Into<String>,
+        value: impl Display,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { key: key.into(), value: value.to_string(), remedy: remedy.into() }
+    }
+}
+
+pub(crate) fn range(key: &str, value: u32, least: u32, most: u32) -> Result<(), Problem> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Problem::new(key, value, format!("must be {least} to {most}")))
+}
+
+/// An absolute path without `..`, so that what is checked is what is opened.
+pub(crate) fn directory(key: &str, path: &Path) -> Result<(), Problem> {
+    let plain =
+        path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    let text = path.to_string_lossy();
+    if path.is_absolute() && plain && !text.contains(['\0', '\n', ',', ' ']) {
+        return Ok(());
+    }
+    // A comma or a blank would end the path inside DPDK's device arguments and mount options.
+    Err(Problem::new(key, text, "must be an absolute path without `..`, blanks and commas"))
+}
+
+pub(crate) fn socket(key: &str, path: &Path) -> Result<(), Problem> {
+    directory(key, path)?;
+    let bytes = path.as_os_str().len();
+    if bytes < SOCKET_PATH_BYTES {
+        return Ok(());
+    }
+    Err(Problem::new(
+        key,
+        path.display(),
+        format!(
+            "has {bytes} bytes; the path of a unix socket must be shorter than {SOCKET_PATH_BYTES}"
+        ),
+    ))
+}
+
+pub(crate) fn group(key: &str, name: &str) -> Result<(), Problem> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if !name.is_empty() && name.len() <= 32 && name.chars().all(plain) && !name.starts_with('-') {
+        return Ok(());
+    }
+    Err(Problem::new(key, name, "must be the name of a group; leave it out for root only"))
+}
+
+pub(crate) fn log(key: &str, filter: &str) -> Result<(), Problem> {
+    let level = |word: &str| {
+        ["off", "error", "warn", "info", "debug", "trace"]
+            .iter()
+            .any(|level| word.eq_ignore_ascii_case(level))
+    };
+    let directive = |part: &str| match part.rsplit_once('=') {
+        Some((target, word)) => !target.is_empty() && level(word),
+        None => level(part),
+    };
+    if filter.split(',').all(|part| directive(part.trim())) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        key,
+        filter,
+        "must be error, warn, info, debug, trace or off, or a list as \"info,vrouter_vhost=debug\"",
+    ))
+}
+
+pub(crate) fn network_name(key: &str, name: &str) -> Result<(), Problem> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let edge = name.starts_with('-') || name.ends_with('-');
+    if !name.is_empty() && name.len() <= 63 && name.chars().all(plain) && !edge {
+        return Ok(());
+    }
+    Err(Problem::new(
+        key,
+        name,
+        "must be 1 to 63 lower case letters, digits and `-`, with no `-` at either end",
+    ))
+}
+
+pub(crate) fn plugin_name(key: &str, name: &str) -> Result<(), Problem> {
+    // The characters containerd accepts in a plugin's name.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.+-".contains(c);
+    if !name.is_empty() && name.len() <= 64 && name.chars().all(plain) {
+        return Ok(());
+    }
+    Err(Problem::new(key, name, "must be 1 to 64 letters, digits and `_.+-`"))
+}
+
+pub(crate) fn plugin_index(key: &str, index: &str) -> Result<(), Problem> {
+    if index.len() == 2 && index.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err(Problem::new(key, index, "must be two digits, \"00\" to \"99\""))
+}
+
+/// The kernel's list form, `0-3,8`; empty is no CPU.
+pub(crate) fn cpu_list(key: &str, list: &str) -> Result<(), Problem> {
+    let cpu = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu <= LAST_CPU);
+    let part = |text: &str| match text.split_once('-') {
+        Some((first, last)) => matches!((cpu(first), cpu(last)), (Some(a), Some(b)) if a <= b),
+        None => cpu(text).is_some(),
+    };
+    if list.is_empty() || list.split(',').all(part) {
+        return Ok(());
+    }
+    Err(Problem::new(key, list, format!("must be a CPU list as \"0-1,8\", CPUs 0 to {LAST_CPU}")))
+}

@@ -1,0 +1,131 @@
+//! The schema of `nri.toml`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{self, Problem};
+use crate::{ConfigError, locate};
+
+/// Configuration of `ringway-nri`. `NriConfig::default()` is what runs without a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NriConfig {
+    /// Directory of the pods' sockets and records, on the host; at most 25 bytes, so that a pod's socket path stays
+    /// below the 108 bytes of a unix address.
+    pub run_dir: PathBuf,
+    /// Control socket of the vRouter.
+    pub vrouter_socket: PathBuf,
+    /// containerd's NRI socket, for the plugin that is not started by containerd.
+    pub nri_socket: PathBuf,
+    /// Name under which the plugin registers itself.
+    pub plugin_name: String,
+    /// Order among plugins, two digits.
+    pub plugin_index: String,
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or `target=level,...`.
+    pub log: String,
+    /// How long one call of the vRouter may take, ms. containerd gives up on a plugin after 2 s.
+    pub vrouter_timeout_ms: u32,
+    /// Where sysfs is.
+    pub sysfs_root: PathBuf,
+    /// CPUs and who may have them.
+    pub cpus: CpuSettings,
+    /// What an interface gets when its annotation does not say.
+    pub defaults: InterfaceDefaults,
+}
+
+/// `[cpus]`: CPUs and who may have them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpuSettings {
+    /// CPUs that no pod is given, in the kernel's list form `0-1,8`.
+    pub reserved: String,
+}
+
+/// `[defaults]`: what an interface gets when its annotation does not say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InterfaceDefaults {
+    /// Descriptors of each virtqueue; a power of two.
+    pub queue_size: u16,
+    /// Who listens on the sockets.
+    pub socket: SocketOwner,
+}
+
+/// Who creates a vhost-user socket and listens on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SocketOwner {
+    /// The vRouter listens; the pod's directory is read-only. The pod must start again after the vRouter has.
+    Vrouter,
+    /// The pod listens, the vRouter connects and keeps trying: survives a start of the vRouter.
+    Pod,
+}
+
+impl Default for NriConfig {
+    fn default() -> Self {
+        Self {
+            run_dir: "/run/ringway".into(),
+            vrouter_socket: "/run/ringway/vrouter.sock".into(),
+            nri_socket: "/var/run/nri/nri.sock".into(),
+            plugin_name: "ringway".into(),
+            plugin_index: "10".into(),
+            log: "info".into(),
+            vrouter_timeout_ms: 1000,
+            sysfs_root: "/sys".into(),
+            cpus: CpuSettings::default(),
+            defaults: InterfaceDefaults::default(),
+        }
+    }
+}
+
+impl Default for InterfaceDefaults {
+    fn default() -> Self {
+        Self { queue_size: 1024, socket: SocketOwner::Vrouter }
+    }
+}
+
+/// Longest `run_dir`: 107 bytes of a unix address less `/pods/`, a sandbox id of 64, `/0/` and `net0.sock`.
+const RUN_DIR_BYTES: usize = 107 - "/pods/".len() - 64 - "/0/".len() - "net0.sock".len();
+
+impl NriConfig {
+    /// Reads `text`, which came from `file`; the name is only for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for text that is not TOML, an unknown key or a value that is not allowed.
+    pub fn from_toml(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        locate::read(text, file, Self::check)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        check::directory("run_dir", &self.run_dir)?;
+        if self.run_dir.as_os_str().len() > RUN_DIR_BYTES {
+            return Err(Problem::new(
+                "run_dir",
+                self.run_dir.display(),
+                format!(
+                    "is longer than {RUN_DIR_BYTES} bytes, which makes a pod's socket path too long for a unix \
+                     address; choose a shorter one"
+                ),
+            ));
+        }
+        check::socket("vrouter_socket", &self.vrouter_socket)?;
+        check::socket("nri_socket", &self.nri_socket)?;
+        check::plugin_name("plugin_name", &self.plugin_name)?;
+        check::plugin_index("plugin_index", &self.plugin_index)?;
+        check::log("log", &self.log)?;
+        // containerd drops a plugin that needs 2 s for one event, and the pod would start without its adjustment.
+        check::range("vrouter_timeout_ms", self.vrouter_timeout_ms, 10, 1800)?;
+        check::directory("sysfs_root", &self.sysfs_root)?;
+        check::cpu_list("cpus.reserved", &self.cpus.reserved)?;
+        let size = self.defaults.queue_size;
+        if !size.is_power_of_two() || !(64..=4096).contains(&size) {
+            return Err(Problem::new(
+                "defaults.queue_size",
+                size,
+                "must be a power of two from 64 to 4096",
+            ));
+        }
+        Ok(())
+    }
+}

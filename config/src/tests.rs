@@ -1,0 +1,249 @@
+//! The shipped files, and what an operator is told about a wrong one.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::{NriConfig, SocketOwner, VrouterConfig};
+
+const VROUTER_SAMPLE: &str = include_str!("../samples/vrouter.toml");
+const NRI_SAMPLE: &str = include_str!("../samples/nri.toml");
+
+fn vrouter(text: &str) -> Result<VrouterConfig, String> {
+    VrouterConfig::from_toml(text, Path::new("vrouter.toml")).map_err(|error| error.to_string())
+}
+
+fn nri(text: &str) -> Result<NriConfig, String> {
+    NriConfig::from_toml(text, Path::new("nri.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    assert_eq!(vrouter(""), Ok(VrouterConfig::default()));
+    assert_eq!(nri(""), Ok(NriConfig::default()));
+}
+
+#[test]
+fn samples_are_the_defaults() {
+    assert_eq!(vrouter(VROUTER_SAMPLE), Ok(VrouterConfig::default()));
+    assert_eq!(nri(NRI_SAMPLE), Ok(NriConfig::default()));
+}
+
+/// A default that passes only because nobody checks it would be refused as soon as it is written down.
+#[test]
+fn samples_spell_out_every_key() {
+    fn check(config: &impl Serialize, sample: &str) {
+        for line in toml::to_string(config).unwrap().lines() {
+            let key = line.split(" = ").next().unwrap();
+            let written = |text: &str| text == key || text.starts_with(&format!("{key} = "));
+            // An empty list of tables is written as `networks = []`, its sample as a comment.
+            let table = format!("# [[{key}]]");
+            assert!(sample.lines().any(|line| written(line) || line == table), "{key}");
+        }
+    }
+    check(&VrouterConfig::default(), VROUTER_SAMPLE);
+    check(&NriConfig::default(), NRI_SAMPLE);
+    assert!(VROUTER_SAMPLE.contains("# control_group = "));
+}
+
+#[test]
+fn commented_parts_of_the_sample_are_valid_too() {
+    let shown = VROUTER_SAMPLE.split_once("# [[networks]]").unwrap().1;
+    let text: String =
+        shown.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+    let config = vrouter(&format!("control_group = \"ringway\"\n[[networks]]{text}")).unwrap();
+    assert_eq!(config.control_group.as_deref(), Some("ringway"));
+    let [red] = config.networks.as_slice() else { panic!("{config:?}") };
+    assert_eq!((red.name.as_str(), red.mtu), ("red", 1500));
+    assert_eq!(red.ipv4.to_string(), "10.66.0.0/24");
+    assert_eq!(red.gateway, Some([10, 66, 0, 1].into()));
+}
+
+#[test]
+fn values_reach_their_fields() {
+    let config = vrouter(
+        "control_socket = '/run/r/c.sock'\nlog = 'info,vrouter_vhost=debug'\n[dpdk]\nmemory_mb = 128\n\
+         hugepages = false\nextra_args = ['-a', '0000:01:00.0']\n[workers]\ncpus = [3, 1]\nidle_spin_us = 0\n\
+         [limits]\nports = 16\n[[networks]]\nname = 'blue'\nipv4 = '10.66.0.0/24'",
+    )
+    .unwrap();
+    assert_eq!(config.control_socket, Path::new("/run/r/c.sock"));
+    assert_eq!((config.dpdk.memory_mb, config.dpdk.hugepages), (128, false));
+    assert_eq!(config.dpdk.extra_args, ["-a", "0000:01:00.0"]);
+    assert_eq!((config.workers.cpus.as_slice(), config.workers.idle_spin_us), (&[3, 1][..], 0));
+    // What is not written keeps its default, also beside what is.
+    assert_eq!((config.workers.max_sleep_ms, config.limits.ports), (1000, 16));
+    assert_eq!((config.networks[0].gateway, config.networks[0].mtu), (None, 1500));
+
+    let config =
+        nri("run_dir = '/run/r'\n[cpus]\nreserved = '0-1,8'\n[defaults]\nsocket = 'pod'").unwrap();
+    assert_eq!(
+        (config.run_dir.as_path(), config.cpus.reserved.as_str()),
+        (Path::new("/run/r"), "0-1,8")
+    );
+    assert_eq!((config.defaults.socket, config.defaults.queue_size), (SocketOwner::Pod, 1024));
+}
+
+/// Each message is one line with the place, the key, the value and the remedy.
+fn check_error(result: Result<impl std::fmt::Debug, String>, text: &str, parts: &[&str]) {
+    let error = result.expect_err(text);
+    assert!(!error.contains('\n'), "{error}");
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error:?} for {text:?}");
+    }
+}
+
+#[test]
+fn errors_of_vrouter_toml() {
+    let long = format!("control_socket = '/{}'", "x".repeat(107));
+    for (text, parts) in [
+        ("log = ", &["vrouter.toml:1: not valid TOML"][..]),
+        ("\n\nlog = 'info'\nlog = 'debug'", &["vrouter.toml:4: not valid TOML", "duplicate key"]),
+        (
+            "logg = 'info'",
+            &["vrouter.toml:1: unknown key `logg`", "did you mean `log`?", "known here:"],
+        ),
+        (
+            "[workers]\n\nidle_spin = 5",
+            &["vrouter.toml:3: unknown key `workers.idle_spin`", "idle_spin_us", "max_sleep_ms"],
+        ),
+        (
+            "[worker]\ncpus = []",
+            &["vrouter.toml:1: unknown key `worker`", "did you mean `workers`?"],
+        ),
+        (
+            "[dpdk]\nmemory_mb = 'lots'",
+            &["vrouter.toml:2: bad value 'lots' for `dpdk.memory_mb`", "invalid type", "u32"],
+        ),
+        ("[dpdk]\nmemory_mb = -1", &["vrouter.toml:2: bad value -1 for `dpdk.memory_mb`", "u32"]),
+        ("\n[dpdk]\nmemory_mb = 8", &["vrouter.toml:3: bad value 8 for `dpdk.memory_mb`", "16 to"]),
+        ("[dpdk]\nhugepages = 1", &["vrouter.toml:2: bad value 1 for `dpdk.hugepages`", "boolean"]),
+        (
+            "[dpdk]\nextra_args = [\n'-a',\n'-a 0000:01:00.0']",
+            &["vrouter.toml:4: bad value \"-a 0000:01:00.0\" for `dpdk.extra_args[1]`", "one word"],
+        ),
+        ("[workers]\ncpus = [1, 1]", &["bad value 1 for `workers.cpus[1]`", "twice"]),
+        ("[workers]\ncpus = '1-2'", &["bad value '1-2' for `workers.cpus`", "sequence"]),
+        ("[workers]\ncpus = [9000]", &["bad value 9000 for `workers.cpus[0]`", "0 to 8191"]),
+        (
+            "workers.max_sleep_ms = 0",
+            &["vrouter.toml:1:", "bad value 0 for `workers.max_sleep_ms`", "1 to 60000"],
+        ),
+        ("limits = { ports = 70000 }", &["bad value 70000 for `limits.ports`", "1 to 65535"]),
+        ("run_dir = 'run'", &["bad value \"run\" for `run_dir`", "absolute"]),
+        ("run_dir = '/run/../etc'", &["`run_dir`", "`..`"]),
+        ("run_dir = '/run/a,b'", &["`run_dir`", "commas"]),
+        (&long, &["`control_socket`", "has 108 bytes", "shorter than 108"]),
+        ("control_group = ''", &["bad value \"\" for `control_group`", "leave it out"]),
+        ("log = 'loud'", &["bad value \"loud\" for `log`", "debug"]),
+        ("[[networks]]\nname = 'red'", &["vrouter.toml:1:", "`networks[0].ipv4`", "required"]),
+        (
+            "[[networks]]\nname = 'red'\nipv4 = '10.66.0.1/24'",
+            &[
+                "vrouter.toml:3: bad value '10.66.0.1/24' for `networks[0].ipv4`",
+                "\"10.66.0.0/24\"",
+            ],
+        ),
+        (
+            "[[networks]]\nname = 'Red'\nipv4 = '10.66.0.0/24'",
+            &["\"Red\" for `networks[0].name`", "lower case"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\n[[networks]]\nname = 'a'\nipv4 = '10.67.0.0/24'",
+            &["vrouter.toml:5: bad value \"a\" for `networks[1].name`", "another network"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\ngateway = '10.67.0.1'",
+            &[
+                "vrouter.toml:4: bad value \"10.67.0.1\" for `networks[0].gateway`",
+                "inside 10.66.0.0/24",
+            ],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nmtu = 60",
+            &["vrouter.toml:4: bad value 60 for `networks[0].mtu`", "68 to 9216"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",
+            &[
+                "vrouter.toml:4: unknown key `networks[0].vni`",
+                "known here: name, ipv4, gateway, mtu",
+            ],
+        ),
+    ] {
+        check_error(vrouter(text), text, parts);
+    }
+}
+
+#[test]
+fn errors_of_nri_toml() {
+    let long = format!("run_dir = '/{}'", "x".repeat(25));
+    for (text, parts) in [
+        (long.as_str(), &["nri.toml:1:", "`run_dir`", "longer than 25 bytes"][..]),
+        (
+            "vrouter_soket = '/x'",
+            &["unknown key `vrouter_soket`", "did you mean `vrouter_socket`?"],
+        ),
+        ("plugin_index = 10", &["bad value 10 for `plugin_index`", "string"]),
+        ("plugin_index = '1'", &["bad value 1 for `plugin_index`", "two digits"]),
+        ("plugin_name = 'a b'", &["bad value \"a b\" for `plugin_name`", "letters"]),
+        ("vrouter_timeout_ms = 5000", &["bad value 5000 for `vrouter_timeout_ms`", "10 to 1800"]),
+        ("sysfs_root = ''", &["bad value \"\" for `sysfs_root`", "absolute"]),
+        (
+            "[cpus]\nreserved = '3-1'",
+            &["nri.toml:2: bad value \"3-1\" for `cpus.reserved`", "0-1,8"],
+        ),
+        ("[cpus]\nreserved = '0,'", &["bad value \"0,\" for `cpus.reserved`"]),
+        ("[cpus]\nreserved = [0]", &["bad value [0] for `cpus.reserved`", "string"]),
+        (
+            "[defaults]\nqueue_size = 1000",
+            &["bad value 1000 for `defaults.queue_size`", "power of two"],
+        ),
+        ("[defaults]\nqueue_size = 65536", &["bad value 65536 for `defaults.queue_size`", "u16"]),
+        (
+            "[defaults]\nsocket = 'host'",
+            &["bad value 'host' for `defaults.socket`", "vrouter", "pod"],
+        ),
+    ] {
+        check_error(nri(text), text, parts);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_with_its_remedy() {
+    let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+    let error = crate::ConfigError::Unreadable { file: "/etc/ringway/nri.toml".into(), source };
+    check_error(Err::<(), _>(error.to_string()), "", &["/etc/ringway/nri.toml", "--config"]);
+}
+
+#[test]
+fn containerd_drop_ins_enable_nri() {
+    for (text, version) in [
+        (include_str!("../containerd/ringway-1.7.toml"), 2),
+        (include_str!("../containerd/ringway-2.x.toml"), 3),
+    ] {
+        let table: toml::Table = text.parse().unwrap();
+        assert_eq!(table["version"].as_integer(), Some(version));
+        let nri = &table["plugins"]["io.containerd.nri.v1.nri"];
+        assert_eq!(nri["disable"].as_bool(), Some(false));
+        assert_eq!(nri["disable_connections"].as_bool(), Some(false));
+        assert_eq!(nri["socket_path"].as_str(), NriConfig::default().nri_socket.to_str());
+    }
+}
+
+#[test]
+fn systemd_units_agree_with_the_defaults() {
+    for (unit, binary) in [
+        (include_str!("../systemd/ringway-vrouter.service"), "/usr/bin/ringway-vrouter"),
+        (include_str!("../systemd/ringway-nri.service"), "/usr/bin/ringway-nri"),
+    ] {
+        let value =
+            |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        assert_eq!(value("ExecStart"), Some(binary));
+        // ProtectSystem=strict leaves only the run directory writable, and it has to outlive the service.
+        let run_dir = format!("/run/{}", value("RuntimeDirectory").unwrap());
+        assert_eq!(Path::new(&run_dir), NriConfig::default().run_dir);
+        assert_eq!(Path::new(&run_dir), VrouterConfig::default().run_dir);
+        assert_eq!(value("RuntimeDirectoryPreserve"), Some("yes"));
+    }
+}

@@ -1,0 +1,177 @@
+//! The schema of `vrouter.toml`.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{self, Problem};
+use crate::{ConfigError, Ipv4Prefix, locate};
+
+/// Configuration of `ringway-vrouter`. `VrouterConfig::default()` is what runs without a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VrouterConfig {
+    /// Unix socket of the control API; shorter than 108 bytes.
+    pub control_socket: PathBuf,
+    /// Group that may use the control socket besides root.
+    pub control_group: Option<String>,
+    /// Directory below which the pods' socket directories are. Must be that of the NRI plugin.
+    pub run_dir: PathBuf,
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or `target=level,...`.
+    pub log: String,
+    /// How DPDK is started.
+    pub dpdk: DpdkSettings,
+    /// The threads that move packets.
+    pub workers: WorkerSettings,
+    /// What the tables are sized for.
+    pub limits: LimitSettings,
+    /// Networks that exist from the start.
+    pub networks: Vec<NetworkSettings>,
+}
+
+/// `[dpdk]`: how DPDK is started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DpdkSettings {
+    /// Memory of the vRouter's own buffers, MiB.
+    pub memory_mb: u32,
+    /// Further EAL arguments, one word each.
+    pub extra_args: Vec<String>,
+    /// Whether that memory is hugepages. Without, DPDK runs on ordinary pages: slower, and no NIC can be used.
+    pub hugepages: bool,
+}
+
+/// `[workers]`: the threads that move packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerSettings {
+    /// One worker is pinned to each of these CPUs. Empty: one worker, on the last online CPU.
+    pub cpus: Vec<u32>,
+    /// How long a worker without packets keeps polling before it sleeps, µs.
+    pub idle_spin_us: u32,
+    /// The longest a worker sleeps at a time, ms; a packet wakes it at once.
+    pub max_sleep_ms: u32,
+}
+
+/// `[limits]`: what the tables are sized for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Greatest number of ports.
+    pub ports: u32,
+}
+
+/// `[[networks]]`: one virtual network. Networks may overlap; they never meet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// What annotations call it: lower case letters, digits and `-`, at most 63.
+    pub name: String,
+    /// Where its addresses come from.
+    pub ipv4: Ipv4Prefix,
+    /// The address at which the vRouter answers. Default: the first host address.
+    #[serde(default)]
+    pub gateway: Option<Ipv4Addr>,
+    /// Greatest IP packet, bytes.
+    #[serde(default = "default_mtu")]
+    pub mtu: u32,
+}
+
+fn default_mtu() -> u32 {
+    1500
+}
+
+impl Default for VrouterConfig {
+    fn default() -> Self {
+        Self {
+            control_socket: "/run/ringway/vrouter.sock".into(),
+            control_group: None,
+            run_dir: "/run/ringway".into(),
+            log: "info".into(),
+            dpdk: DpdkSettings::default(),
+            workers: WorkerSettings::default(),
+            limits: LimitSettings::default(),
+            networks: Vec::new(),
+        }
+    }
+}
+
+impl Default for DpdkSettings {
+    fn default() -> Self {
+        Self { memory_mb: 64, extra_args: Vec::new(), hugepages: true }
+    }
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self { cpus: Vec::new(), idle_spin_us: 50, max_sleep_ms: 1000 }
+    }
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { ports: 1024 }
+    }
+}
+
+impl VrouterConfig {
+    /// Reads `text`, which came from `file`; the name is only for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for text that is not TOML, an unknown key or a value that is not allowed.
+    pub fn from_toml(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        locate::read(text, file, Self::check)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        check::socket("control_socket", &self.control_socket)?;
+        if let Some(group) = &self.control_group {
+            check::group("control_group", group)?;
+        }
+        check::directory("run_dir", &self.run_dir)?;
+        check::log("log", &self.log)?;
+        check::range("dpdk.memory_mb", self.dpdk.memory_mb, 16, 1 << 20)?;
+        for (index, word) in self.dpdk.extra_args.iter().enumerate() {
+            if word.is_empty() || word.contains(char::is_whitespace) || word.contains('\0') {
+                return Err(Problem::new(
+                    format!("dpdk.extra_args[{index}]"),
+                    word,
+                    "must be one word; give each EAL argument its own entry, as [\"-a\", \"0000:01:00.0\"]",
+                ));
+            }
+        }
+        for (index, cpu) in self.workers.cpus.iter().enumerate() {
+            let key = format!("workers.cpus[{index}]");
+            check::range(&key, *cpu, 0, check::LAST_CPU)?;
+            if self.workers.cpus[..index].contains(cpu) {
+                return Err(Problem::new(key, cpu, "is there twice; each CPU has one worker"));
+            }
+        }
+        check::range("workers.idle_spin_us", self.workers.idle_spin_us, 0, 1_000_000)?;
+        check::range("workers.max_sleep_ms", self.workers.max_sleep_ms, 1, 60_000)?;
+        check::range("limits.ports", self.limits.ports, 1, 65_535)?;
+        self.networks
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, network)| self.check_network(index, network))
+    }
+
+    fn check_network(&self, index: usize, network: &NetworkSettings) -> Result<(), Problem> {
+        let key = |field: &str| format!("networks[{index}].{field}");
+        check::network_name(&key("name"), &network.name)?;
+        if self.networks[..index].iter().any(|other| other.name == network.name) {
+            return Err(Problem::new(key("name"), &network.name, "another network has that name"));
+        }
+        if let Some(gateway) = network.gateway
+            && !network.ipv4.is_host(gateway)
+        {
+            return Err(Problem::new(
+                key("gateway"),
+                gateway,
+                format!("must be a host address inside {}, or left out", network.ipv4),
+            ));
+        }
+        check::range(&key("mtu"), network.mtu, 68, 9216)
+    }
+}

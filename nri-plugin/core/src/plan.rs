@@ -1,0 +1,483 @@
+//! What each container of an opted-in pod gets, and what is left for the next.
+//!
+//! [`Node`] is the allocator's whole memory. [`Node::allocate`] either grants everything and remembers it, or changes
+//! nothing and says in one line why. A pod keeps one NUMA node over all its containers, and what a container was given
+//! stays with the pod until [`Node::release_pod`], so that a restarted container finds the same CPUs and sockets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use crate::annotations::{CpusRequest, NumaPolicy, Request, Scope, SocketOwner};
+use crate::cpuset::{CpuSet, NodeId, NodeSet};
+use crate::hugepages::HugepageLimit;
+use crate::net::{Mac, Network};
+use crate::paths::{PortId, SandboxId, Slot};
+use crate::topology::Topology;
+use crate::{eal, pick};
+
+mod addresses;
+mod error;
+mod place;
+
+pub use error::{AdoptError, Note, PlanError};
+
+/// The machine, who has what of it, and what interfaces get when nobody says.
+#[derive(Clone, Debug)]
+pub struct Node {
+    topology: Topology,
+    reserved: CpuSet,
+    vrouter: Vrouter,
+    defaults: Defaults,
+    pods: BTreeMap<SandboxId, PodRecord>,
+}
+
+/// Where the vRouter runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Vrouter {
+    /// CPUs of its workers: never given to pods, as long as there are others.
+    pub workers: CpuSet,
+    /// Its NUMA node; `None` when it spans all.
+    pub node: Option<NodeId>,
+}
+
+/// What an interface gets when its annotation does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Descriptors of each virtqueue.
+    pub queue_size: u16,
+    /// Who listens.
+    pub socket: SocketOwner,
+}
+
+/// CPU request of a container as the runtime hands it over (OCI `linux.resources.cpu`); 0 is unset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuQuota {
+    /// 1024 for each requested CPU.
+    pub shares: u64,
+    /// µs of CPU time in a period; negative is unlimited.
+    pub quota: i64,
+    /// µs; unset is the kernel's 100 000.
+    pub period: u64,
+}
+
+/// One container that is about to be created.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Its pod sandbox.
+    pub sandbox: &'a SandboxId,
+    /// Its pod's namespace, for people.
+    pub namespace: &'a str,
+    /// Its pod's name, for people.
+    pub pod: &'a str,
+    /// Its name in the pod; stays the same over restarts.
+    pub container: &'a str,
+    /// The runtime's id; new with each restart.
+    pub container_id: &'a str,
+    /// Its absolute cgroup, see [`crate::cgroup::container_cgroup`].
+    pub cgroup: &'a str,
+    /// What its annotations ask for.
+    pub request: &'a Request,
+    /// Its own CPU request.
+    pub cpu: CpuQuota,
+    /// Its own hugepage limits. kubelet writes 0 for a size that is not requested.
+    pub hugepages: &'a [HugepageLimit],
+}
+
+/// What one container gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allocation {
+    /// Which of the pod's directories is mounted into it.
+    pub slot: Slot,
+    /// CPUs; never empty.
+    pub cpus: Cpus,
+    /// NUMA nodes its memory comes from; never empty.
+    pub mems: NodeSet,
+    /// The pod's NUMA node; `None` with `numa.ringway.dev: off`.
+    pub node: Option<NodeId>,
+    /// Hugepage limits to set; those of the container itself stay as they are.
+    pub hugepages: Vec<HugepageLimit>,
+    /// Interfaces in the slot's directory, in the order asked for.
+    pub interfaces: Vec<Interface>,
+    /// Arguments for DPDK's EAL, joined by blanks; no word contains blanks or quotes.
+    pub eal_args: String,
+    /// Whether CPUs and memory are where the vRouter is.
+    pub alignment: Alignment,
+    /// What the pod's author should know.
+    pub notes: Vec<Note>,
+    /// Other containers that run on shared CPUs and have to be told their new ones.
+    pub updates: Vec<SharedUpdate>,
+}
+
+/// CPUs of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cpus {
+    /// Nobody else is given these.
+    Exclusive(CpuSet),
+    /// Containers without exclusive CPUs share these.
+    Shared(CpuSet),
+}
+
+/// How well a container's CPUs and memory lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alignment {
+    /// All on one node, and on the vRouter's where it has one.
+    Aligned,
+    /// All on one node, but not the vRouter's: packets cross between nodes.
+    Remote {
+        /// The vRouter's.
+        vrouter: NodeId,
+    },
+    /// Over several nodes.
+    Spread,
+}
+
+/// One interface of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its socket is `<name>.sock`.
+    pub name: String,
+    /// The network it is in.
+    pub network: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// Length of the network's prefix.
+    pub prefix_len: u8,
+    /// The vRouter's address in that network.
+    pub gateway: Ipv4Addr,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Queue pairs.
+    pub queues: u32,
+    /// Descriptors of each virtqueue.
+    pub queue_size: u16,
+    /// Greatest IP packet, bytes.
+    pub mtu: u32,
+    /// Who listens on its socket.
+    pub socket: SocketOwner,
+}
+
+/// A container on shared CPUs whose CPUs have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedUpdate {
+    /// Its pod sandbox.
+    pub sandbox: SandboxId,
+    /// Its name in the pod.
+    pub container: String,
+    /// The runtime's id.
+    pub container_id: String,
+    /// Its CPUs from now on.
+    pub cpus: CpuSet,
+}
+
+/// What a pod holds: what the plugin keeps on disk, and all it needs after a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRecord {
+    /// Its sandbox.
+    pub sandbox: SandboxId,
+    /// Its namespace, for people.
+    pub namespace: String,
+    /// Its name, for people.
+    pub name: String,
+    /// The NUMA node all its containers keep; `None` as long as none needs one.
+    pub node: Option<NodeId>,
+    /// By name.
+    pub containers: BTreeMap<String, ContainerRecord>,
+    /// Its interfaces.
+    pub slots: BTreeMap<Slot, Vec<Interface>>,
+}
+
+/// What a container holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerRecord {
+    /// The runtime's id of its latest start.
+    pub id: String,
+    /// Its absolute cgroup.
+    pub cgroup: String,
+    /// Which directory it has mounted.
+    pub slot: Slot,
+    /// Its CPUs.
+    pub cpus: Cpus,
+    /// Nodes whose CPUs it may have.
+    pub nodes: NodeSet,
+    /// Nodes its memory comes from.
+    pub mems: NodeSet,
+}
+
+impl Cpus {
+    /// The CPUs, whoever else has them.
+    #[must_use]
+    pub fn set(&self) -> &CpuSet {
+        match self {
+            Self::Exclusive(cpus) | Self::Shared(cpus) => cpus,
+        }
+    }
+}
+
+impl PodRecord {
+    /// Absolute cgroups whose processes may use the sockets of `slot`.
+    #[must_use]
+    pub fn peer_cgroups(&self, slot: Slot) -> BTreeSet<String> {
+        let using = self.containers.values().filter(|container| container.slot == slot);
+        using.map(|container| container.cgroup.clone()).collect()
+    }
+
+    /// The vRouter's ports of the pod.
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &Interface)> {
+        self.slots.iter().flat_map(|(slot, interfaces)| {
+            interfaces.iter().map(|interface| (self.port_id(*slot, interface), interface))
+        })
+    }
+
+    fn port_id(&self, slot: Slot, interface: &Interface) -> PortId {
+        PortId { sandbox: self.sandbox.clone(), slot, interface: interface.name.clone() }
+    }
+}
+
+impl Node {
+    /// A machine on which nothing of ours runs yet. `reserved` CPUs are never given to pods.
+    #[must_use]
+    pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults) -> Self {
+        Self { topology, reserved, vrouter: Vrouter::default(), defaults, pods: BTreeMap::new() }
+    }
+
+    /// Takes a fresh look at sysfs: hugepages and online CPUs change.
+    pub fn set_topology(&mut self, topology: Topology) {
+        self.topology = topology;
+    }
+
+    /// Takes over what the vRouter says about itself.
+    pub fn set_vrouter(&mut self, vrouter: Vrouter) {
+        self.vrouter = vrouter;
+    }
+
+    /// The machine as it was last seen.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// What the pod holds.
+    #[must_use]
+    pub fn pod(&self, sandbox: &SandboxId) -> Option<&PodRecord> {
+        self.pods.get(sandbox)
+    }
+
+    /// What all pods hold, by sandbox id.
+    pub fn pods(&self) -> impl Iterator<Item = &PodRecord> {
+        self.pods.values()
+    }
+
+    /// Decides what the container gets, and remembers it. A container that was here before keeps its CPUs as far as
+    /// its new request allows, and its interfaces.
+    ///
+    /// # Errors
+    /// [`PlanError`], naming what is wanted, what there is and the remedy; nothing has changed then.
+    pub fn allocate(
+        &mut self,
+        ask: &Ask<'_>,
+        networks: &[Network],
+    ) -> Result<Allocation, PlanError> {
+        let request = ask.request;
+        let limits = place::Limits::new(&request.hugepages, ask.hugepages);
+        let wanted = wanted_cpus(request.cpus, ask.cpu);
+        let placed = self.place(ask, wanted, &limits)?;
+        let slot = self.slot(ask);
+        let interfaces = match self.pods.get(ask.sandbox).and_then(|pod| pod.slots.get(&slot)) {
+            Some(interfaces) => interfaces.clone(),
+            None => self.assign(&request.interfaces, networks)?,
+        };
+        let node = match request.numa {
+            NumaPolicy::Off => None,
+            _ => Some(placed.home),
+        };
+        let allocation = Allocation {
+            slot,
+            node,
+            hugepages: request.hugepages.clone(),
+            eal_args: eal::args(&placed.cpus, &interfaces),
+            alignment: self.alignment(&placed),
+            notes: limits.notes(),
+            cpus: placed.cpus.clone(),
+            mems: placed.mems.clone(),
+            interfaces: interfaces.clone(),
+            updates: Vec::new(),
+        };
+        let pod = self.pods.entry(ask.sandbox.clone()).or_insert_with(|| PodRecord {
+            sandbox: ask.sandbox.clone(),
+            namespace: ask.namespace.to_owned(),
+            name: ask.pod.to_owned(),
+            node: None,
+            containers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+        });
+        pod.node = pod.node.or(node);
+        pod.slots.insert(slot, interfaces);
+        pod.containers.insert(
+            ask.container.to_owned(),
+            ContainerRecord {
+                id: ask.container_id.to_owned(),
+                cgroup: ask.cgroup.to_owned(),
+                slot,
+                cpus: placed.cpus,
+                nodes: placed.nodes,
+                mems: placed.mems,
+            },
+        );
+        Ok(Allocation { updates: self.rebalance(), ..allocation })
+    }
+
+    /// Takes back what a container was given whose creation failed, and returns the ports nobody uses any more. Not for
+    /// a container that stopped: it may start again, and its pod keeps everything until [`Node::release_pod`].
+    pub fn release_container(&mut self, sandbox: &SandboxId, container: &str) -> Vec<PortId> {
+        let Some(pod) = self.pods.get_mut(sandbox) else { return Vec::new() };
+        let Some(record) = pod.containers.remove(container) else { return Vec::new() };
+        let mut unused = Vec::new();
+        if pod.containers.values().all(|other| other.slot != record.slot)
+            && let Some(interfaces) = pod.slots.remove(&record.slot)
+        {
+            unused =
+                interfaces.iter().map(|interface| pod.port_id(record.slot, interface)).collect();
+        }
+        if pod.containers.is_empty() {
+            self.pods.remove(sandbox);
+        }
+        unused
+    }
+
+    /// Takes back everything the pod was given and returns it. `None` when it held nothing.
+    pub fn release_pod(&mut self, sandbox: &SandboxId) -> Option<PodRecord> {
+        self.pods.remove(sandbox)
+    }
+
+    /// Recomputes the CPUs of every container that shares them, and returns those that changed. To be called after a
+    /// release; [`Node::allocate`] does it itself.
+    pub fn rebalance(&mut self) -> Vec<SharedUpdate> {
+        let exclusive = self.exclusive_except(None);
+        let mut updates = Vec::new();
+        for pod in self.pods.values_mut() {
+            for (name, container) in &mut pod.containers {
+                let Cpus::Shared(current) = &mut container.cpus else { continue };
+                let owned = pick::Owned {
+                    reserved: &self.reserved,
+                    workers: &self.vrouter.workers,
+                    exclusive: &exclusive,
+                };
+                let pool = pick::shared_pool(&self.topology, &container.nodes, owned);
+                // An empty pool cannot be set; it only arises when CPUs went offline or the vRouter took them.
+                if pool == *current || pool.is_empty() {
+                    continue;
+                }
+                *current = pool.clone();
+                updates.push(SharedUpdate {
+                    sandbox: pod.sandbox.clone(),
+                    container: name.clone(),
+                    container_id: container.id.clone(),
+                    cpus: pool,
+                });
+            }
+        }
+        updates
+    }
+
+    /// Takes over a pod from before a restart.
+    ///
+    /// # Errors
+    /// [`AdoptError`] when its exclusive CPUs or its addresses belong to a pod that is already known; nothing has
+    /// changed then.
+    pub fn adopt(&mut self, record: PodRecord) -> Result<(), AdoptError> {
+        let exclusive = self.exclusive_except(Some((&record.sandbox, None)));
+        let mut own = CpuSet::new();
+        for (name, container) in &record.containers {
+            if let Cpus::Exclusive(cpus) = &container.cpus {
+                let taken = cpus.intersection(&exclusive.union(&own));
+                if !taken.is_empty() {
+                    let container = name.clone();
+                    return Err(AdoptError::Cpus { sandbox: record.sandbox, container, taken });
+                }
+                own.extend(cpus);
+            }
+        }
+        let others = || self.pods.values().filter(|pod| pod.sandbox != record.sandbox);
+        for (_, interface) in record.ports() {
+            let same =
+                |other: &Interface| other.network == interface.network && other.ip == interface.ip;
+            if others().flat_map(PodRecord::ports).any(|(_, other)| same(other)) {
+                return Err(AdoptError::Address {
+                    network: interface.network.clone(),
+                    ip: interface.ip,
+                    sandbox: record.sandbox.clone(),
+                });
+            }
+        }
+        self.pods.insert(record.sandbox.clone(), record);
+        Ok(())
+    }
+
+    /// Exclusive CPUs of all containers but one (or one pod's, when no container is named).
+    fn exclusive_except(&self, except: Option<(&SandboxId, Option<&str>)>) -> CpuSet {
+        let mut taken = CpuSet::new();
+        for pod in self.pods.values() {
+            for (name, container) in &pod.containers {
+                let skipped = except.is_some_and(|(sandbox, container)| {
+                    *sandbox == pod.sandbox && container.is_none_or(|container| container == name)
+                });
+                if let Cpus::Exclusive(cpus) = &container.cpus
+                    && !skipped
+                {
+                    taken.extend(cpus);
+                }
+            }
+        }
+        taken
+    }
+
+    /// The container's slot: the pod's, the one it had before, or the lowest that is free.
+    fn slot(&self, ask: &Ask<'_>) -> Slot {
+        if ask.request.scope == Scope::Pod {
+            return Slot::POD;
+        }
+        let Some(pod) = self.pods.get(ask.sandbox) else { return Slot(1) };
+        if let Some(before) = pod.containers.get(ask.container)
+            && before.slot != Slot::POD
+        {
+            return before.slot;
+        }
+        let free = (1..=u16::MAX).map(Slot).find(|slot| !pod.slots.contains_key(slot));
+        // 65 535 containers of one pod: sharing the last slot is all that is left.
+        free.unwrap_or(Slot(u16::MAX))
+    }
+
+    fn alignment(&self, placed: &place::Placed) -> Alignment {
+        let used = placed.cpus.set();
+        let touches = |node: &NodeId| {
+            self.topology.node(*node).is_some_and(|node| !node.cpus.is_disjoint(used))
+        };
+        if placed.nodes.iter().filter(touches).count() > 1 || placed.mems.len() > 1 {
+            return Alignment::Spread;
+        }
+        match self.vrouter.node {
+            Some(vrouter) if !placed.nodes.contains(vrouter) => Alignment::Remote { vrouter },
+            _ => Alignment::Aligned,
+        }
+    }
+}
+
+/// How many CPUs for itself; `None` is shared.
+fn wanted_cpus(request: CpusRequest, cpu: CpuQuota) -> Option<usize> {
+    match request {
+        CpusRequest::Shared => None,
+        CpusRequest::Exclusive(count) => usize::try_from(count.get()).ok(),
+        CpusRequest::Default => {
+            let period = if cpu.period == 0 { 100_000 } else { cpu.period };
+            let count = cpu.shares / 1024;
+            let whole = count >= 1 && cpu.shares.is_multiple_of(1024);
+            let equal = u64::try_from(cpu.quota)
+                .ok()
+                .is_some_and(|quota| quota > 0 && count.checked_mul(period) == Some(quota));
+            usize::try_from(count).ok().filter(|_| whole && equal)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

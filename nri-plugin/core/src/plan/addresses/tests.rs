@@ -1,0 +1,169 @@
+//! Addresses, Ethernet addresses and MTUs.
+
+use std::collections::BTreeSet;
+
+use super::{Used, check_address, derive_mac, lowest_free};
+use crate::annotations::{InterfaceRequest, SocketOwner};
+use crate::net::Network;
+use crate::plan::tests::{network, node};
+use crate::plan::{Interface, PlanError};
+
+fn used(network: &Network, addresses: &[&str]) -> Used {
+    let mut used = Used {
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ..Used::default()
+    };
+    used.addresses.insert(network.gateway);
+    used
+}
+
+#[test]
+fn the_lowest_free_address() {
+    for (prefix, gateway, taken, expected) in [
+        ("10.66.0.0/24", "10.66.0.1", &[][..], Some("10.66.0.2")),
+        ("10.66.0.0/24", "10.66.0.254", &[], Some("10.66.0.1")),
+        ("10.66.0.0/24", "10.66.0.1", &["10.66.0.2", "10.66.0.4"], Some("10.66.0.3")),
+        (
+            "10.66.0.0/24",
+            "10.66.0.1",
+            &["10.66.0.0", "10.65.0.2", "10.66.0.255"],
+            Some("10.66.0.2"),
+        ),
+        ("10.66.0.0/30", "10.66.0.1", &[], Some("10.66.0.2")),
+        ("10.66.0.0/30", "10.66.0.1", &["10.66.0.2"], None),
+        ("10.66.0.0/31", "10.66.0.0", &[], Some("10.66.0.1")),
+        ("10.66.0.0/32", "10.66.0.0", &[], None),
+        ("255.255.255.252/30", "255.255.255.253", &["255.255.255.254"], None),
+        ("255.255.255.254/31", "255.255.255.254", &["255.255.255.255"], None),
+        ("0.0.0.0/1", "0.0.0.1", &[], Some("0.0.0.2")),
+    ] {
+        let network = network("red", prefix, gateway);
+        let found = lowest_free(&network, &used(&network, taken)).map(|ip| ip.to_string());
+        match expected {
+            Some(ip) => assert_eq!(found.as_deref(), Ok(ip), "{prefix} {taken:?}"),
+            None => {
+                assert!(matches!(found, Err(PlanError::NetworkFull { .. })), "{prefix} {taken:?}")
+            }
+        }
+    }
+}
+
+#[test]
+fn addresses_asked_for() {
+    let network = network("red", "10.66.0.0/24", "10.66.0.1");
+    let used = used(&network, &["10.66.0.9"]);
+    for (ip, remedy) in [
+        ("10.66.0.8", None),
+        ("10.66.0.254", None),
+        ("10.66.0.9", Some("is in use")),
+        ("10.66.0.1", Some("gateway")),
+        ("10.66.0.0", Some("network, broadcast or gateway")),
+        ("10.66.0.255", Some("network, broadcast or gateway")),
+        ("10.67.0.2", Some("not in network red (10.66.0.0/24)")),
+    ] {
+        let found = check_address(&network, ip.parse().unwrap(), &used);
+        match (found, remedy) {
+            (Ok(found), None) => assert_eq!(found.to_string(), ip),
+            (Err(error), Some(remedy)) => {
+                let error = error.to_string();
+                assert!(error.contains(remedy) && error.contains(ip), "{error}");
+            }
+            (found, _) => panic!("{ip}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn mac_addresses_are_local_unicast_and_unique() {
+    let ip = [10, 66, 0, 2].into();
+    let mut used = BTreeSet::new();
+    for _ in 0..256 {
+        let mac = derive_mac("red", ip, &used);
+        assert!(mac.is_unicast() && mac.0[0] & 2 == 2, "{mac}");
+        assert_eq!(mac.0[2..], [10, 66, 0, 2]);
+        assert!(used.insert(mac), "{mac} twice");
+    }
+    let again = BTreeSet::new();
+    assert_eq!(derive_mac("red", ip, &again), derive_mac("red", ip, &again));
+    assert_ne!(derive_mac("red", ip, &again), derive_mac("blue", ip, &again));
+}
+
+fn want(network: &str) -> InterfaceRequest {
+    InterfaceRequest {
+        name: "net0".into(),
+        network: network.into(),
+        ip: None,
+        mac: None,
+        queues: 1,
+        mtu: None,
+        socket: None,
+    }
+}
+
+#[test]
+fn interfaces_of_one_request_do_not_collide() {
+    let networks =
+        [network("red", "10.66.0.0/24", "10.66.0.1"), network("blue", "10.66.0.0/24", "10.66.0.1")];
+    let chosen = InterfaceRequest {
+        ip: Some([10, 66, 0, 3].into()),
+        mtu: Some(1400),
+        socket: Some(SocketOwner::Pod),
+        queues: 2,
+        ..want("red")
+    };
+    let all = node("1-node-2-cpus")
+        .assign(&[want("red"), chosen, want("red"), want("blue")], &networks)
+        .unwrap();
+    let shown: Vec<_> =
+        all.iter().map(|i| format!("{} {}/{} {}", i.network, i.ip, i.prefix_len, i.mtu)).collect();
+    assert_eq!(
+        shown,
+        [
+            "red 10.66.0.2/24 1500",
+            "red 10.66.0.3/24 1400",
+            "red 10.66.0.4/24 1500",
+            "blue 10.66.0.2/24 1500"
+        ]
+    );
+    let Interface { socket, queues, queue_size, gateway, .. } = &all[1];
+    assert_eq!((*socket, *queues, *queue_size), (SocketOwner::Pod, 2, 1024));
+    assert_eq!(gateway.to_string(), "10.66.0.1");
+    assert_eq!(all[0].socket, SocketOwner::Vrouter);
+}
+
+#[test]
+fn what_cannot_be_given() {
+    let mut red = network("red", "10.66.0.0/24", "10.66.0.1");
+    red.used_macs.insert("02:00:00:00:00:07".parse().unwrap());
+    red.gateway_mac = Some("02:00:00:00:00:01".parse().unwrap());
+    red.used_addresses.insert([10, 66, 0, 7].into());
+    let mac = |text: &str| InterfaceRequest { mac: Some(text.parse().unwrap()), ..want("red") };
+    for (request, parts) in [
+        (
+            want("green"),
+            &[
+                "network \"green\" does not exist",
+                "known networks: red;",
+                "ringway networks add green",
+            ][..],
+        ),
+        (mac("02:00:00:00:00:07"), &["MAC address 02:00:00:00:00:07 is in use in network red"]),
+        (mac("02:00:00:00:00:01"), &["is in use"]),
+        (
+            InterfaceRequest { mtu: Some(1501), ..want("red") },
+            &["mtu 1501 is greater than the 1500 of network red"],
+        ),
+        (
+            InterfaceRequest { ip: Some([10, 66, 0, 7].into()), ..want("red") },
+            &["10.66.0.7", "in use"],
+        ),
+    ] {
+        let error =
+            node("1-node-2-cpus").assign(&[request], &[red.clone()]).unwrap_err().to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+    let error = node("1-node-2-cpus").assign(&[want("red")], &[]).unwrap_err().to_string();
+    assert!(error.contains("known networks: none"), "{error}");
+}

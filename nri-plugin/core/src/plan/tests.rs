@@ -1,0 +1,529 @@
+//! What containers get, on the machines under `testdata/sysfs`.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+
+use super::{
+    AdoptError, Alignment, Allocation, Ask, CpuQuota, Cpus, Defaults, Node, Note, PlanError,
+    Vrouter, wanted_cpus,
+};
+use crate::annotations::{CpusRequest, InterfaceRequest, NumaPolicy, Request, Scope, SocketOwner};
+use crate::cpuset::{CpuSet, NodeId};
+use crate::hugepages::{HugepageLimit, PageSize};
+use crate::net::Network;
+use crate::paths::{SandboxId, Slot};
+use crate::topology::tests::machine;
+
+mod properties;
+
+pub(crate) fn network(name: &str, prefix: &str, gateway: &str) -> Network {
+    Network {
+        name: name.into(),
+        prefix: prefix.parse().unwrap(),
+        gateway: gateway.parse().unwrap(),
+        gateway_mac: None,
+        mtu: 1500,
+        used_addresses: BTreeSet::new(),
+        used_macs: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn node(name: &str) -> Node {
+    node_with(name, "", "", None)
+}
+
+fn node_with(name: &str, reserved: &str, workers: &str, vrouter: Option<u32>) -> Node {
+    let defaults = Defaults { queue_size: 1024, socket: SocketOwner::Vrouter };
+    let mut node = Node::new(machine(name), reserved.parse().unwrap(), defaults);
+    node.set_vrouter(Vrouter { workers: workers.parse().unwrap(), node: vrouter.map(NodeId) });
+    node
+}
+
+fn red() -> [Network; 1] {
+    [network("red", "10.66.0.0/24", "10.66.0.1")]
+}
+
+pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
+    Request {
+        scope: Scope::Pod,
+        interfaces: vec![InterfaceRequest {
+            name: "net0".into(),
+            network: "red".into(),
+            ip: None,
+            mac: None,
+            queues: 1,
+            mtu: None,
+            socket: None,
+        }],
+        cpus: NonZeroU32::new(cpus).map_or(CpusRequest::Shared, CpusRequest::Exclusive),
+        numa,
+        hugepages: Vec::new(),
+    }
+}
+
+fn sandbox(id: &str) -> SandboxId {
+    SandboxId::new(id).unwrap()
+}
+
+fn allocate(
+    node: &mut Node,
+    pod: &str,
+    container: &str,
+    request: &Request,
+) -> Result<Allocation, PlanError> {
+    allocate_with(node, pod, container, request, &[])
+}
+
+fn allocate_with(
+    node: &mut Node,
+    pod: &str,
+    container: &str,
+    request: &Request,
+    hugepages: &[HugepageLimit],
+) -> Result<Allocation, PlanError> {
+    let before = node.clone();
+    let id = format!("{pod}-{container}-id");
+    let ask = Ask {
+        sandbox: &sandbox(pod),
+        namespace: "ns",
+        pod,
+        container,
+        container_id: &id,
+        cgroup: &format!("/pods/{id}"),
+        request,
+        cpu: CpuQuota::default(),
+        hugepages,
+    };
+    let result = node.allocate(&ask, &red());
+    if result.is_err() {
+        assert_eq!(node.pods, before.pods, "a refusal changes nothing");
+    }
+    result
+}
+
+fn shown(allocation: &Allocation) -> String {
+    let kind = match allocation.cpus {
+        Cpus::Exclusive(_) => "own",
+        Cpus::Shared(_) => "shared",
+    };
+    format!("{kind} {} mems {} {:?}", allocation.cpus.set(), allocation.mems, allocation.alignment)
+}
+
+fn check_error(error: &PlanError, parts: &[&str]) {
+    let error = error.to_string();
+    assert!(!error.contains('\n'), "{error}");
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+}
+
+#[test]
+fn cpus_by_the_containers_own_request() {
+    let quota = |shares, quota, period| CpuQuota { shares, quota, period };
+    for (cpu, expected) in [
+        (quota(2048, 200_000, 100_000), Some(2)),
+        (quota(1024, 50_000, 50_000), Some(1)),
+        (quota(1024, 100_000, 0), Some(1)),
+        (quota(0, 0, 0), None),
+        (quota(1024, 0, 100_000), None),
+        (quota(1024, -1, 100_000), None),
+        (quota(1024, 200_000, 100_000), None),
+        (quota(1536, 150_000, 100_000), None),
+        (quota(512, 50_000, 100_000), None),
+        (quota(u64::MAX, i64::MAX, u64::MAX), None),
+    ] {
+        assert_eq!(wanted_cpus(CpusRequest::Default, cpu), expected, "{cpu:?}");
+        assert_eq!(wanted_cpus(CpusRequest::Shared, cpu), None);
+        assert_eq!(wanted_cpus(CpusRequest::Exclusive(NonZeroU32::MIN), cpu), Some(1));
+    }
+}
+
+#[test]
+fn one_container_on_an_empty_machine() {
+    use NumaPolicy::{Node as On, Off, Preferred, Strict};
+    let smt = "2-nodes-smt-offline";
+    for (name, reserved, workers, vrouter, cpus, numa, expected) in [
+        ("1-node-2-cpus", "", "1", Some(0), 0, Preferred, "shared 0 mems 0 Aligned"),
+        ("1-node-2-cpus", "", "1", Some(0), 1, Preferred, "own 0 mems 0 Aligned"),
+        ("1-node-2-cpus", "", "1", None, 0, Strict, "shared 0 mems 0 Aligned"),
+        ("1-node-2-cpus", "", "1", None, 0, Off, "shared 0 mems 0 Aligned"),
+        // Nobody but the worker is there to share with.
+        ("1-cpu", "", "0", Some(0), 0, Preferred, "shared 0 mems 0 Aligned"),
+        ("no-numa", "0", "3", None, 2, Strict, "own 1-2 mems 0 Aligned"),
+        (smt, "0,8", "4", Some(1), 0, Preferred, "shared 5-7,12-14 mems 1 Aligned"),
+        (smt, "0,8", "4", Some(1), 4, Strict, "own 5-6,13-14 mems 1 Aligned"),
+        // Too many for the vRouter's node: the other one.
+        (
+            smt,
+            "",
+            "4-5,12",
+            Some(1),
+            5,
+            Preferred,
+            "own 0-1,3,8-9 mems 0 Remote { vrouter: NodeId(1) }",
+        ),
+        // Too many for either: both, the vRouter's first.
+        (smt, "0,8", "4", Some(1), 8, Preferred, "own 1,5-7,9,12-14 mems 0-1 Spread"),
+        (
+            smt,
+            "0,8",
+            "4",
+            Some(1),
+            2,
+            On(NodeId(0)),
+            "own 1,9 mems 0 Remote { vrouter: NodeId(1) }",
+        ),
+        (smt, "", "", None, 0, Off, "shared 0-10,12-14 mems 0-1 Spread"),
+        ("4-nodes", "", "", Some(2), 4, Preferred, "own 8-11 mems 2 Aligned"),
+        ("4-nodes", "", "", Some(2), 6, Preferred, "own 8-13 mems 2-3 Spread"),
+        (
+            "8-nodes-smt",
+            "",
+            "20",
+            Some(5),
+            4,
+            Preferred,
+            "own 16-19 mems 4 Remote { vrouter: NodeId(5) }",
+        ),
+        ("8-nodes-smt", "", "20", Some(5), 2, Strict, "own 22-23 mems 5 Aligned"),
+        // HBM and CXL have the pages, but no CPUs.
+        ("memory-only-nodes", "", "2", Some(1), 2, Preferred, "own 3,7 mems 1 Aligned"),
+        // A vRouter on a node without CPUs cannot be joined.
+        (
+            "memory-only-nodes",
+            "",
+            "",
+            Some(2),
+            2,
+            Strict,
+            "own 0,4 mems 0 Remote { vrouter: NodeId(2) }",
+        ),
+        // Node 0 has no memory, so it comes from node 8.
+        ("sparse-memoryless", "", "", Some(0), 4, Preferred, "own 0-3 mems 8 Aligned"),
+    ] {
+        let mut node = node_with(name, reserved, workers, vrouter);
+        let allocation = allocate(&mut node, "a", "app", &request(cpus, numa)).map(|a| shown(&a));
+        assert_eq!(allocation.as_deref(), Ok(expected), "{name} {cpus} {numa:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_given() {
+    use NumaPolicy::{Node as On, Preferred, Strict};
+    for (name, reserved, workers, vrouter, cpus, numa, parts) in [
+        (
+            "1-node-2-cpus",
+            "",
+            "1",
+            Some(0),
+            2,
+            Preferred,
+            &[
+                "no CPUs left: 2 exclusive wanted",
+                "node 0 has 1 free of 2 online (0 reserved, 1 of the vRouter, 0",
+                "cpus.ringway.dev",
+            ][..],
+        ),
+        (
+            "1-cpu",
+            "0",
+            "",
+            None,
+            0,
+            Preferred,
+            &["no CPUs left", "1 reserved", "nothing is left to share", "nri.toml"],
+        ),
+        ("1-cpu", "", "0", None, 1, Preferred, &["1 exclusive wanted", "0 free of 1 online"]),
+        ("4-nodes", "", "", Some(2), 5, Strict, &["5 exclusive wanted", "NUMA node 2 has 4 free"]),
+        ("4-nodes", "", "", None, 17, Preferred, &["17 exclusive wanted"]),
+        (
+            "4-nodes",
+            "",
+            "",
+            None,
+            1,
+            On(NodeId(4)),
+            &["numa.ringway.dev", "NUMA node 4 has no online CPUs", "nodes with CPUs: 0-3"],
+        ),
+        (
+            "memory-only-nodes",
+            "",
+            "",
+            None,
+            0,
+            On(NodeId(3)),
+            &["NUMA node 3 has no online CPUs", "0-1"],
+        ),
+        (
+            "no-hugepages",
+            "",
+            "1",
+            Some(0),
+            0,
+            Preferred,
+            &["no hugepages are reserved on NUMA node 0", "vm.nr_hugepages"],
+        ),
+    ] {
+        let mut node = node_with(name, reserved, workers, vrouter);
+        let error = allocate(&mut node, "a", "app", &request(cpus, numa)).unwrap_err();
+        check_error(&error, parts);
+    }
+}
+
+#[test]
+fn hugepages() {
+    let limit = |size, mib: u64| HugepageLimit { size, limit: mib << 20 };
+    let (m2, g1) = (PageSize::MIB_2, PageSize::GIB_1);
+    let zero = [limit(m2, 0), limit(g1, 0)];
+    let machine = "2-nodes-smt-offline";
+    // Annotation, own limits, and then: node, limits to set, or the error.
+    for (annotated, own, expected) in [
+        (vec![], &[][..], Ok((0, vec![], vec![]))),
+        (vec![limit(m2, 512)], &[], Ok((0, vec![limit(m2, 512)], vec![]))),
+        // The annotation outweighs what kubelet says, for its size only.
+        (vec![limit(m2, 512)], &zero, Ok((0, vec![limit(m2, 512)], vec![]))),
+        // The container's own request stays as it is.
+        (vec![], &[limit(m2, 2048), limit(g1, 0)], Ok((0, vec![], vec![]))),
+        (vec![], &zero, Ok((0, vec![], vec![Note::HugepageLimitsZero]))),
+        (vec![limit(m2, 0)], &[], Ok((0, vec![limit(m2, 0)], vec![]))),
+        (vec![limit(g1, 2048)], &[], Ok((0, vec![limit(g1, 2048)], vec![]))),
+        (
+            vec![],
+            &[limit(m2, 4096)],
+            Err(&["4Gi of 2MB hugepages wanted", "has 2Gi in total", "hugepages-2048kB"][..]),
+        ),
+        (
+            vec![limit(g1, 8192)],
+            &[],
+            Err(&["8Gi of 1GB hugepages wanted", "NUMA node 0 has 4Gi", "hugepages-1048576kB"]),
+        ),
+        (vec![limit(g1, 4096)], &[limit(m2, 4096)], Err(&["4Gi of 2MB"])),
+    ] {
+        let mut node = node_with(machine, "", "", Some(0));
+        let request = Request { hugepages: annotated.clone(), ..request(0, NumaPolicy::Strict) };
+        let found = allocate_with(&mut node, "a", "app", &request, own);
+        match expected {
+            Ok((home, limits, notes)) => {
+                let found = found.unwrap();
+                assert_eq!(
+                    (found.node, found.hugepages, found.notes),
+                    (Some(NodeId(home)), limits, notes),
+                    "{own:?}"
+                );
+            }
+            Err(parts) => check_error(&found.unwrap_err(), parts),
+        }
+    }
+    // Preferred: a node whose pages are free comes before the vRouter's, one that has enough before one that has not.
+    for (mib, home) in [(100, 1), (400, 0)] {
+        let mut node = node_with(machine, "", "", Some(1));
+        let request =
+            Request { hugepages: vec![limit(m2, mib)], ..request(0, NumaPolicy::Preferred) };
+        assert_eq!(
+            allocate(&mut node, "a", "app", &request).unwrap().node,
+            Some(NodeId(home)),
+            "{mib}"
+        );
+    }
+    // Saying that none are wanted is no reason to refuse.
+    let request = Request { hugepages: vec![limit(m2, 0)], ..request(0, NumaPolicy::Preferred) };
+    assert!(allocate(&mut node("no-hugepages"), "a", "app", &request).is_ok());
+}
+
+#[test]
+fn a_pod_keeps_its_node() {
+    let mut node = node_with("4-nodes", "", "", Some(2));
+    let first = allocate(&mut node, "a", "one", &request(3, NumaPolicy::Node(NodeId(1)))).unwrap();
+    assert_eq!(shown(&first), "own 4-6 mems 1 Remote { vrouter: NodeId(2) }");
+    let second = allocate(&mut node, "a", "two", &request(0, NumaPolicy::Preferred)).unwrap();
+    assert_eq!(shown(&second), "shared 7 mems 1 Remote { vrouter: NodeId(2) }");
+    assert_eq!(second.interfaces, first.interfaces);
+    // A container that may run anywhere does not move the others.
+    let off = allocate(&mut node, "a", "off", &request(0, NumaPolicy::Off)).unwrap();
+    assert_eq!((off.node, off.mems.to_string().as_str()), (None, "0-3"));
+    let again = allocate(&mut node, "a", "two", &request(0, NumaPolicy::Preferred)).unwrap();
+    assert_eq!((again.node, again.cpus), (Some(NodeId(1)), second.cpus));
+    node.release_container(&sandbox("a"), "off");
+    // Another pod goes to the vRouter's.
+    let other = allocate(&mut node, "b", "one", &request(1, NumaPolicy::Preferred)).unwrap();
+    assert_eq!(shown(&other), "own 8 mems 2 Aligned");
+    // Three more do not fit the pod's node: its neighbour helps out.
+    node.release_container(&sandbox("a"), "two");
+    let third = allocate(&mut node, "a", "three", &request(3, NumaPolicy::Preferred)).unwrap();
+    assert_eq!(shown(&third), "own 0-1,7 mems 0-1 Spread");
+    for numa in [NumaPolicy::Strict, NumaPolicy::Node(NodeId(3))] {
+        let error = allocate(&mut node, "a", "four", &request(0, numa)).unwrap_err();
+        check_error(&error, &["the pod's other containers are on node 1", "numa.ringway.dev"]);
+    }
+}
+
+#[test]
+fn pods_spread_over_nodes_when_the_vrouter_spans_all() {
+    let mut node = node("4-nodes");
+    let homes: Vec<_> = ["a", "b", "c", "d", "e"]
+        .iter()
+        .map(|pod| {
+            allocate(&mut node, pod, "app", &request(1, NumaPolicy::Strict))
+                .unwrap()
+                .node
+                .unwrap()
+                .0
+        })
+        .collect();
+    assert_eq!(homes, [0, 1, 2, 3, 0]);
+}
+
+#[test]
+fn exclusive_cpus_leave_the_shared_pool_and_come_back() {
+    let mut node = node_with("4-nodes", "", "", Some(0));
+    let shared = allocate(&mut node, "s", "app", &request(0, NumaPolicy::Preferred)).unwrap();
+    assert_eq!(shared.cpus, Cpus::Shared("0-3".parse().unwrap()));
+    let own = allocate(&mut node, "x", "app", &request(2, NumaPolicy::Strict)).unwrap();
+    assert_eq!(own.cpus, Cpus::Exclusive("0-1".parse().unwrap()));
+    let [update] = own.updates.as_slice() else { panic!("{:?}", own.updates) };
+    assert_eq!(
+        (update.container_id.as_str(), update.cpus.to_string().as_str()),
+        ("s-app-id", "2-3")
+    );
+    // The last shared CPU is not given away.
+    let error = allocate(&mut node, "y", "app", &request(2, NumaPolicy::Strict)).unwrap_err();
+    check_error(
+        &error,
+        &[
+            "2 exclusive wanted",
+            "2 free",
+            "2 exclusive to pods",
+            "shared by running pods (first: ns/s)",
+        ],
+    );
+    assert!(
+        allocate(&mut node, "y", "app", &request(1, NumaPolicy::Strict)).unwrap().updates.len()
+            == 1
+    );
+    // Without shared pods it is.
+    node.release_pod(&sandbox("s"));
+    assert!(allocate(&mut node, "z", "app", &request(1, NumaPolicy::Strict)).is_ok());
+    let error = allocate(&mut node, "s", "app", &request(0, NumaPolicy::Strict)).unwrap_err();
+    check_error(&error, &["no CPUs left", "4 exclusive to pods", "nothing is left to share"]);
+    // What is released is shared again.
+    node.release_pod(&sandbox("x"));
+    allocate(&mut node, "s", "app", &request(0, NumaPolicy::Strict)).unwrap();
+    node.release_pod(&sandbox("z"));
+    let updates = node.rebalance();
+    assert_eq!(updates.iter().map(|u| u.cpus.to_string()).collect::<Vec<_>>(), ["0-1,3"]);
+    assert_eq!(node.rebalance(), []);
+}
+
+#[test]
+fn a_restarted_container_finds_what_it_had() {
+    let mut node = node_with("4-nodes", "", "", Some(0));
+    allocate(&mut node, "a", "app", &request(1, NumaPolicy::Strict)).unwrap();
+    let before = allocate(&mut node, "b", "app", &request(2, NumaPolicy::Strict)).unwrap();
+    node.release_pod(&sandbox("a"));
+    let after = allocate(&mut node, "b", "app", &request(2, NumaPolicy::Strict)).unwrap();
+    assert_eq!(after, before);
+    assert_eq!(node.pod(&sandbox("b")).unwrap().containers.len(), 1);
+    // With another request it may move; nothing is counted twice.
+    let all = allocate(&mut node, "b", "app", &request(4, NumaPolicy::Strict)).unwrap();
+    assert_eq!(all.cpus.set().to_string(), "0-3");
+}
+
+#[test]
+fn slots() {
+    let mut node = node("4-nodes");
+    let own = Request { scope: Scope::Container, ..request(0, NumaPolicy::Preferred) };
+    let pod = request(0, NumaPolicy::Preferred);
+    let slot = |node: &mut Node, name: &str, request: &Request| {
+        let allocation = allocate(node, "a", name, request).unwrap();
+        (allocation.slot.0, allocation.interfaces[0].ip.octets()[3])
+    };
+    assert_eq!(slot(&mut node, "one", &own), (1, 2));
+    assert_eq!(slot(&mut node, "two", &own), (2, 3));
+    assert_eq!(slot(&mut node, "three", &pod), (0, 4));
+    assert_eq!(slot(&mut node, "four", &pod), (0, 4));
+    assert_eq!(slot(&mut node, "one", &own), (1, 2));
+    let record = node.pod(&sandbox("a")).unwrap();
+    assert_eq!(
+        record.peer_cgroups(Slot::POD).into_iter().collect::<Vec<_>>(),
+        ["/pods/a-four-id", "/pods/a-three-id"]
+    );
+    assert_eq!(record.peer_cgroups(Slot(2)).into_iter().collect::<Vec<_>>(), ["/pods/a-two-id"]);
+    let ports: Vec<_> = record.ports().map(|(id, _)| id.to_string()).collect();
+    assert_eq!(ports, ["a/0/net0", "a/1/net0", "a/2/net0"]);
+    // Ports go with the last container that uses them, the pod with its last container.
+    let mut release = |name: &str| {
+        let unused = node.release_container(&sandbox("a"), name);
+        unused.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(release("three"), "");
+    assert_eq!(release("four"), "a/0/net0");
+    assert_eq!(release("one"), "a/1/net0");
+    assert_eq!(release("one"), "");
+    assert_eq!(release("two"), "a/2/net0");
+    assert_eq!(node.pods().count(), 0);
+    assert_eq!(node.release_pod(&sandbox("a")), None);
+}
+
+#[test]
+fn adopting_what_was_there_before() {
+    let mut before = node_with("4-nodes", "", "", Some(0));
+    allocate(&mut before, "a", "app", &request(2, NumaPolicy::Strict)).unwrap();
+    allocate(&mut before, "b", "app", &request(0, NumaPolicy::Strict)).unwrap();
+    let mut after = node_with("4-nodes", "", "", Some(0));
+    for record in before.pods() {
+        after.adopt(record.clone()).unwrap();
+        after.adopt(record.clone()).unwrap();
+    }
+    assert_eq!(after.pods, before.pods);
+    let next = allocate(&mut after, "c", "app", &request(1, NumaPolicy::Strict)).unwrap();
+    assert_eq!((next.cpus.set().to_string().as_str(), next.interfaces[0].ip.octets()[3]), ("2", 4));
+
+    let mut record = before.pod(&sandbox("a")).unwrap().clone();
+    record.sandbox = sandbox("thief");
+    let error = after.adopt(record.clone()).unwrap_err();
+    assert!(
+        matches!(&error, AdoptError::Cpus { taken, .. } if taken.to_string() == "0-1"),
+        "{error}"
+    );
+    record.containers.clear();
+    let error = after.adopt(record.clone()).unwrap_err();
+    assert!(
+        matches!(&error, AdoptError::Address { .. }) && error.to_string().contains("10.66.0.2"),
+        "{error}"
+    );
+    record.slots.clear();
+    assert_eq!(after.adopt(record), Ok(()));
+}
+
+#[test]
+fn the_whole_answer() {
+    let mut node = node_with("1-node-2-cpus", "", "1", Some(0));
+    let allocation = allocate(&mut node, "a", "app", &request(1, NumaPolicy::Strict)).unwrap();
+    assert_eq!(allocation.alignment, Alignment::Aligned);
+    let mac = allocation.interfaces[0].mac;
+    let vdev = format!(
+        "--vdev=net_virtio_user0,path=/run/ringway/net0.sock,mac={mac},queues=1,queue_size=1024"
+    );
+    assert!(
+        allocation.eal_args.ends_with(&format!("--lcores=0@(0),1@0 {vdev}")),
+        "{}",
+        allocation.eal_args
+    );
+    assert!(
+        allocation.eal_args.split(' ').all(|word| word.starts_with("--")),
+        "{}",
+        allocation.eal_args
+    );
+    assert!(!allocation.eal_args.contains(['"', '\'', '\\', '$', '*']), "{}", allocation.eal_args);
+}
+
+#[test]
+fn fresh_views_of_the_machine() {
+    let mut node = node("no-hugepages");
+    let want = request(0, NumaPolicy::Strict);
+    assert!(allocate(&mut node, "a", "app", &want).is_err());
+    node.set_topology(machine("1-node-2-cpus"));
+    assert!(allocate(&mut node, "a", "app", &want).is_ok());
+    node.set_vrouter(Vrouter { workers: CpuSet::from_iter([crate::cpuset::CpuId(0)]), node: None });
+    assert_eq!(node.rebalance()[0].cpus.to_string(), "1");
+}

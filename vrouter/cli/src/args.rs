@@ -1,0 +1,239 @@
+//! The command line.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Shows and changes what this node's vRouter does.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, propagate_version = true, after_help = EXAMPLES, after_long_help = LONG_HELP)]
+pub(crate) struct Args {
+    /// The vRouter's control socket.
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "RINGWAY_VROUTER_SOCKET",
+        default_value = "/run/ringway/vrouter.sock"
+    )]
+    pub(crate) socket: PathBuf,
+
+    /// Print JSON instead of tables. See `ringway COMMAND --help` for its fields.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ringway ports                                 who is connected, and who is not and why
+  ringway networks add red --ipv4 10.66.0.0/24  a network for pods with `network.ringway.dev: red`
+  ringway stats --watch 1                       packets per second
+  ringway drops                                 what was thrown away and why";
+
+const LONG_HELP: &str = "\
+Examples:
+  ringway ports                                 who is connected, and who is not and why
+  ringway networks add red --ipv4 10.66.0.0/24  a network for pods with `network.ringway.dev: red`
+  ringway stats --watch 1                       packets per second
+  ringway drops                                 what was thrown away and why
+  ringway ports --json | jq -r '.[] | select(.state != \"up\") | .pod'
+
+Counters are seen from the vRouter: rx is what a pod sent, tx is what was delivered to it.
+
+JSON: lists are arrays, sorted as the tables are. Fields are only ever added. What is not known is null.
+
+Exit codes:
+  0  done
+  1  the vRouter refused, or the output cannot be written
+  2  wrong usage
+  3  the vRouter cannot be reached";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Versions, NUMA node and workers.
+    #[command(after_long_help = INFO_JSON)]
+    Info,
+
+    /// The pods' ports: who is connected, and why not.
+    #[command(after_long_help = PORTS_HELP)]
+    Ports,
+
+    /// Virtual networks. Without a subcommand: list them.
+    #[command(after_long_help = NETWORKS_JSON)]
+    Networks {
+        #[command(subcommand)]
+        action: Option<NetworkAction>,
+    },
+
+    /// Packets and bytes of every port and worker.
+    #[command(after_long_help = STATS_HELP)]
+    Stats(StatsArgs),
+
+    /// Packets that were dropped, by port and reason and by worker and reason.
+    #[command(after_long_help = DROPS_HELP)]
+    Drops,
+
+    /// What there is, and then every change, until interrupted.
+    #[command(after_long_help = WATCH_HELP)]
+    Watch,
+
+    /// Prints a completion script for a shell.
+    #[command(after_help = "Example: ringway completions bash > /etc/bash_completion.d/ringway")]
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkAction {
+    /// Creates a network. The same again is no error, the same name with other values is.
+    Add(AddNetwork),
+    /// Deletes a network, which must have no ports. One that does not exist is no error.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AddNetwork {
+    /// Its name: lower case letters, digits and `-`, at most 63. What annotations say.
+    pub(crate) name: String,
+    /// Where its pods' addresses come from, as 10.66.0.0/24.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) ipv4: String,
+    /// The address at which the vRouter answers [default: the first of the prefix].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) gateway: Option<Ipv4Addr>,
+    /// Greatest IP packet, bytes [default: 1500].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
+    pub(crate) mtu: Option<u32>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatsArgs {
+    /// Print rates over this many seconds, again and again, until interrupted.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) watch: Option<u32>,
+    /// With --watch: end after that many times.
+    #[arg(long, value_name = "TIMES", requires = "watch")]
+    pub(crate) count: Option<u32>,
+}
+
+const INFO_JSON: &str = "\
+JSON: one object
+  version, dpdk_version  strings
+  numa_node              number; null when the vRouter spans all nodes
+  pid                    number
+  instance_id            string, new with every start
+  workers                [{index, cpu}]";
+
+const PORTS_HELP: &str = "\
+Columns:
+  SANDBOX  first 12 characters of the pod's sandbox id, as crictl shows it
+  MODE     who listens on the socket: `vrouter` (the pod connects) or `pod` (the vRouter connects, and keeps trying)
+  STATE    waiting: nobody is connected; connected: the handshake is under way or the queues are off;
+           up: packets can flow
+  QUEUES   queue pairs in use / allowed
+  REASON   why it is not up: the last refusal or disconnect
+
+JSON: an array of
+  id                           string, the vRouter's: <sandbox id>/<slot>/<interface>
+  sandbox, slot                string and number; null for ports that are no pod's
+  namespace, pod, interface, network, ip, mac, socket_path  strings
+  mode                         \"vrouter\" or \"pod\"
+  state                        \"waiting\", \"connected\" or \"up\"
+  reason                       string or null
+  queue_pairs, active_queue_pairs, memory_regions, memory_bytes, worker  numbers
+  features                     virtio features the pod accepted, \"0x...\"
+  peer_pid                     number; null when nobody is connected
+  peer_cgroups                 array of strings: whose processes may connect";
+
+const NETWORKS_JSON: &str = "\
+JSON: an array of {name, ipv4, gateway, gateway_mac, mtu}; `add` prints one such object,
+`delete` prints {deleted: name}.";
+
+const STATS_HELP: &str = "\
+rx is what a pod sent, tx is what was delivered to it. Drops are counted at the port that sent the packet.
+BUSY is the time a worker spent on iterations that moved packets.
+
+JSON: one object
+  ports    [{id, namespace, pod, interface, network, rx_packets, rx_bytes, tx_packets, tx_bytes,
+            drops: {reason: packets}}]
+  workers  [{index, cpu, packets, bursts, sleeps, busy_ns, forwarded, replied, originated,
+            drops: {reason: packets}}]
+With --watch one object of rates per line and interval: {seconds, ports: [{id, namespace, pod, interface, network, rx_packets_per_second,
+  rx_bits_per_second, tx_packets_per_second, tx_bits_per_second, drops_per_second}],
+  workers: [{index, cpu, packets_per_second, sleeps_per_second, drops_per_second, busy_percent}]}";
+
+const DROPS_HELP: &str = "\
+Every drop is counted at the port that sent the packet and at the worker that handled it, so the two lists show the
+same packets from two sides; a port's counters end with the port, a worker's do not.
+
+JSON: {ports: [{id, namespace, pod, interface, network, reason, packets}], workers: [{worker, reason, packets}]}";
+
+const WATCH_HELP: &str = "\
+First one line per network and port that is there, then `synced`, then every change as it happens.
+
+JSON: one object per line, {\"event\": NAME, ...}
+  network_added {network}  network_removed {name}  port_added {port}  port_changed {port}  port_removed {id}
+  synced  peer_refused {id, pid, why}
+  `network` and `port` have the fields of `ringway networks` and `ringway ports`.";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Args, Command, NetworkAction};
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn usage() {
+        let parse = |line: &str| Args::try_parse_from(line.split(' '));
+        for good in [
+            "ringway info",
+            "ringway ports --json",
+            "ringway --json --socket /x ports",
+            "ringway networks",
+            "ringway networks --json",
+            "ringway networks delete red",
+            "ringway stats --watch 1 --count 3",
+            "ringway completions zsh",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "ringway",
+            "ringway port",
+            "ringway networks add red",
+            "ringway networks add red --ipv4 10.0.0.0/24 --gateway x",
+            "ringway networks add red --ipv4 10.0.0.0/24 --mtu 67",
+            "ringway stats --watch 0",
+            "ringway stats --count 2",
+            "ringway completions basic",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        let args =
+            parse("ringway networks add red --ipv4 10.0.0.0/24 --gateway 10.0.0.9 --mtu 9000")
+                .unwrap();
+        let Command::Networks { action: Some(NetworkAction::Add(add)) } = args.command else {
+            panic!("{args:?}")
+        };
+        assert_eq!(
+            (add.name.as_str(), add.ipv4.as_str(), add.mtu),
+            ("red", "10.0.0.0/24", Some(9000))
+        );
+        assert_eq!(add.gateway, Some([10, 0, 0, 9].into()));
+    }
+}

@@ -1,0 +1,87 @@
+//! One vRouter: every call with a limit of time and one kind of failure.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tonic::{Response, Status, Streaming};
+use vrouter_api::{Client, v1};
+
+use crate::failure::Failure;
+
+/// Deleting a port waits for the pod's queues; everything else is answered at once.
+const ANSWER: Duration = Duration::from_secs(10);
+
+pub(crate) struct Vrouter {
+    socket: PathBuf,
+    client: Client,
+}
+
+impl Vrouter {
+    pub(crate) async fn connect(socket: PathBuf) -> Result<Self, Failure> {
+        match vrouter_api::connect(&socket).await {
+            Ok(client) => Ok(Self { socket, client }),
+            Err(error) => Err(Failure::connect(&socket, &error)),
+        }
+    }
+
+    pub(crate) async fn info(&mut self) -> Result<v1::Info, Failure> {
+        let answer = self.client.get_info(v1::GetInfoRequest {});
+        answered(&self.socket, "info", answer).await
+    }
+
+    pub(crate) async fn ports(&mut self) -> Result<Vec<v1::Port>, Failure> {
+        let answer = self.client.list_ports(v1::ListPortsRequest {});
+        Ok(answered(&self.socket, "ports", answer).await?.ports)
+    }
+
+    pub(crate) async fn networks(&mut self) -> Result<Vec<v1::Network>, Failure> {
+        let answer = self.client.list_networks(v1::ListNetworksRequest {});
+        Ok(answered(&self.socket, "networks", answer).await?.networks)
+    }
+
+    pub(crate) async fn add_network(
+        &mut self,
+        network: v1::Network,
+    ) -> Result<v1::Network, Failure> {
+        let what = format!("network {} not added", network.name);
+        answered(&self.socket, &what, self.client.create_network(network)).await
+    }
+
+    pub(crate) async fn delete_network(&mut self, name: &str) -> Result<(), Failure> {
+        let answer = self.client.delete_network(v1::DeleteNetworkRequest { name: name.to_owned() });
+        answered(&self.socket, &format!("network {name} not deleted"), answer).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn stats(&mut self) -> Result<v1::Stats, Failure> {
+        let answer = self.client.get_stats(v1::GetStatsRequest {});
+        answered(&self.socket, "stats", answer).await
+    }
+
+    pub(crate) async fn watch(&mut self) -> Result<Streaming<v1::Event>, Failure> {
+        answered(&self.socket, "watch", self.client.watch(v1::WatchRequest {})).await
+    }
+
+    /// The next event of [`Vrouter::watch`], however long it takes.
+    pub(crate) async fn next(
+        &self,
+        events: &mut Streaming<v1::Event>,
+    ) -> Result<v1::Event, Failure> {
+        let event = events.message().await;
+        event
+            .map_err(|status| Failure::status(&self.socket, "watch", &status))?
+            .ok_or_else(|| Failure::lost(&self.socket, "it has ended"))
+    }
+}
+
+async fn answered<T>(
+    socket: &std::path::Path,
+    what: &str,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(Failure::status(socket, what, &status)),
+        Err(_) => Err(Failure::lost(socket, &format!("no answer within {} s", ANSWER.as_secs()))),
+    }
+}

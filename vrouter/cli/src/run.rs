@@ -1,0 +1,148 @@
+//! The commands: ask, convert, print.
+
+use std::io::Write;
+use std::time::Duration;
+
+use clap::CommandFactory as _;
+use serde::Serialize;
+use tokio::time::Instant;
+use vrouter_api::v1;
+
+use crate::args::{AddNetwork, Args, Command, NetworkAction, StatsArgs};
+use crate::call::Vrouter;
+use crate::failure::Failure;
+use crate::text;
+use crate::view::{self, Event, Info, Network, Rates, Stats};
+
+pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure> {
+    if let Command::Completions { shell } = args.command {
+        // Not straight to `out`: the generator panics when it cannot write.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Args::command(), "ringway", &mut script);
+        return print(out, &script);
+    }
+    let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
+    match &args.command {
+        Command::Info => {
+            let info = Info::from(vrouter.info().await?);
+            show(out, args.json, &info, text::info)
+        }
+        Command::Ports => {
+            let ports = view::ports(vrouter.ports().await?);
+            show(out, args.json, &ports, |ports| text::ports(ports))
+        }
+        Command::Networks { action: None } => {
+            let networks = view::networks(vrouter.networks().await?);
+            show(out, args.json, &networks, |networks| text::networks(networks))
+        }
+        Command::Networks { action: Some(NetworkAction::Add(network)) } => {
+            let created = Network::from(vrouter.add_network(request(network)).await?);
+            show(out, args.json, &created, |network| text::networks(std::slice::from_ref(network)))
+        }
+        Command::Networks { action: Some(NetworkAction::Delete { name }) } => {
+            vrouter.delete_network(name).await?;
+            let deleted = Deleted { deleted: name.clone() };
+            show(out, args.json, &deleted, |_| format!("network {name} is gone\n"))
+        }
+        Command::Stats(StatsArgs { watch: None, .. }) => {
+            let stats = look(&mut vrouter).await?;
+            show(out, args.json, &stats, text::stats)
+        }
+        Command::Stats(StatsArgs { watch: Some(seconds), count }) => {
+            let interval = Duration::from_secs(u64::from(*seconds));
+            watch_rates(&mut vrouter, interval, *count, args.json, out).await
+        }
+        Command::Drops => {
+            let drops = look(&mut vrouter).await?.drops();
+            show(out, args.json, &drops, text::drops)
+        }
+        Command::Watch => watch(&mut vrouter, args.json, out).await,
+        Command::Completions { .. } => Ok(()),
+    }
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    deleted: String,
+}
+
+fn request(network: &AddNetwork) -> v1::Network {
+    v1::Network {
+        name: network.name.clone(),
+        ipv4: network.ipv4.clone(),
+        gateway: network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
+        mtu: network.mtu.unwrap_or(0),
+        gateway_mac: String::new(),
+    }
+}
+
+async fn look(vrouter: &mut Vrouter) -> Result<Stats, Failure> {
+    let ports = view::ports(vrouter.ports().await?);
+    Ok(Stats::new(vrouter.stats().await?, &ports))
+}
+
+async fn watch_rates(
+    vrouter: &mut Vrouter,
+    interval: Duration,
+    count: Option<u32>,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut before = (look(vrouter).await?, Instant::now());
+    let mut due = tokio::time::interval_at(before.1 + interval, interval);
+    let mut done = 0;
+    while count.is_none_or(|count| done < count) {
+        due.tick().await;
+        let after = (look(vrouter).await?, Instant::now());
+        let rates = Rates::new(&before.0, &after.0, after.1 - before.1);
+        if json {
+            line(out, &rates)?;
+        } else {
+            let gap = if done == 0 { "" } else { "\n" };
+            print(out, format!("{gap}{}", text::rates(&rates)).as_bytes())?;
+        }
+        before = after;
+        done = done.saturating_add(1);
+    }
+    Ok(())
+}
+
+async fn watch(vrouter: &mut Vrouter, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+    let mut events = vrouter.watch().await?;
+    loop {
+        let Some(event) = Event::from_wire(vrouter.next(&mut events).await?) else { continue };
+        if json {
+            line(out, &event)?;
+        } else {
+            print(out, text::event(&event).as_bytes())?;
+        }
+    }
+}
+
+fn show<T: Serialize>(
+    out: &mut impl Write,
+    json: bool,
+    value: &T,
+    text: impl Fn(&T) -> String,
+) -> Result<(), Failure> {
+    if !json {
+        return print(out, text(value).as_bytes());
+    }
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(std::io::Error::from)?;
+    bytes.push(b'\n');
+    print(out, &bytes)
+}
+
+/// One object per line, for streams.
+fn line(out: &mut impl Write, value: &impl Serialize) -> Result<(), Failure> {
+    let mut bytes = serde_json::to_vec(value).map_err(std::io::Error::from)?;
+    bytes.push(b'\n');
+    print(out, &bytes)
+}
+
+fn print(out: &mut impl Write, bytes: &[u8]) -> Result<(), Failure> {
+    out.write_all(bytes)?;
+    // What is shown belongs to this moment; a pipe would otherwise hold it back.
+    out.flush()?;
+    Ok(())
+}

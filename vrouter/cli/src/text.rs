@@ -1,0 +1,293 @@
+//! Tables for people.
+
+use crate::table::Align::{Left, Right};
+use crate::table::{Table, plain};
+use crate::view::{
+    Drops, Event, Info, Mode, Network, Owner, Port, PortRates, PortStats, Rates, State, Stats,
+    WorkerRates, WorkerStats,
+};
+
+/// Characters of a sandbox id that crictl shows, and people compare.
+const SHORT_ID: usize = 12;
+
+pub(crate) fn info(info: &Info) -> String {
+    let node = info.numa_node.map_or_else(|| "all".to_owned(), |node| node.to_string());
+    let workers: Vec<_> = info
+        .workers
+        .iter()
+        .map(|worker| format!("{} on CPU {}", worker.index, worker.cpu))
+        .collect();
+    let Info { version, dpdk_version, pid, instance_id, .. } = info;
+    [
+        ("version", version.clone()),
+        ("DPDK", dpdk_version.clone()),
+        ("NUMA node", node),
+        ("process", pid.to_string()),
+        ("instance", instance_id.clone()),
+        ("workers", workers.join(", ")),
+    ]
+    .iter()
+    .map(|(name, value)| format!("{name:<11}{}\n", plain(value)))
+    .collect()
+}
+
+pub(crate) fn networks(networks: &[Network]) -> String {
+    let columns =
+        [("NAME", Left), ("IPV4", Left), ("GATEWAY", Left), ("GATEWAY MAC", Left), ("MTU", Right)];
+    let mut table = Table::new(&columns);
+    for network in networks {
+        table.row([
+            network.name.clone(),
+            network.ipv4.clone(),
+            network.gateway.clone(),
+            network.gateway_mac.clone().unwrap_or_default(),
+            network.mtu.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn ports(ports: &[Port]) -> String {
+    let mut table = Table::new(&[
+        ("SANDBOX", Left),
+        ("POD", Left),
+        ("INTERFACE", Left),
+        ("NETWORK", Left),
+        ("IP", Left),
+        ("MAC", Left),
+        ("MODE", Left),
+        ("STATE", Left),
+        ("QUEUES", Right),
+        ("REASON", Left),
+    ]);
+    for port in ports {
+        table.row([
+            short_id(port),
+            pod(&port.namespace, &port.pod),
+            port.interface.clone(),
+            port.network.clone(),
+            port.ip.clone(),
+            port.mac.clone(),
+            mode(port.mode).to_owned(),
+            state(port.state).to_owned(),
+            format!("{}/{}", port.active_queue_pairs, port.queue_pairs),
+            port.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn stats(stats: &Stats) -> String {
+    let mut ports = Table::new(&[
+        ("POD", Left),
+        ("INTERFACE", Left),
+        ("NETWORK", Left),
+        ("RX PACKETS", Right),
+        ("RX BYTES", Right),
+        ("TX PACKETS", Right),
+        ("TX BYTES", Right),
+        ("DROPS", Right),
+    ]);
+    for PortStats { id, owner, rx_packets, rx_bytes, tx_packets, tx_bytes, drops } in &stats.ports {
+        let [pod, interface, network] = owner_cells(owner, id);
+        let counts =
+            [*rx_packets, *rx_bytes, *tx_packets, *tx_bytes].map(|count| count.to_string());
+        let [rx_packets, rx_bytes, tx_packets, tx_bytes] = counts;
+        let drops = sum(drops.values()).to_string();
+        ports.row([pod, interface, network, rx_packets, rx_bytes, tx_packets, tx_bytes, drops]);
+    }
+    let mut workers = Table::new(&[
+        ("WORKER", Right),
+        ("CPU", Right),
+        ("PACKETS", Right),
+        ("BURSTS", Right),
+        ("SLEEPS", Right),
+        ("BUSY", Right),
+        ("FORWARDED", Right),
+        ("REPLIED", Right),
+        ("ORIGINATED", Right),
+        ("DROPS", Right),
+    ]);
+    for worker in &stats.workers {
+        let WorkerStats {
+            index,
+            cpu,
+            packets,
+            bursts,
+            sleeps,
+            busy_ns,
+            forwarded,
+            replied,
+            originated,
+            drops,
+        } = worker;
+        workers.row([
+            index.to_string(),
+            cpu.to_string(),
+            packets.to_string(),
+            bursts.to_string(),
+            sleeps.to_string(),
+            format!("{}.{:03} s", busy_ns / 1_000_000_000, busy_ns / 1_000_000 % 1000),
+            forwarded.to_string(),
+            replied.to_string(),
+            originated.to_string(),
+            sum(drops.values()).to_string(),
+        ]);
+    }
+    format!("{}\n{}", ports.render(), workers.render())
+}
+
+pub(crate) fn rates(rates: &Rates) -> String {
+    let mut ports = Table::new(&[
+        ("POD", Left),
+        ("INTERFACE", Left),
+        ("NETWORK", Left),
+        ("RX PPS", Right),
+        ("RX BIT/S", Right),
+        ("TX PPS", Right),
+        ("TX BIT/S", Right),
+        ("DROPS/S", Right),
+    ]);
+    for port in &rates.ports {
+        let [pod, interface, network] = owner_cells(&port.owner, &port.id);
+        let PortRates { rx_packets_per_second, rx_bits_per_second, .. } = port;
+        let PortRates { tx_packets_per_second, tx_bits_per_second, drops_per_second, .. } = port;
+        ports.row([
+            pod,
+            interface,
+            network,
+            rx_packets_per_second.to_string(),
+            scaled(*rx_bits_per_second),
+            tx_packets_per_second.to_string(),
+            scaled(*tx_bits_per_second),
+            drops_per_second.to_string(),
+        ]);
+    }
+    let columns = [
+        ("WORKER", Right),
+        ("CPU", Right),
+        ("PPS", Right),
+        ("SLEEPS/S", Right),
+        ("BUSY", Right),
+        ("DROPS/S", Right),
+    ];
+    let mut workers = Table::new(&columns);
+    for worker in &rates.workers {
+        let WorkerRates {
+            index,
+            cpu,
+            packets_per_second,
+            sleeps_per_second,
+            drops_per_second,
+            busy_percent,
+        } = worker;
+        workers.row([
+            index.to_string(),
+            cpu.to_string(),
+            packets_per_second.to_string(),
+            sleeps_per_second.to_string(),
+            format!("{busy_percent}%"),
+            drops_per_second.to_string(),
+        ]);
+    }
+    format!("{}\n{}", ports.render(), workers.render())
+}
+
+pub(crate) fn drops(drops: &Drops) -> String {
+    let columns = [
+        ("POD", Left),
+        ("INTERFACE", Left),
+        ("NETWORK", Left),
+        ("REASON", Left),
+        ("PACKETS", Right),
+    ];
+    let mut ports = Table::new(&columns);
+    for drop in &drops.ports {
+        let [pod, interface, network] = owner_cells(&drop.owner, &drop.id);
+        ports.row([pod, interface, network, drop.reason.clone(), drop.packets.to_string()]);
+    }
+    let mut workers = Table::new(&[("WORKER", Right), ("REASON", Left), ("PACKETS", Right)]);
+    for drop in &drops.workers {
+        workers.row([drop.worker.to_string(), drop.reason.clone(), drop.packets.to_string()]);
+    }
+    format!("{}\n{}", ports.render(), workers.render())
+}
+
+pub(crate) fn event(event: &Event) -> String {
+    let line = match event {
+        Event::NetworkAdded { network } => {
+            let Network { name, ipv4, gateway, mtu, .. } = network;
+            format!("network {name} added: {ipv4} gateway {gateway} mtu {mtu}")
+        }
+        Event::NetworkRemoved { name } => format!("network {name} removed"),
+        Event::PortAdded { port } => format!("port {} added: {}", name(port), describe(port)),
+        Event::PortChanged { port } => format!("port {} changed: {}", name(port), describe(port)),
+        Event::PortRemoved { id } => format!("port {id} removed"),
+        Event::Synced => "synced".to_owned(),
+        Event::PeerRefused { id, pid, why } => format!("port {id} refused process {pid}: {why}"),
+    };
+    format!("{}\n", plain(&line))
+}
+
+fn name(port: &Port) -> String {
+    match port.pod.as_str() {
+        "" => port.id.clone(),
+        _ => format!("{} {}", pod(&port.namespace, &port.pod), port.interface),
+    }
+}
+
+fn describe(port: &Port) -> String {
+    let Port { network, ip, active_queue_pairs, queue_pairs, .. } = port;
+    let reason = port.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let state = state(port.state);
+    format!("{state}{reason}, {network} {ip}, queues {active_queue_pairs}/{queue_pairs}")
+}
+
+fn short_id(port: &Port) -> String {
+    port.sandbox.as_ref().unwrap_or(&port.id).chars().take(SHORT_ID).collect()
+}
+
+fn pod(namespace: &str, pod: &str) -> String {
+    if namespace.is_empty() { pod.to_owned() } else { format!("{namespace}/{pod}") }
+}
+
+/// A port whose owner is not known is shown by its id.
+fn owner_cells(owner: &Owner, id: &str) -> [String; 3] {
+    let pod = pod(&owner.namespace, &owner.pod);
+    let pod = if pod.is_empty() { id.to_owned() } else { pod };
+    [pod, owner.interface.clone(), owner.network.clone()]
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Vrouter => "vrouter",
+        Mode::Pod => "pod",
+    }
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting",
+        State::Connected => "connected",
+        State::Up => "up",
+    }
+}
+
+fn sum<'a>(counts: impl Iterator<Item = &'a u64>) -> u64 {
+    counts.fold(0, |sum, count| sum.saturating_add(*count))
+}
+
+/// Three digits or so, with a decimal prefix: 9.87G.
+fn scaled(value: u64) -> String {
+    let units = [(1_000_000_000_000, "T"), (1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")];
+    match units.iter().find(|(unit, _)| value >= *unit) {
+        None => value.to_string(),
+        Some((unit, name)) => {
+            let hundredths = value / (unit / 100);
+            format!("{}.{:02}{name}", hundredths / 100, hundredths % 100)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

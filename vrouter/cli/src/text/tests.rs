@@ -1,0 +1,136 @@
+//! What people see.
+
+use std::time::Duration;
+
+use vrouter_api::v1;
+
+use super::{drops, event, info, networks, ports, rates, scaled, stats};
+use crate::view::tests::{stats as sample, wire_port};
+use crate::view::{self, Event, Info, Rates};
+
+#[test]
+fn ports_table() {
+    let mut waiting = wire_port("fedcba9876543210/0/net0", "red-b");
+    waiting.state = v1::PortState::Waiting.into();
+    waiting.active_queue_pairs = 0;
+    waiting.reason = "refused\npid 9".into();
+    if let Some(spec) = &mut waiting.spec {
+        spec.socket_owner = v1::SocketOwner::Vrouter.into();
+    }
+    let list = view::ports(vec![waiting, wire_port("0123456789abcdef/0/net0", "red-a")]);
+    assert_eq!(
+        ports(&list),
+        "\
+SANDBOX       POD            INTERFACE  NETWORK  IP         MAC                MODE     STATE    QUEUES  REASON
+0123456789ab  default/red-a  net0       red      10.66.0.2  02:2a:0a:42:00:02  pod      up          1/2  -
+fedcba987654  default/red-b  net0       red      10.66.0.2  02:2a:0a:42:00:02  vrouter  waiting     0/2  refused\\npid 9
+"
+    );
+}
+
+#[test]
+fn networks_table() {
+    let network = v1::Network {
+        name: "red".into(),
+        ipv4: "10.66.0.0/24".into(),
+        gateway: "10.66.0.1".into(),
+        mtu: 1500,
+        gateway_mac: "02:00:00:00:00:01".into(),
+    };
+    assert_eq!(
+        networks(&view::networks(vec![network])),
+        "NAME  IPV4          GATEWAY    GATEWAY MAC         MTU\n\
+         red   10.66.0.0/24  10.66.0.1  02:00:00:00:00:01  1500\n"
+    );
+}
+
+#[test]
+fn info_lines() {
+    let wire = v1::Info {
+        version: "0.1.0".into(),
+        dpdk_version: "DPDK 22.11.11".into(),
+        numa_node: -1,
+        pid: 42,
+        workers: vec![v1::Worker { index: 1, cpu: 3 }, v1::Worker { index: 0, cpu: 2 }],
+        instance_id: "abc".into(),
+    };
+    assert_eq!(
+        info(&Info::from(wire)),
+        "version    0.1.0\nDPDK       DPDK 22.11.11\nNUMA node  all\nprocess    42\ninstance   abc\n\
+         workers    0 on CPU 2, 1 on CPU 3\n"
+    );
+}
+
+#[test]
+fn stats_and_drops_tables() {
+    assert_eq!(
+        stats(&sample()),
+        "\
+POD            INTERFACE  NETWORK  RX PACKETS  RX BYTES  TX PACKETS  TX BYTES  DROPS
+default/red-b  net0       red             100      6400          50      3200      6
+unknown        -          -                 7       448           3       224      0
+
+WORKER  CPU  PACKETS  BURSTS  SLEEPS     BUSY  FORWARDED  REPLIED  ORIGINATED  DROPS
+     0    1      107       9       2  1.234 s         90       10           1      5
+"
+    );
+    assert_eq!(
+        drops(&sample().drops()),
+        "\
+POD            INTERFACE  NETWORK  REASON        PACKETS
+default/red-b  net0       red      no_route            1
+default/red-b  net0       red      ttl_exceeded        5
+
+WORKER  REASON        PACKETS
+     0  ttl_exceeded        5
+"
+    );
+}
+
+#[test]
+fn rates_table() {
+    let (before, mut after) = (sample(), sample());
+    after.ports[0].rx_packets += 1_000_000;
+    after.ports[0].rx_bytes += 64_000_000;
+    after.workers[0].busy_ns += 990_000_000;
+    let text = rates(&Rates::new(&before, &after, Duration::from_secs(1)));
+    assert!(
+        text.contains(
+            "default/red-b  net0       red      1000000   512.00M       0         0        0\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("0    1    0         0   99%        0\n"), "{text}");
+}
+
+#[test]
+fn event_lines() {
+    for (shown, line) in [
+        (Event::Synced, "synced\n"),
+        (Event::PortRemoved { id: "a/0/net0".into() }, "port a/0/net0 removed\n"),
+        (
+            Event::PortAdded { port: Box::new(wire_port("a/0/net0", "red-a").into()) },
+            "port default/red-a net0 added: up, red 10.66.0.2, queues 1/2\n",
+        ),
+        (
+            Event::PeerRefused { id: "a/0/net0".into(), pid: 9, why: "\u{1b}[31mno".into() },
+            "port a/0/net0 refused process 9: \\u{1b}[31mno\n",
+        ),
+    ] {
+        assert_eq!(event(&shown), line);
+    }
+}
+
+#[test]
+fn scaled_numbers() {
+    for (value, text) in [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00k"),
+        (9_876_543, "9.87M"),
+        (12_345_678_901, "12.34G"),
+        (u64::MAX, "18446744.07T"),
+    ] {
+        assert_eq!(scaled(value), text);
+    }
+}

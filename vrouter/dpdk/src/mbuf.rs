@@ -1,0 +1,227 @@
+//! Packet buffers: one, or a batch of them.
+
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::slice;
+
+use vrouter_dpdk_sys as sys;
+
+use crate::pool::Pool;
+
+/// Buffers were not taken; none was. Small and free of text: the packet path sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AllocError {
+    /// The pool has fewer.
+    #[error("packet pool exhausted: {wanted} buffers wanted")]
+    Exhausted {
+        /// Buffers asked for.
+        wanted: u16,
+    },
+    /// The batch has no place for them.
+    #[error("packet batch full: {wanted} buffers wanted on top of {len}")]
+    Full {
+        /// Buffers asked for.
+        wanted: u16,
+        /// Buffers in the batch.
+        len: u16,
+    },
+}
+
+/// A packet does not fit its buffer; nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no room for {len} more bytes in the packet buffer")]
+pub struct NoRoom {
+    /// Bytes asked for.
+    pub len: u16,
+}
+
+/// One packet buffer, returned to its pool when dropped. Its owner is the only one: it is never shared,
+/// chained or referenced twice.
+#[derive(Debug)]
+pub struct Mbuf {
+    raw: NonNull<sys::rte_mbuf>,
+    /// Keeps the pool, and so the buffer's memory, until the buffer is back.
+    _pool: Pool,
+}
+
+// SAFETY: a buffer belongs to no thread. Its memory is reached only through its one owner, and returning it
+// from another thread than the one that took it is what mempools are made for. Test
+// `buffers_move_between_threads` returns buffers from a thread that never took one.
+unsafe impl Send for Mbuf {}
+
+impl Mbuf {
+    pub(crate) fn alloc(pool: &Pool) -> Result<Self, AllocError> {
+        let mut raw = ptr::null_mut();
+        // SAFETY: the handle keeps the pool alive, and there is room for the one pointer that is written.
+        let status = unsafe { sys::ringway_mbuf_alloc_bulk(pool.raw(), &raw mut raw, 1) };
+        match NonNull::new(raw) {
+            Some(raw) if status == 0 => Ok(Self { raw, _pool: pool.clone() }),
+            _ => Err(AllocError::Exhausted { wanted: 1 }),
+        }
+    }
+
+    /// The buffer as a packet to be read or written.
+    pub fn packet(&mut self) -> Packet<'_> {
+        Packet { raw: self.raw.as_ptr(), owner: PhantomData }
+    }
+
+    /// The packet's bytes.
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: this owns the buffer, and `&self` keeps it from being written or freed meanwhile.
+        unsafe { data(self.raw.as_ptr()) }
+    }
+
+    /// See [`Packet::append`].
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub fn append(&mut self, len: u16) -> Result<&mut [u8], NoRoom> {
+        // SAFETY: this owns the buffer, and `&mut self` keeps everyone else away meanwhile.
+        unsafe { append(self.raw.as_ptr(), len) }
+    }
+}
+
+impl Drop for Mbuf {
+    fn drop(&mut self) {
+        let mut raw = self.raw.as_ptr();
+        // SAFETY: this owns the buffer and is gone afterwards; `_pool` is dropped after this.
+        unsafe { sys::rte_pktmbuf_free_bulk(&raw mut raw, 1) };
+    }
+}
+
+/// Packet buffers that are taken and returned together: several times cheaper than one by one.
+///
+/// Made by [`Pool::batch`] once, then filled and cleared for every burst. Dropping it returns the buffers.
+#[derive(Debug)]
+pub struct MbufBatch {
+    /// The first `len` are buffers this batch owns, the rest is stale.
+    raws: Box<[*mut sys::rte_mbuf]>,
+    len: u16,
+    pool: Pool,
+}
+
+// SAFETY: as for `Mbuf`: the batch is the only owner of its buffers, and no buffer belongs to a thread. Test
+// `buffers_move_between_threads`.
+unsafe impl Send for MbufBatch {}
+
+impl MbufBatch {
+    pub(crate) fn new(pool: &Pool, capacity: u16) -> Self {
+        let raws = vec![ptr::null_mut(); usize::from(capacity)].into_boxed_slice();
+        Self { raws, len: 0, pool: pool.clone() }
+    }
+
+    /// Adds `count` empty buffers, all or none.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc(&mut self, count: u16) -> Result<(), AllocError> {
+        let full = AllocError::Full { wanted: count, len: self.len };
+        let len = self.len.checked_add(count).ok_or(full)?;
+        let spare = self.raws.get_mut(usize::from(self.len)..usize::from(len)).ok_or(full)?;
+        // SAFETY: the handle keeps the pool alive, and `spare` has room for exactly `count` pointers.
+        let status = unsafe {
+            sys::ringway_mbuf_alloc_bulk(self.pool.raw(), spare.as_mut_ptr(), u32::from(count))
+        };
+        if status != 0 {
+            return Err(AllocError::Exhausted { wanted: count });
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Returns all buffers to the pool.
+    pub fn clear(&mut self) {
+        let count = u32::from(std::mem::take(&mut self.len));
+        // SAFETY: the batch owned these buffers, and has just forgotten them.
+        unsafe { sys::rte_pktmbuf_free_bulk(self.raws.as_mut_ptr(), count) };
+    }
+
+    /// Buffers in it.
+    pub fn len(&self) -> u16 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of each packet.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        // SAFETY: the batch owns its buffers, and `&self` keeps them from being written or freed meanwhile.
+        self.raws.iter().take(usize::from(self.len)).map(|&raw| unsafe { data(raw) })
+    }
+
+    /// Each packet, to be read or written.
+    pub fn packets(&mut self) -> impl Iterator<Item = Packet<'_>> {
+        let owned = self.raws.iter_mut().take(usize::from(self.len));
+        owned.map(|raw| Packet { raw: *raw, owner: PhantomData })
+    }
+}
+
+impl Drop for MbufBatch {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// The packet in a buffer that a [`Mbuf`] or a [`MbufBatch`] owns.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    raw: *mut sys::rte_mbuf,
+    owner: PhantomData<&'a mut Mbuf>,
+}
+
+impl Packet<'_> {
+    /// The packet's bytes.
+    pub fn data(&self) -> &[u8] {
+        // SAFETY: the owner is borrowed exclusively for this value's lifetime, and `&self` excludes `append`.
+        unsafe { data(self.raw) }
+    }
+
+    /// Grows the packet by `len` bytes at its end and returns them. Their content is whatever the buffer held
+    /// before, possibly another pod's packet: write every one of them.
+    ///
+    /// # Errors
+    /// [`NoRoom`].
+    pub fn append(&mut self, len: u16) -> Result<&mut [u8], NoRoom> {
+        // SAFETY: the owner is borrowed exclusively for this value's lifetime, and `&mut self` excludes
+        // every other use of the packet while the bytes are borrowed.
+        unsafe { append(self.raw, len) }
+    }
+
+    /// Makes the packet empty again.
+    pub fn reset(&mut self) {
+        // SAFETY: a live buffer that nobody else uses, as in `append`.
+        unsafe { sys::ringway_mbuf_reset(self.raw) };
+    }
+}
+
+/// Bytes of the packet in `raw`.
+///
+/// # Safety
+/// `raw` must be a buffer from this crate's allocation that is neither written nor freed during `'a`.
+unsafe fn data<'a>(raw: *const sys::rte_mbuf) -> &'a [u8] {
+    // SAFETY: a live buffer, by this function's contract.
+    let len = unsafe { sys::ringway_mbuf_data_len(raw) };
+    // SAFETY: as above.
+    let start = unsafe { sys::ringway_mbuf_data(raw) };
+    // SAFETY: buffers here have one segment, so all `len` bytes follow `start` inside it. Only `append` makes
+    // `len` grow, never beyond the segment. The memory came zeroed from EAL, so it is initialised.
+    unsafe { slice::from_raw_parts(start, usize::from(len)) }
+}
+
+/// Grows the packet in `raw`.
+///
+/// # Safety
+/// `raw` must be a buffer from this crate's allocation that nothing else reads, writes or frees during `'a`.
+unsafe fn append<'a>(raw: *mut sys::rte_mbuf, len: u16) -> Result<&'a mut [u8], NoRoom> {
+    // SAFETY: a live buffer, by this function's contract; DPDK checks the room.
+    let start = unsafe { sys::ringway_mbuf_append(raw, len) };
+    if start.is_null() {
+        return Err(NoRoom { len });
+    }
+    // SAFETY: DPDK found `len` bytes of room at `start` inside the buffer's one segment, in memory that came
+    // zeroed from EAL; the contract makes them ours alone.
+    Ok(unsafe { slice::from_raw_parts_mut(start, usize::from(len)) })
+}
