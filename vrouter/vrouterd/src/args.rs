@@ -26,34 +26,18 @@ pub struct Args {
     pub check: bool,
 }
 
-/// The configuration can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file can't be read.
-    #[error("cannot read configuration file {}: {source}; correct --config or create it", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Its content is wrong.
-    #[error(transparent)]
-    Content(#[from] ConfigError),
-}
-
 /// Reads the file that was asked for, or the usual one if there is one.
 ///
 /// # Errors
-/// [`LoadError`]; that the usual file does not exist is none.
-pub fn load(asked: Option<&Path>) -> Result<VrouterConfig, LoadError> {
-    let path = asked.unwrap_or(Path::new(VROUTER_FILE));
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(VrouterConfig::from_toml(&text, path)?),
+/// [`ConfigError`]; that the usual file does not exist is none.
+pub fn load(asked: Option<&Path>) -> Result<VrouterConfig, ConfigError> {
+    let file = asked.unwrap_or(Path::new(VROUTER_FILE));
+    match fs::read_to_string(file) {
+        Ok(text) => VrouterConfig::from_toml(&text, file),
         Err(e) if asked.is_none() && e.kind() == io::ErrorKind::NotFound => {
             Ok(VrouterConfig::default())
         }
-        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
+        Err(source) => Err(ConfigError::Unreadable { file: file.to_owned(), source }),
     }
 }
 
