@@ -4,7 +4,7 @@
 //! reaches a path or a command line unchecked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use crate::cpuset::NodeId;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// An Ethernet address. `Display` and `FromStr` use `02:00:0a:42:00:02`.
@@ -130,7 +130,7 @@ impl fmt::Display for Prefix {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use core::net::Ipv4Addr;
 
     use super::{Mac, Prefix};
 

@@ -5,7 +5,7 @@
 //! stays with the pod until [`Node::release_pod`], so that a restarted container finds the same CPUs and sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use crate::annotations::{CpusRequest, NumaPolicy, Request, Scope, SocketOwner};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};

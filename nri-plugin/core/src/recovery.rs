@@ -4,7 +4,7 @@
 //! steps that make them agree. Doing the steps twice does no harm.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use crate::annotations::SocketOwner;

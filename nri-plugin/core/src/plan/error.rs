@@ -1,7 +1,7 @@
 //! Why a container cannot have what it asks for, in one line that a pod's author understands.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use core::net::Ipv4Addr;
 
 use crate::annotations::{CPUS, INTERFACES, NETWORK, NUMA};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};
