@@ -1,0 +1,67 @@
+# Every command of the project; `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# containerd of the demo: 2.1 or 1.7.
+CONTAINERD ?= 2.1
+# KEEP=1: the demo leaves everything running.
+KEEP ?=
+PREFIX ?= /usr
+DESTDIR ?=
+
+target := $(or $(CARGO_TARGET_DIR),target)
+keep := $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: help setup build demo clean-demo check format lint unit doc test integration install
+
+help: ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: ## install what is missing (packages, Rust), fetch containerd 1.7 and 2.1 into target/
+	@integration/setup/packages.sh
+	@integration/setup/rust.sh
+	@integration/setup/containerd.sh
+
+build: setup ## build everything once, for the demo and the tests
+	@$(CARGO) build --workspace --locked
+
+demo: build ## two unprivileged DPDK pods talk through the vRouter (CONTAINERD=1.7, KEEP=1)
+	@CONTAINERD=$(CONTAINERD) $(target)/debug/ringway-demo $(keep)
+
+clean-demo: ## remove what a kept or killed demo or test left running
+	@if [[ -x $(target)/debug/ringway-demo ]]; then $(target)/debug/ringway-demo --clean; fi
+
+check: setup format lint unit doc ## everything that needs neither root nor hugepages
+
+# A distribution's Rust may come without rustfmt or clippy. That is said, not hidden.
+format:
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then $(CARGO) fmt --all --check; \
+	else echo "SKIP format: cargo fmt is not installed"; fi
+
+lint:
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
+		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
+		$(CARGO) clippy --workspace --test node --test cleanup --locked -- -D warnings; \
+	else echo "SKIP lint: cargo clippy is not installed"; fi
+
+unit:
+	@$(CARGO) test --workspace --locked
+
+doc:
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+
+test: check integration ## check, then the daemons on a real node (root, hugepages, containerd 1.7 and 2.1)
+
+# The same packages are selected as for `unit`, so that cargo builds every dependency once.
+integration: build
+	@$(CARGO) test --workspace --locked --test node --test cleanup
+
+install: setup ## build for release and install below DESTDIR and PREFIX, with units and samples
+	@$(CARGO) build --workspace --release --locked
+	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/ringway
+	@install -m 0755 $(addprefix $(target)/release/,ringway ringway-vrouter ringway-nri) $(DESTDIR)$(PREFIX)/bin/
+	@install -m 0644 config/systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
+	@install -m 0644 config/containerd/*.toml config/samples/*.toml $(DESTDIR)$(PREFIX)/share/ringway/
+	@echo "installed; samples and containerd drop-ins are in $(PREFIX)/share/ringway"

@@ -1,0 +1,20 @@
+//! The fixture of the integration tests and of the demo: a real containerd, the real daemons, real DPDK pods.
+//!
+//! It knows the daemons only from outside: their programs, their configuration files, the vRouter's control API, and what the kernel
+//! shows. It is not used by any other crate. Errors are for a person who reads a failed run, therefore `anyhow`.
+#![forbid(unsafe_code)]
+
+pub mod containerd;
+pub mod cri;
+pub mod demo;
+pub mod image;
+pub mod machine;
+pub mod node;
+pub mod pod;
+pub mod process;
+pub mod readback;
+pub mod rundir;
+pub mod testpmd;
+pub mod traffic;
+pub mod vrouter;
+pub mod wait;

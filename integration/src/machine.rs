@@ -1,0 +1,196 @@
+//! What the machine must have, what is switched on for a run, and what was there before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::Uid;
+use serde::{Deserialize, Serialize};
+
+use crate::containerd::Version;
+use crate::readback;
+
+const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Root of the source tree; set-up puts everything it fetches below its `target/`.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Where the daemons are: beside this program (demo) or one above (test programs), unless `RINGWAY_BIN_DIR` says
+/// otherwise.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let directory = match std::env::var_os("RINGWAY_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        None => {
+            let own = std::env::current_exe()?;
+            let parent = own.parent().context("this program has no directory")?;
+            if parent.ends_with("deps") {
+                parent.parent().context("deps has no parent")?.to_owned()
+            } else {
+                parent.to_owned()
+            }
+        }
+    };
+    let path = directory.join(name);
+    if !path.is_file() {
+        bail!("{} is not built; run `cargo build --workspace`", path.display());
+    }
+    Ok(path)
+}
+
+/// Why this machine cannot run containers with DPDK under containerd `version`, or nothing when it can.
+pub fn unfit(version: Version) -> Option<String> {
+    if !Uid::effective().is_root() {
+        return Some("needs root".to_owned());
+    }
+    for (program, package) in [
+        ("/usr/bin/dpdk-testpmd", "dpdk"),
+        ("/usr/sbin/runc", "runc"),
+        ("/bin/busybox", "busybox-static"),
+    ] {
+        if !Path::new(program).exists() {
+            return Some(format!("{program} is missing (package {package}); run `make setup`"));
+        }
+    }
+    let containerd = version.program("containerd");
+    if !containerd.exists() {
+        return Some(format!("{} is missing; run `make setup`", containerd.display()));
+    }
+    if !Path::new(HUGEPAGES).exists() {
+        return Some("the kernel has no 2 MiB hugepages".to_owned());
+    }
+    None
+}
+
+/// The settings of the machine before a run, kept in the run's directory so that a later process can restore them too.
+#[derive(Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Restore {
+    /// Number of reserved 2 MiB hugepages.
+    hugepages: Option<u64>,
+    /// Hierarchy that was mounted for the run.
+    mounted: Option<PathBuf>,
+}
+
+impl Restore {
+    const FILE: &'static str = "restore.json";
+
+    /// What was stored in a run's directory; nothing to restore when there is no such file.
+    pub fn load(run: &Path) -> Result<Self> {
+        match fs::read(run.join(Self::FILE)) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn store(&self, run: &Path) -> Result<()> {
+        Ok(fs::write(run.join(Self::FILE), serde_json::to_vec(self)?)?)
+    }
+
+    /// Puts the machine back.
+    pub fn apply(&self) -> Result<()> {
+        if let Some(directory) = &self.mounted {
+            umount2(directory, MntFlags::MNT_DETACH)
+                .with_context(|| format!("cannot unmount {}", directory.display()))?;
+            fs::remove_dir(directory)?;
+        }
+        if let Some(number) = self.hugepages {
+            set_hugepages(number)?;
+        }
+        Ok(())
+    }
+}
+
+/// The 2 MiB hugepages a run needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hugepages {
+    /// At least so many free ones.
+    Free(u64),
+    /// None reserved at all.
+    None,
+}
+
+/// Reserves hugepages, and mounts the hugetlb cgroup controller where the machine has cgroup v1 without it. What was there
+/// before is written to `run` first.
+pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
+    let mut restore = Restore::load(run)?;
+    if let Some(directory) = missing_hugetlb_hierarchy()? {
+        restore.mounted = Some(directory.clone());
+        restore.store(run)?;
+        fs::create_dir_all(&directory)?;
+        mount(Some("cgroup"), &directory, Some("cgroup"), MsFlags::empty(), Some("hugetlb"))
+            .with_context(|| {
+                format!("cannot mount the hugetlb cgroup at {}", directory.display())
+            })?;
+    }
+    let total = hugepages()?;
+    let free = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
+    let new = match wanted {
+        Hugepages::Free(number) if free >= number => return Ok(()),
+        Hugepages::Free(number) => total + number - free,
+        Hugepages::None => 0,
+    };
+    restore.hugepages.get_or_insert(total);
+    restore.store(run)?;
+    set_hugepages(new)?;
+    let got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
+    match wanted {
+        Hugepages::Free(number) if got < number => {
+            bail!(
+                "the kernel gave {got} free 2 MiB hugepages of {number}; free some memory or reboot"
+            )
+        }
+        Hugepages::None if hugepages()? > 0 => {
+            bail!("{} 2 MiB hugepages are in use by another program; stop it", hugepages()?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Those in use stay until they are freed.
+fn set_hugepages(number: u64) -> Result<()> {
+    let path = format!("{HUGEPAGES}/nr_hugepages");
+    fs::write(&path, number.to_string()).with_context(|| format!("cannot write {path}"))
+}
+
+/// Number of reserved 2 MiB hugepages.
+fn hugepages() -> Result<u64> {
+    readback::number(format!("{HUGEPAGES}/nr_hugepages"))
+}
+
+/// Where the hugetlb controller has to be mounted: nowhere on cgroup v2, or when it is there, or when the kernel lacks it.
+fn missing_hugetlb_hierarchy() -> Result<Option<PathBuf>> {
+    let known = fs::read_to_string("/proc/cgroups")?;
+    let enabled = known.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.next() == Some("hugetlb") && fields.next_back() == Some("1")
+    });
+    let mounts = readback::mounts(None)?;
+    let version_1 = mounts.iter().any(|mount| {
+        mount.kind == "cgroup" && mount.super_options.split(',').any(|part| part == "cpuset")
+    });
+    let there = mounts.iter().any(|mount| {
+        mount.kind == "cgroup" && mount.super_options.split(',').any(|part| part == "hugetlb")
+    });
+    Ok((enabled && version_1 && !there).then(|| Path::new(CGROUPS).join("hugetlb")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_stored_is_what_is_restored() {
+        let run = std::env::temp_dir().join(format!("ringway-restore-{}", std::process::id()));
+        fs::create_dir(&run).unwrap();
+        assert_eq!(Restore::load(&run).unwrap(), Restore::default());
+        let restore =
+            Restore { hugepages: Some(7), mounted: Some(PathBuf::from("/sys/fs/cgroup/hugetlb")) };
+        restore.store(&run).unwrap();
+        assert_eq!(Restore::load(&run).unwrap(), restore);
+        fs::remove_dir_all(&run).unwrap();
+    }
+}

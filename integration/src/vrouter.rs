@@ -1,0 +1,230 @@
+//! `ringway-vrouter` as a child process, and its control API, synchronous.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use tokio::task::JoinHandle;
+use vrouter_api::v1::event::Event;
+use vrouter_api::v1::{
+    GetInfoRequest, GetStatsRequest, Info, ListNetworksRequest, ListPortsRequest, Network,
+    PeerRefused, Port, PortState, PortStats, Stats, WatchRequest,
+};
+use vrouter_api::{Client, connect};
+
+use crate::machine::{Hugepages, program};
+use crate::node::Setup;
+use crate::process::Daemon;
+use crate::rundir::RunDir;
+use crate::wait::{self, runtime};
+
+/// Time for EAL to start; 1 s is usual, more when two CPUs are busy.
+const START: Duration = Duration::from_secs(30);
+/// Two equal readings this far apart mean that nothing moves any more: thousands of worker rounds.
+const STILL: Duration = Duration::from_millis(300);
+
+/// A network as the configuration file has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Name.
+    pub name: &'static str,
+    /// Prefix with length.
+    pub ipv4: &'static str,
+}
+
+/// A running vRouter; dropping it stops it.
+#[derive(Debug)]
+pub struct VRouter {
+    process: Daemon,
+    client: Client,
+    socket: PathBuf,
+    refused: Arc<Mutex<Vec<PeerRefused>>>,
+    watcher: JoinHandle<()>,
+}
+
+impl VRouter {
+    /// Control socket of the vRouter of a run.
+    pub fn socket_of(run: &RunDir) -> PathBuf {
+        run.path().join("vrouter.sock")
+    }
+
+    /// Writes its configuration and starts it.
+    pub fn start(run: &RunDir, setup: &Setup) -> Result<Self> {
+        let socket = Self::socket_of(run);
+        let mut text = format!(
+            "control_socket = \"{}\"\nrun_dir = \"{}\"\n",
+            socket.display(),
+            run.path().display()
+        );
+        if setup.hugepages == Hugepages::None {
+            text.push_str("[dpdk]\nhugepages = false\n");
+        }
+        for network in &setup.networks {
+            text.push_str(&format!(
+                "[[networks]]\nname = \"{}\"\nipv4 = \"{}\"\n",
+                network.name, network.ipv4
+            ));
+        }
+        let config = run.path().join("vrouter.toml");
+        std::fs::write(&config, text)?;
+        Self::start_with(&config, &socket, &run.path().join("vrouter.log"))
+    }
+
+    fn start_with(config: &Path, socket: &Path, log: &Path) -> Result<Self> {
+        let mut command = Command::new(program("ringway-vrouter")?);
+        command.arg("--config").arg(config);
+        let mut process = Daemon::start("ringway-vrouter", command, log)?;
+        let client = process.wait_for("its control API answers", START, || {
+            let Ok(mut client) = runtime()?.block_on(connect(socket)) else { return Ok(None) };
+            let info = runtime()?.block_on(client.get_info(GetInfoRequest {}));
+            Ok(info.is_ok().then_some(client))
+        })?;
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        let watcher = watch(&client, Arc::clone(&refused))?;
+        Ok(Self { process, client, socket: socket.to_owned(), refused, watcher })
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Daemon {
+        &mut self.process
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it says about itself.
+    pub fn info(&self) -> Result<Info> {
+        let answer = runtime()?.block_on(self.client.clone().get_info(GetInfoRequest {}));
+        Ok(answer.map_err(status)?.into_inner())
+    }
+
+    /// Its networks.
+    pub fn networks(&self) -> Result<Vec<Network>> {
+        let answer = runtime()?.block_on(self.client.clone().list_networks(ListNetworksRequest {}));
+        Ok(answer.map_err(status)?.into_inner().networks)
+    }
+
+    /// A network by name.
+    pub fn network(&self, name: &str) -> Result<Network> {
+        let networks = self.networks()?;
+        networks
+            .into_iter()
+            .find(|it| it.name == name)
+            .with_context(|| format!("no network {name}"))
+    }
+
+    /// Its ports.
+    pub fn ports(&self) -> Result<Vec<Port>> {
+        let answer = runtime()?.block_on(self.client.clone().list_ports(ListPortsRequest {}));
+        Ok(answer.map_err(status)?.into_inner().ports)
+    }
+
+    /// The one port of a sandbox, if it has one.
+    pub fn find_port(&self, sandbox: &str) -> Result<Option<Port>> {
+        let prefix = format!("{sandbox}/");
+        let of_sandbox =
+            |port: &Port| port.spec.as_ref().is_some_and(|it| it.id.starts_with(&prefix));
+        Ok(self.ports()?.into_iter().find(of_sandbox))
+    }
+
+    /// The one port of a sandbox.
+    pub fn port(&self, sandbox: &str) -> Result<Port> {
+        self.find_port(sandbox)?
+            .with_context(|| format!("the vRouter has no port of sandbox {sandbox}"))
+    }
+
+    /// Waits until the port of a sandbox carries traffic.
+    pub fn wait_up(&self, sandbox: &str, limit: Duration) -> Result<Port> {
+        let mut last = "nothing".to_owned();
+        wait::until(&format!("port of {sandbox} is up"), limit, || {
+            let port = self.find_port(sandbox)?;
+            if let Some(port) = &port {
+                last = format!("{:?}, {:?}", port.state(), port.reason);
+            }
+            Ok(port.filter(|port| port.state() == PortState::Up))
+        })
+        .with_context(|| format!("the port was last seen as {last}"))
+    }
+
+    /// All counters.
+    pub fn stats(&self) -> Result<Stats> {
+        let answer = runtime()?.block_on(self.client.clone().get_stats(GetStatsRequest {}));
+        Ok(answer.map_err(status)?.into_inner())
+    }
+
+    /// Counters of one port.
+    pub fn port_stats(&self, id: &str) -> Result<PortStats> {
+        let stats = self.stats()?;
+        stats
+            .ports
+            .into_iter()
+            .find(|it| it.id == id)
+            .with_context(|| format!("no counters of {id}"))
+    }
+
+    /// Waits until the packet counters of every port stand still, and gives them.
+    pub fn settled_stats(&self, limit: Duration) -> Result<Vec<PortStats>> {
+        let mut last = self.stats()?.ports;
+        let mut since = Instant::now();
+        wait::until("the vRouter's counters stand still", limit, || {
+            let now = self.stats()?.ports;
+            if now != last {
+                last = now;
+                since = Instant::now();
+            }
+            Ok((since.elapsed() >= STILL).then(|| last.clone()))
+        })
+    }
+
+    /// Every refused peer since the start.
+    pub fn refused(&self) -> Vec<PeerRefused> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until a peer was refused at `port` for which `which` holds.
+    pub fn wait_refused(
+        &self,
+        port: &str,
+        limit: Duration,
+        which: impl Fn(&PeerRefused) -> bool,
+    ) -> Result<PeerRefused> {
+        wait::until(&format!("a peer is refused at port {port}"), limit, || {
+            Ok(self.refused().into_iter().find(|refused| refused.port == port && which(refused)))
+        })
+    }
+}
+
+impl Drop for VRouter {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+fn status(status: tonic::Status) -> anyhow::Error {
+    anyhow!("the vRouter answered {}: {}", status.code(), status.message())
+}
+
+/// Collects refusals until the vRouter goes away; returns when the watch has caught up.
+fn watch(client: &Client, refused: Arc<Mutex<Vec<PeerRefused>>>) -> Result<JoinHandle<()>> {
+    let mut client = client.clone();
+    let mut stream = runtime()?
+        .block_on(async move { client.watch(WatchRequest {}).await })
+        .map_err(status)?
+        .into_inner();
+    Ok(runtime()?.spawn(async move {
+        while let Ok(Some(message)) = stream.message().await {
+            if let Some(Event::PeerRefused(event)) = message.event {
+                refused.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+            }
+        }
+    }))
+}

@@ -1,0 +1,92 @@
+//! The daemons on a real node: containerd, pods with testpmd, and every error that users will meet.
+//!
+//! The tests share the machine, so they run one after another; those with the same set-up share one node.
+#![forbid(unsafe_code)]
+
+mod errors;
+mod idle;
+mod pods;
+mod restart;
+mod settings;
+mod stage;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use integration::containerd::Version;
+use integration::node::PluginStart;
+use integration::{machine, wait};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use stage::{Needs, Stage, Test};
+
+/// In this order: a new node is started only where the set-up changes.
+const TESTS: [Test; 20] = [
+    ("settings_are_checked", Needs::Nothing, settings::are_checked),
+    ("settings_run_dir_too_long", Needs::Nothing, settings::run_dir_too_long),
+    ("unknown_network", Needs::Node(Version::V2_1), errors::unknown_network),
+    ("malformed_annotation", Needs::Node(Version::V2_1), errors::malformed_annotation),
+    ("more_cpus_than_there_are", Needs::Node(Version::V2_1), errors::more_cpus_than_there_are),
+    (
+        "more_hugepages_than_there_are",
+        Needs::Node(Version::V2_1),
+        errors::more_hugepages_than_there_are,
+    ),
+    ("interface_name_too_long", Needs::Node(Version::V2_1), errors::interface_name_too_long),
+    ("another_pods_socket", Needs::Node(Version::V2_1), errors::another_pods_socket),
+    ("what_a_pod_sees", Needs::Node(Version::V2_1), pods::what_a_pod_sees),
+    ("command_line", Needs::Node(Version::V2_1), pods::command_line),
+    ("idle_vrouter_sleeps", Needs::Node(Version::V2_1), idle::vrouter_sleeps),
+    ("first_packet_after_sleep", Needs::Node(Version::V2_1), idle::first_packet_arrives),
+    ("plugin_restart", Needs::Node(Version::V2_1), restart::plugin),
+    ("vrouter_restart", Needs::Node(Version::V2_1), restart::vrouter),
+    ("vrouter_not_running", Needs::Node(Version::V2_1), errors::vrouter_not_running),
+    ("traffic_2_1", Needs::Node(Version::V2_1), |stage| {
+        pods::traffic(stage, Version::V2_1, PluginStart::External)
+    }),
+    ("no_hugepages_reserved", Needs::Node(Version::V2_1), errors::no_hugepages_reserved),
+    ("traffic_1_7", Needs::Node(Version::V1_7), |stage| {
+        pods::traffic(stage, Version::V1_7, PluginStart::External)
+    }),
+    ("demo_1_7", Needs::Node(Version::V1_7), |stage| pods::demo(stage, Version::V1_7)),
+    ("demo_2_1", Needs::Node(Version::V2_1), |stage| pods::demo(stage, Version::V2_1)),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if let Err(error) = wait::stop_on_signals() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let stage = Arc::new(Mutex::new(Stage::default()));
+    let mut skipped = 0;
+    let trials = TESTS
+        .into_iter()
+        .map(|(name, needs, test)| {
+            let unfit = match needs {
+                Needs::Nothing => None,
+                Needs::Node(version) => machine::unfit(version),
+            };
+            if let Some(reason) = &unfit
+                && !arguments.list
+            {
+                println!("SKIP {name}: {reason}");
+                skipped += 1;
+            }
+            let stage = Arc::clone(&stage);
+            Trial::test(name, move || {
+                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+                stage.play(test).map_err(|error| Failed::from(format!("{error:#}")))
+            })
+            .with_ignored_flag(unfit.is_some())
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if skipped > 0 {
+        println!("SKIP: {skipped} tests cannot run on this machine");
+    }
+    // Before the process ends: a static would never be dropped.
+    stage.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    conclusion.exit_code()
+}

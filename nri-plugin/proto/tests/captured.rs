@@ -1,0 +1,163 @@
+//! Replays what real containerds sent (see `testdata/README.md`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+use std::sync::{Arc, Mutex};
+
+use nri_plugin_proto::api::{ConfigureRequest, Container, ContainerUpdate, PodSandbox};
+use nri_plugin_proto::session::{self, Ended};
+use nri_plugin_proto::{Creation, Event, EventSet, Identity, Plugin, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[derive(Default)]
+struct Recorder(Mutex<Vec<String>>);
+
+impl Recorder {
+    fn note(&self, call: impl Into<String>) {
+        self.0.lock().unwrap().push(call.into());
+    }
+}
+
+impl Plugin for Recorder {
+    fn events(&self) -> EventSet {
+        EventSet::of(&[Event::CreateContainer])
+    }
+    async fn configure(&self, request: ConfigureRequest) -> Result<(), Status> {
+        let version = request.runtime_version.get(..3).unwrap_or_default();
+        self.note(format!("configure {} {version} {:?}", request.runtime_name, request.config));
+        Ok(())
+    }
+    async fn synchronize(
+        &self,
+        pods: Vec<PodSandbox>,
+        containers: Vec<Container>,
+    ) -> Result<Vec<ContainerUpdate>, Status> {
+        for pod in &pods {
+            self.note(format!("has pod {}/{}", pod.namespace, pod.name));
+        }
+        for container in &containers {
+            let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id).unwrap();
+            self.note(format!("has {}/{} {:?}", pod.name, container.name, container.state()));
+        }
+        Ok(Vec::new())
+    }
+    async fn run_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        let network = pod.annotations.get("network.ringway.dev/pod");
+        self.note(format!("run pod {} {}", pod.name, network.map_or("-", String::as_str)));
+        Ok(())
+    }
+    async fn stop_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        self.note(format!("stop pod {}", pod.name));
+        Ok(())
+    }
+    async fn remove_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        self.note(format!("remove pod {}", pod.name));
+        Ok(())
+    }
+    async fn create_container(&self, pod: PodSandbox, c: Container) -> Result<Creation, Status> {
+        assert_eq!((pod.id.len(), &c.pod_sandbox_id), (64, &pod.id));
+        let linux = c.linux.unwrap();
+        let parent = format!("/rwnri/pod{}", pod.uid);
+        assert_eq!(linux.cgroups_path, format!("{parent}/{}", c.id));
+        assert_eq!(pod.linux.unwrap().cgroup_parent, parent);
+        assert!(c.env.contains(&format!("POD={}", pod.name)), "{:?}", c.env);
+        assert!(c.mounts.iter().any(|mount| mount.destination == "/proc"));
+        let cpu = linux.resources.unwrap().cpu.unwrap();
+        let number = |shares| cpu.shares.as_ref().map_or(shares, |shares| shares.value);
+        self.note(format!("create {}/{} shares {}", pod.name, c.name, number(0)));
+        Ok(Creation::default())
+    }
+    async fn stop_container(
+        &self,
+        pod: PodSandbox,
+        c: Container,
+    ) -> Result<Vec<ContainerUpdate>, Status> {
+        self.note(format!("stop {}/{}", pod.name, c.name));
+        Ok(Vec::new())
+    }
+    async fn remove_container(&self, pod: PodSandbox, c: Container) -> Result<(), Status> {
+        self.note(format!("remove {}/{}", pod.name, c.name));
+        Ok(())
+    }
+}
+
+/// The stream cut after each frame that completes a request.
+fn requests(mut stream: &[u8]) -> Vec<(&[u8], bool)> {
+    let word = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+    let (mut parts, mut missing) = (Vec::new(), 0_usize);
+    while !stream.is_empty() {
+        let length = word(&stream[4..8]) as usize;
+        let (frame, rest) = stream.split_at(8 + length);
+        stream = rest;
+        if word(&frame[..4]) != 1 {
+            parts.push((frame, false));
+            continue;
+        }
+        if missing == 0 {
+            missing = 10 + word(&frame[8..12]) as usize;
+        }
+        // containerd ends a frame with each message.
+        missing -= length;
+        parts.push((frame, missing == 0));
+    }
+    parts
+}
+
+async fn replay(stream: &[u8]) -> Vec<String> {
+    let (mut runtime, theirs) = tokio::io::duplex(1 << 16);
+    let plugin = Arc::new(Recorder::default());
+    let served = Arc::clone(&plugin);
+    let session = tokio::spawn(async move {
+        let identity = Identity::new("test", "10").unwrap();
+        session::serve(served, theirs, &identity, std::pin::pin!(std::future::pending()), || ())
+            .await
+    });
+    let read_frame = async |runtime: &mut tokio::io::DuplexStream| {
+        let mut header = [0; 8];
+        runtime.read_exact(&mut header).await.unwrap();
+        let length = u32::from_be_bytes(header[4..].try_into().unwrap()) as usize;
+        let mut payload = vec![0; length];
+        runtime.read_exact(&mut payload).await.unwrap();
+        payload
+    };
+    read_frame(&mut runtime).await;
+    for (frame, complete) in requests(stream) {
+        runtime.write_all(frame).await.unwrap();
+        if complete {
+            let answer = read_frame(&mut runtime).await;
+            // A failure would start with field 1 of the response, the status.
+            assert_ne!(answer.get(10), Some(&0x0a), "{}", String::from_utf8_lossy(&answer));
+        }
+    }
+    drop(runtime);
+    assert_eq!(session.await.unwrap().unwrap(), Ended::Eof);
+    Arc::into_inner(plugin).unwrap().0.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn real_containerds_are_understood() {
+    for (version, stream) in [
+        ("1.7", &include_bytes!("../testdata/containerd-1.7.24.bin")[..]),
+        ("2.1", include_bytes!("../testdata/containerd-2.1.9.bin")),
+    ] {
+        assert_eq!(
+            replay(stream).await,
+            [
+                &format!("configure containerd {version} \"\""),
+                "has pod demo/old",
+                "has old/app ContainerRunning",
+                "run pod new red",
+                "create new/app shares 2",
+                "stop new/app",
+                "remove new/app",
+                "stop pod new",
+                "remove pod new",
+                "stop old/app",
+                "stop pod old",
+                "remove old/app",
+                "remove pod old",
+            ],
+            "{version}"
+        );
+    }
+}

@@ -1,0 +1,280 @@
+//! Between the wire (NRI, the vRouter's API, the configuration) and `nri-plugin-core`. By hand, without IO.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use nri_plugin_core::annotations::{INTERFACES, NETWORK, SocketOwner};
+use nri_plugin_core::cpuset::{CpuId, CpuSet, ListError, NodeId, NodeSet};
+use nri_plugin_core::hugepages::HugepageLimit;
+use nri_plugin_core::net::{AddressError, Network};
+use nri_plugin_core::paths::{self, MOUNT_POINT, PathError, PortId};
+use nri_plugin_core::plan::{
+    Allocation, CpuQuota, Defaults, Interface, PodRecord, SharedUpdate, Vrouter,
+};
+use nri_plugin_core::recovery::Port;
+use nri_plugin_proto::adjust::Duplicate;
+use nri_plugin_proto::{Adjustment, AdjustmentBuilder, api};
+use ringway_config::NriConfig;
+use vrouter_api::v1;
+
+use crate::describe::interfaces_file_in_container;
+
+/// Environment variable with the path of `interfaces.json`.
+const ENV_INTERFACES: &str = "RINGWAY_INTERFACES";
+/// Environment variable with the arguments for DPDK's EAL.
+const ENV_EAL_ARGS: &str = "RINGWAY_EAL_ARGS";
+
+/// The vRouter says something that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// An address or a prefix.
+    #[error("the vRouter's network {network}: {source}")]
+    Network {
+        /// Its name.
+        network: String,
+        /// What is wrong.
+        source: AddressError,
+    },
+    /// The gateway.
+    #[error("the vRouter's network {network}: {gateway:?} is no IPv4 address")]
+    Gateway {
+        /// Its name.
+        network: String,
+        /// As it was.
+        gateway: String,
+    },
+}
+
+/// Whether any container of the pod may be ours: all other pods are left alone without a further look.
+pub fn pod_opted_in(pod: &api::PodSandbox) -> bool {
+    let names = |key: &str| {
+        [NETWORK, INTERFACES].iter().any(|ours| {
+            key.strip_prefix(ours).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    };
+    pod.annotations.keys().any(|key| names(key))
+}
+
+/// What an interface gets when its annotation does not say.
+pub fn defaults(config: &NriConfig) -> Defaults {
+    Defaults {
+        queue_size: config.defaults.queue_size,
+        socket: match config.defaults.socket {
+            ringway_config::SocketOwner::Vrouter => SocketOwner::Vrouter,
+            ringway_config::SocketOwner::Pod => SocketOwner::Pod,
+        },
+    }
+}
+
+/// CPUs no pod is given.
+pub fn reserved(config: &NriConfig) -> Result<CpuSet, ListError> {
+    match config.cpus.reserved.trim() {
+        "" => Ok(CpuSet::new()),
+        list => list.parse(),
+    }
+}
+
+/// A container's own CPU request.
+pub fn cpu_quota(container: &api::Container) -> CpuQuota {
+    let Some(cpu) = resources(container).and_then(|resources| resources.cpu.as_ref()) else {
+        return CpuQuota::default();
+    };
+    CpuQuota {
+        shares: cpu.shares.map_or(0, |shares| shares.value),
+        quota: cpu.quota.map_or(0, |quota| quota.value),
+        period: cpu.period.map_or(0, |period| period.value),
+    }
+}
+
+/// A container's own hugepage limits; a size no Linux has is left out.
+pub fn hugepage_limits(container: &api::Container) -> Vec<HugepageLimit> {
+    let limits = resources(container).map_or(&[][..], |resources| &resources.hugepage_limits);
+    let known = |limit: &api::HugepageLimit| {
+        Some(HugepageLimit { size: limit.page_size.parse().ok()?, limit: limit.limit })
+    };
+    limits.iter().filter_map(known).collect()
+}
+
+/// `linux.cgroups_path` of a container.
+pub fn cgroups_path(container: &api::Container) -> &str {
+    container.linux.as_ref().map_or("", |linux| &linux.cgroups_path)
+}
+
+fn resources(container: &api::Container) -> Option<&api::LinuxResources> {
+    container.linux.as_ref()?.resources.as_ref()
+}
+
+/// Where the vRouter runs.
+pub fn vrouter(info: &v1::Info) -> Vrouter {
+    let mut workers = CpuSet::new();
+    for worker in &info.workers {
+        workers.insert(CpuId(worker.cpu));
+    }
+    // -1: it spans all.
+    Vrouter { workers, node: u32::try_from(info.numa_node).ok().map(NodeId) }
+}
+
+/// The vRouter's networks and what its ports take of them.
+pub fn networks(list: &[v1::Network], ports: &[v1::Port]) -> Result<Vec<Network>, WireError> {
+    list.iter().map(|network| self::network(network, ports)).collect()
+}
+
+fn network(wire: &v1::Network, ports: &[v1::Port]) -> Result<Network, WireError> {
+    let bad = |source| WireError::Network { network: wire.name.clone(), source };
+    let specs = || {
+        ports.iter().filter_map(|port| port.spec.as_ref()).filter(|spec| spec.network == wire.name)
+    };
+    let gateway_mac = match wire.gateway_mac.as_str() {
+        "" => None,
+        mac => Some(mac.parse().map_err(bad)?),
+    };
+    Ok(Network {
+        name: wire.name.clone(),
+        prefix: wire.ipv4.parse().map_err(bad)?,
+        gateway: wire.gateway.parse().map_err(|_| WireError::Gateway {
+            network: wire.name.clone(),
+            gateway: wire.gateway.clone(),
+        })?,
+        gateway_mac,
+        mtu: wire.mtu,
+        used_addresses: specs().filter_map(|spec| spec.ipv4.parse().ok()).collect(),
+        used_macs: specs().filter_map(|spec| spec.mac.parse().ok()).collect(),
+    })
+}
+
+/// A port of the vRouter that is ours: its id starts with a sandbox id as every container runtime makes them, 64
+/// hexadecimal digits. `None` for any other: an operator's ports are not touched.
+pub fn own_port(wire: v1::Port) -> Option<Port> {
+    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+    let id = PortId::parse(&wire.spec.as_ref()?.id)?;
+    let sandbox = id.sandbox.as_str();
+    if sandbox.len() == 64 && sandbox.chars().all(hex) { port(wire) } else { None }
+}
+
+fn port(wire: v1::Port) -> Option<Port> {
+    let spec = wire.spec?;
+    let socket = match spec.socket_owner() {
+        v1::SocketOwner::Pod => SocketOwner::Pod,
+        v1::SocketOwner::Vrouter | v1::SocketOwner::Unspecified => SocketOwner::Vrouter,
+    };
+    Some(Port {
+        mac: spec.mac.parse().ok()?,
+        ip: spec.ipv4.parse().ok()?,
+        socket_path: spec.socket_path.into(),
+        socket,
+        queues: spec.queue_pairs.max(1),
+        peer_cgroups: spec.peer_cgroups.into_iter().collect(),
+        id: spec.id,
+        network: spec.network,
+    })
+}
+
+/// The port that serves an interface of a pod.
+pub fn wanted_port(
+    run_dir: &Path,
+    record: &PodRecord,
+    id: &PortId,
+    interface: &Interface,
+) -> Result<Port, PathError> {
+    Ok(Port {
+        id: id.to_string(),
+        network: interface.network.clone(),
+        mac: interface.mac,
+        ip: interface.ip,
+        socket_path: paths::socket(run_dir, id)?,
+        socket: interface.socket,
+        queues: interface.queues,
+        peer_cgroups: record.peer_cgroups(id.slot),
+    })
+}
+
+/// The request that makes a port.
+pub fn port_spec(port: Port, namespace: &str, pod: &str) -> v1::PortSpec {
+    let owner = match port.socket {
+        SocketOwner::Vrouter => v1::SocketOwner::Vrouter,
+        SocketOwner::Pod => v1::SocketOwner::Pod,
+    };
+    v1::PortSpec {
+        interface: port.id.rsplit('/').next().unwrap_or_default().to_owned(),
+        id: port.id,
+        network: port.network,
+        mac: port.mac.to_string(),
+        ipv4: port.ip.to_string(),
+        // A run_dir that is not text is refused when the configuration is read.
+        socket_path: port.socket_path.to_string_lossy().into_owned(),
+        socket_owner: owner.into(),
+        queue_pairs: port.queues,
+        peer_cgroups: port.peer_cgroups.into_iter().collect(),
+        pod_namespace: namespace.to_owned(),
+        pod_name: pod.to_owned(),
+    }
+}
+
+/// Whether the pod makes sockets in the directory of these interfaces.
+pub fn pod_listens(interfaces: &[Interface]) -> bool {
+    interfaces.iter().any(|interface| interface.socket == SocketOwner::Pod)
+}
+
+/// What to change of a container that gets `allocation`: only what differs from what it has.
+pub fn adjustment(
+    container: &api::Container,
+    allocation: &Allocation,
+    slot_directory: PathBuf,
+) -> Result<Adjustment, Duplicate> {
+    let mut builder = AdjustmentBuilder::new();
+    let access = if pod_listens(&allocation.interfaces) { "rw" } else { "ro" };
+    builder.mount(api::Mount {
+        destination: MOUNT_POINT.to_owned(),
+        r#type: "bind".to_owned(),
+        source: slot_directory.to_string_lossy().into_owned(),
+        options: ["rbind", "rprivate", access, "nosuid", "nodev", "noexec"]
+            .map(str::to_owned)
+            .to_vec(),
+    })?;
+    builder.env(ENV_INTERFACES, &interfaces_file_in_container())?;
+    builder.env(ENV_EAL_ARGS, &allocation.eal_args)?;
+
+    let cpu = resources(container).and_then(|resources| resources.cpu.as_ref());
+    let cpus = allocation.cpus.set().to_string();
+    if cpu.is_none_or(|cpu| cpu.cpus != cpus) {
+        builder.cpuset_cpus(&cpus)?;
+    }
+    let mems = allocation.mems.to_string();
+    if cpu.is_none_or(|cpu| cpu.mems != mems) {
+        builder.cpuset_mems(&mems)?;
+    }
+    let own = hugepage_limits(container);
+    for limit in allocation.hugepages.iter().filter(|limit| !own.contains(limit)) {
+        builder.hugepage_limit(&limit.size.to_string(), limit.limit)?;
+    }
+    Ok(builder.build())
+}
+
+/// Sets a container's CPUs, and its memory nodes where they are given.
+pub fn cpuset_update(id: &str, cpus: &CpuSet, mems: Option<&NodeSet>) -> api::ContainerUpdate {
+    let cpu = api::LinuxCpu {
+        cpus: cpus.to_string(),
+        mems: mems.map(ToString::to_string).unwrap_or_default(),
+        ..Default::default()
+    };
+    let resources = api::LinuxResources { cpu: Some(cpu), ..Default::default() };
+    api::ContainerUpdate {
+        container_id: id.to_owned(),
+        linux: Some(api::LinuxContainerUpdate { resources: Some(resources) }),
+        // It may have ended meanwhile.
+        ignore_failure: true,
+    }
+}
+
+/// The updates for containers whose shared CPUs have changed, but not for `except`, which is answered for itself.
+pub fn shared_updates(updates: &[SharedUpdate], except: &str) -> Vec<api::ContainerUpdate> {
+    let mut seen = BTreeSet::from([except]);
+    updates
+        .iter()
+        .filter(|update| seen.insert(&update.container_id))
+        .map(|update| cpuset_update(&update.container_id, &update.cpus, None))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

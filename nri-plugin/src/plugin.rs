@@ -1,0 +1,209 @@
+//! Answers NRI's events.
+
+use std::sync::Arc;
+
+use nri_plugin_proto::api::{
+    ConfigureRequest, Container, ContainerUpdate, LinuxResources, PodSandbox,
+};
+use nri_plugin_proto::{Creation, Event, EventSet, Plugin, Status};
+use ringway_config::NriConfig;
+use tokio::sync::OnceCell;
+
+use crate::allocator::{Allocator, StartError, name, show};
+use crate::settings::Arguments;
+use crate::{convert, logging, watch};
+
+/// Name of the log file in `run_dir`, for a plugin that containerd starts.
+const LOG_FILE: &str = "ringway-nri.log";
+
+/// The plugin.
+#[derive(Debug)]
+pub struct Ringway {
+    /// Empty until containerd has sent the configuration of a plugin it started. An error stands for a plugin that
+    /// cannot work, see [`Ringway::first_start`].
+    allocator: OnceCell<Result<Arc<Allocator>, String>>,
+    arguments: Option<Arguments>,
+}
+
+impl Ringway {
+    /// A plugin that containerd starts: it learns its configuration from containerd.
+    pub fn launched(arguments: Arguments) -> Self {
+        Self { allocator: OnceCell::new(), arguments: Some(arguments) }
+    }
+
+    /// A plugin on its own.
+    pub async fn external(settings: NriConfig) -> Result<Self, StartError> {
+        let allocator = watched(Allocator::start(settings).await?);
+        Ok(Self { allocator: OnceCell::new_with(Some(Ok(allocator))), arguments: None })
+    }
+
+    /// For giving.
+    fn allocator(&self) -> Result<&Allocator, Status> {
+        match self.allocator.get() {
+            Some(Ok(allocator)) => Ok(allocator),
+            Some(Err(error)) => Err(refusal(error)),
+            None => Err(refusal("not configured yet")),
+        }
+    }
+
+    /// For everything else, and only for a pod that opted in: a plugin that could not start has given nothing.
+    fn allocator_of(&self, pod: &PodSandbox) -> Option<&Allocator> {
+        let allocator = self.allocator.get()?.as_ref().ok()?;
+        convert::pod_opted_in(pod).then_some(allocator)
+    }
+
+    /// Starts with what containerd says. A plugin that cannot start says so to the pods that need it: if it refused to
+    /// be configured, containerd 1.7 would not start CRI, and no pod of the node would run.
+    async fn first_start(&self, text: &str) {
+        let Some(arguments) = &self.arguments else { return };
+        let start = async || {
+            let started = start_launched(arguments, text).await;
+            started.map_err(|error| {
+                let defaults = NriConfig::default();
+                // Where somebody would look, if it is there.
+                if logging::to_file(&defaults.log, &defaults.run_dir.join(LOG_FILE)).is_ok() {
+                    tracing::error!("cannot start: {error:#}");
+                }
+                format!("{error:#}")
+            })
+        };
+        self.allocator.get_or_init(start).await;
+    }
+}
+
+async fn start_launched(arguments: &Arguments, text: &str) -> anyhow::Result<Arc<Allocator>> {
+    let settings = arguments.settings_from(text)?;
+    let (filter, log) = (settings.log.clone(), settings.run_dir.join(LOG_FILE));
+    // Makes the directory that the log is in.
+    let allocator = Allocator::start(settings).await?;
+    logging::to_file(&filter, &log)?;
+    Ok(watched(allocator))
+}
+
+fn watched(allocator: Allocator) -> Arc<Allocator> {
+    let allocator = Arc::new(allocator);
+    tokio::spawn(watch::vrouter(Arc::clone(&allocator)));
+    tokio::spawn(watch::pods(Arc::clone(&allocator)));
+    allocator
+}
+
+fn refusal(error: impl std::fmt::Display) -> Status {
+    Status::refused(format!("ringway: {error}"))
+}
+
+impl Plugin for Ringway {
+    fn events(&self) -> EventSet {
+        EventSet::of(&[
+            Event::CreateContainer,
+            Event::UpdateContainer,
+            Event::StopContainer,
+            Event::RemoveContainer,
+            Event::StopPodSandbox,
+            Event::RemovePodSandbox,
+        ])
+    }
+
+    async fn configure(&self, request: ConfigureRequest) -> Result<(), Status> {
+        self.first_start(&request.config).await;
+        tracing::info!(
+            runtime = request.runtime_name,
+            version = request.runtime_version,
+            "configured"
+        );
+        Ok(())
+    }
+
+    async fn synchronize(
+        &self,
+        pods: Vec<PodSandbox>,
+        containers: Vec<Container>,
+    ) -> Result<Vec<ContainerUpdate>, Status> {
+        if let Some(Ok(allocator)) = self.allocator.get() {
+            allocator.synchronize(&pods, &containers).await.map_err(refusal)?;
+        }
+        Ok(Vec::new())
+    }
+
+    async fn create_container(
+        &self,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Creation, Status> {
+        if !convert::pod_opted_in(&pod) {
+            return Ok(Creation::default());
+        }
+        let allocator = self.allocator()?;
+        let granted = match allocator.create(&pod, &container).await {
+            Ok(Some(granted)) => granted,
+            Ok(None) => return Ok(Creation::default()),
+            Err(error) => {
+                tracing::warn!(pod = name(&pod), container = container.name, %error, "refused");
+                return Err(refusal(error));
+            }
+        };
+        let allocation = &granted.allocation;
+        tracing::info!(
+            pod = name(&pod),
+            container = container.name,
+            sandbox = pod.id,
+            slot = allocation.slot.0,
+            cpus = show(&allocation.cpus),
+            mems = %allocation.mems,
+            alignment = ?allocation.alignment,
+            interfaces = allocation.interfaces.len(),
+            "granted"
+        );
+        for note in &allocation.notes {
+            tracing::warn!(pod = name(&pod), container = container.name, "{note}");
+        }
+        let adjustment =
+            convert::adjustment(&container, allocation, granted.slot_directory).map_err(refusal)?;
+        let updates = convert::shared_updates(&allocation.updates, &container.id);
+        Ok(Creation { adjustment, updates })
+    }
+
+    async fn update_container(
+        &self,
+        pod: PodSandbox,
+        container: Container,
+        _resources: LinuxResources,
+    ) -> Result<Vec<ContainerUpdate>, Status> {
+        let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
+        let (record, shared) = allocator.placement(&pod, &container).await;
+        let mut updates = convert::shared_updates(&shared, &container.id);
+        // kubelet sends the cpuset of its own CPU manager; ours stays.
+        updates.extend(record.map(|record| {
+            convert::cpuset_update(&container.id, record.cpus.set(), Some(&record.mems))
+        }));
+        Ok(updates)
+    }
+
+    async fn stop_container(
+        &self,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Vec<ContainerUpdate>, Status> {
+        let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
+        // It may start again: nothing of its own is taken back here. A chance to tell others their new CPUs.
+        let (_, shared) = allocator.placement(&pod, &container).await;
+        Ok(convert::shared_updates(&shared, &container.id))
+    }
+
+    async fn remove_container(&self, pod: PodSandbox, container: Container) -> Result<(), Status> {
+        if let Some(allocator) = self.allocator_of(&pod) {
+            allocator.remove_container(&pod, &container).await;
+        }
+        Ok(())
+    }
+
+    async fn stop_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        if let Some(allocator) = self.allocator_of(&pod) {
+            allocator.release(&pod).await;
+        }
+        Ok(())
+    }
+
+    async fn remove_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        self.stop_pod_sandbox(pod).await
+    }
+}

@@ -1,0 +1,254 @@
+//! A pod's record as it is kept on disk: the JSON form of [`PodRecord`], and nothing but that.
+//!
+//! The shape is ours alone: no other program reads it. A record of another version is refused, which makes its pod one
+//! to be created again.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use nri_plugin_core::annotations::SocketOwner;
+use nri_plugin_core::cpuset::{CpuSet, ListError, NodeId, NodeSet};
+use nri_plugin_core::net::AddressError;
+use nri_plugin_core::paths::{PathError, SandboxId, Slot};
+use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, PodRecord};
+use serde::{Deserialize, Serialize};
+
+/// Of the shape below.
+const VERSION: u32 = 1;
+
+/// A text is no record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON, or not of this shape.
+    #[error("not a record: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Written by another version of the plugin.
+    #[error("record of version {0}, this program reads version {VERSION}")]
+    Version(u32),
+    /// Of another pod than its directory says.
+    #[error("record of pod {0:?} in the directory of another")]
+    Sandbox(String),
+    /// A value that cannot be.
+    #[error(transparent)]
+    Id(#[from] PathError),
+    /// A value that cannot be.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// A value that cannot be.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pod {
+    version: u32,
+    sandbox: String,
+    namespace: String,
+    name: String,
+    node: Option<u32>,
+    containers: BTreeMap<String, Container>,
+    slots: BTreeMap<u16, Vec<Link>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Container {
+    id: String,
+    cgroup: String,
+    slot: u16,
+    cpus: String,
+    exclusive: bool,
+    nodes: String,
+    mems: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Link {
+    name: String,
+    network: String,
+    ip: Ipv4Addr,
+    prefix_len: u8,
+    gateway: Ipv4Addr,
+    mac: String,
+    queues: u32,
+    queue_size: u16,
+    mtu: u32,
+    pod_listens: bool,
+}
+
+/// The text to write.
+pub fn encode(record: &PodRecord) -> String {
+    let containers = record.containers.iter().map(|(name, container)| {
+        let ContainerRecord { id, cgroup, slot, cpus, nodes, mems } = container;
+        let container = Container {
+            id: id.clone(),
+            cgroup: cgroup.clone(),
+            slot: slot.0,
+            cpus: cpus.set().to_string(),
+            exclusive: matches!(cpus, Cpus::Exclusive(_)),
+            nodes: nodes.to_string(),
+            mems: mems.to_string(),
+        };
+        (name.clone(), container)
+    });
+    let link = |interface: &Interface| Link {
+        name: interface.name.clone(),
+        network: interface.network.clone(),
+        ip: interface.ip,
+        prefix_len: interface.prefix_len,
+        gateway: interface.gateway,
+        mac: interface.mac.to_string(),
+        queues: interface.queues,
+        queue_size: interface.queue_size,
+        mtu: interface.mtu,
+        pod_listens: interface.socket == SocketOwner::Pod,
+    };
+    let pod = Pod {
+        version: VERSION,
+        sandbox: record.sandbox.to_string(),
+        namespace: record.namespace.clone(),
+        name: record.name.clone(),
+        node: record.node.map(|node| node.0),
+        containers: containers.collect(),
+        slots: record
+            .slots
+            .iter()
+            .map(|(slot, interfaces)| (slot.0, interfaces.iter().map(link).collect()))
+            .collect(),
+    };
+    // Every key is a string or a number, so this cannot fail; an empty text would be refused when read.
+    serde_json::to_string_pretty(&pod).unwrap_or_default()
+}
+
+/// The record in `text`, which was found in the directory of `sandbox`.
+pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError> {
+    #[derive(Deserialize)]
+    struct Any {
+        version: u32,
+    }
+    let Any { version } = serde_json::from_str(text)?;
+    if version != VERSION {
+        return Err(RecordError::Version(version));
+    }
+    let pod: Pod = serde_json::from_str(text)?;
+    if pod.sandbox != sandbox.as_str() {
+        return Err(RecordError::Sandbox(pod.sandbox));
+    }
+    let container = |(name, container): (String, Container)| {
+        let cpus: CpuSet = container.cpus.parse()?;
+        let record = ContainerRecord {
+            id: container.id,
+            cgroup: container.cgroup,
+            slot: Slot(container.slot),
+            cpus: if container.exclusive { Cpus::Exclusive(cpus) } else { Cpus::Shared(cpus) },
+            nodes: container.nodes.parse::<NodeSet>()?,
+            mems: container.mems.parse::<NodeSet>()?,
+        };
+        Ok::<_, RecordError>((name, record))
+    };
+    let interface = |link: Link| {
+        Ok::<_, RecordError>(Interface {
+            name: link.name,
+            network: link.network,
+            ip: link.ip,
+            prefix_len: link.prefix_len,
+            gateway: link.gateway,
+            mac: link.mac.parse()?,
+            queues: link.queues,
+            queue_size: link.queue_size,
+            mtu: link.mtu,
+            socket: if link.pod_listens { SocketOwner::Pod } else { SocketOwner::Vrouter },
+        })
+    };
+    let slot = |(slot, links): (u16, Vec<Link>)| {
+        let interfaces: Result<Vec<_>, RecordError> = links.into_iter().map(interface).collect();
+        Ok::<_, RecordError>((Slot(slot), interfaces?))
+    };
+    Ok(PodRecord {
+        sandbox: SandboxId::new(&pod.sandbox)?,
+        namespace: pod.namespace,
+        name: pod.name,
+        node: pod.node.map(NodeId),
+        containers: pod.containers.into_iter().map(container).collect::<Result<_, _>>()?,
+        slots: pod.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
+    })
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A pod with every kind of content.
+    pub fn sample(sandbox: &str) -> PodRecord {
+        let interface = |name: &str, ip: [u8; 4], socket| Interface {
+            name: name.into(),
+            network: "red".into(),
+            ip: ip.into(),
+            prefix_len: 24,
+            gateway: [10, 66, 0, 1].into(),
+            mac: "02:00:0a:42:00:02".parse().unwrap(),
+            queues: 2,
+            queue_size: 1024,
+            mtu: 1500,
+            socket,
+        };
+        let container = |id: &str, slot, cpus| ContainerRecord {
+            id: id.into(),
+            cgroup: format!("/kubepods/pod1/{id}"),
+            slot,
+            cpus,
+            nodes: "0-1".parse().unwrap(),
+            mems: "1".parse().unwrap(),
+        };
+        PodRecord {
+            sandbox: SandboxId::new(sandbox).unwrap(),
+            namespace: "demo".into(),
+            name: "red-a".into(),
+            node: Some(NodeId(1)),
+            containers: BTreeMap::from([
+                ("app".into(), container("c1", Slot(0), Cpus::Exclusive("2-3".parse().unwrap()))),
+                ("log".into(), container("c2", Slot(1), Cpus::Shared("0,4-7".parse().unwrap()))),
+            ]),
+            slots: BTreeMap::from([
+                (Slot(0), vec![interface("net0", [10, 66, 0, 2], SocketOwner::Vrouter)]),
+                (
+                    Slot(1),
+                    vec![
+                        interface("net0", [10, 66, 0, 3], SocketOwner::Pod),
+                        interface("wan", [10, 66, 0, 4], SocketOwner::Vrouter),
+                    ],
+                ),
+            ]),
+        }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let record = sample("abc");
+        assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
+    }
+
+    #[test]
+    fn what_is_no_record_of_this_pod_is_refused() {
+        let sandbox = SandboxId::new("abc").unwrap();
+        let good = encode(&sample("abc"));
+        for (from, to, expected) in [
+            ("\"version\": 1", "\"version\": 2", "version 2"),
+            ("\"sandbox\": \"abc\"", "\"sandbox\": \"abd\"", "abd"),
+            ("\"cpus\": \"2-3\"", "\"cpus\": \"3-2\"", "3-2"),
+            ("02:00:0a:42:00:02", "02:00", "02:00"),
+            ("\"queues\": 2", "\"queues\": -2", "not a record"),
+            ("\"queues\": 2", "\"quues\": 2", "quues"),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good, "{from}");
+            let error = decode(&bad, &sandbox).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        for cut in [0, 1, good.len() / 2, good.len() - 1] {
+            assert!(decode(&good[..cut], &sandbox).is_err(), "cut at {cut}");
+        }
+    }
+}

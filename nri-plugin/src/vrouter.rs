@@ -1,0 +1,169 @@
+//! Calls of the vRouter, each bounded in time.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Code, Response, Status, Streaming};
+use vrouter_api::v1::{
+    DeletePortRequest, Event, GetInfoRequest, Info, ListNetworksRequest, ListPortsRequest, Network,
+    Port, PortSpec, WatchRequest,
+};
+use vrouter_api::{Client, ConnectError, connect};
+
+/// The vRouter did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum VRouterError {
+    /// Nobody listens.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Somebody listens and says nothing.
+    #[error(
+        "the vRouter at {} did not answer within {} ms; look at its log, or raise vrouter_timeout_ms",
+        socket.display(), timeout.as_millis()
+    )]
+    Silent {
+        /// Its control socket.
+        socket: PathBuf,
+        /// How long it was given.
+        timeout: Duration,
+    },
+    /// It answered with an error.
+    #[error("the vRouter cannot {what}: {text}")]
+    Refused {
+        /// What it was asked for.
+        what: String,
+        /// What it said.
+        text: String,
+    },
+}
+
+/// Where the vRouter is.
+#[derive(Debug)]
+pub struct VRouter {
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// What the calls of one session may take together.
+    pub timeout: Duration,
+}
+
+/// A few calls with one deadline.
+///
+/// Each session has its own connection: making one is cheap on a unix socket, and none is ever stale after a start of
+/// the vRouter.
+#[derive(Debug)]
+pub struct Session<'a> {
+    vrouter: &'a VRouter,
+    client: Client,
+    deadline: Instant,
+}
+
+impl VRouter {
+    /// Connects.
+    pub async fn session(&self) -> Result<Session<'_>, VRouterError> {
+        let deadline = Instant::now() + self.timeout;
+        let connected = tokio::time::timeout_at(deadline, connect(&self.socket)).await;
+        let client = connected.map_err(|_| self.silent())??;
+        Ok(Session { vrouter: self, client, deadline })
+    }
+
+    fn silent(&self) -> VRouterError {
+        VRouterError::Silent { socket: self.socket.clone(), timeout: self.timeout }
+    }
+}
+
+impl Session<'_> {
+    /// Who it is.
+    pub async fn info(&mut self) -> Result<Info, VRouterError> {
+        let call = self.client.get_info(GetInfoRequest {});
+        bounded(self.vrouter, self.deadline, "say who it is", call).await
+    }
+
+    /// Its networks.
+    pub async fn networks(&mut self) -> Result<Vec<Network>, VRouterError> {
+        let call = self.client.list_networks(ListNetworksRequest {});
+        let list = bounded(self.vrouter, self.deadline, "list its networks", call).await?;
+        Ok(list.networks)
+    }
+
+    /// Its ports, ours and others'.
+    pub async fn ports(&mut self) -> Result<Vec<Port>, VRouterError> {
+        let call = self.client.list_ports(ListPortsRequest {});
+        Ok(bounded(self.vrouter, self.deadline, "list its ports", call).await?.ports)
+    }
+
+    /// Creates a port, or gives it other peers. A port with this id that is different is one whose removal was missed:
+    /// it is replaced.
+    pub async fn create(&mut self, spec: PortSpec) -> Result<(), VRouterError> {
+        let id = spec.id.clone();
+        match self.try_create(spec.clone()).await? {
+            Ok(()) => return Ok(()),
+            Err(status) if status.code() == Code::AlreadyExists => {}
+            Err(status) => return Err(refused("create port", &id, &status)),
+        }
+        self.delete(&id).await?;
+        self.try_create(spec).await?.map_err(|status| refused("create port", &id, &status))
+    }
+
+    async fn try_create(&mut self, spec: PortSpec) -> Result<Result<(), Status>, VRouterError> {
+        let call = tokio::time::timeout_at(self.deadline, self.client.create_port(spec)).await;
+        Ok(call.map_err(|_| self.vrouter.silent())?.map(drop))
+    }
+
+    /// Deletes a port. One that does not exist is no error.
+    pub async fn delete(&mut self, id: &str) -> Result<(), VRouterError> {
+        let call = self.client.delete_port(DeletePortRequest { id: id.to_owned() });
+        let what = format!("delete port {id}");
+        bounded(self.vrouter, self.deadline, &what, call).await.map(drop)
+    }
+
+    /// Everything that changes from now on. Only opening the stream is bounded.
+    pub async fn watch(mut self) -> Result<Streaming<Event>, VRouterError> {
+        let call = self.client.watch(WatchRequest {});
+        bounded(self.vrouter, self.deadline, "report its changes", call).await
+    }
+}
+
+async fn bounded<T>(
+    vrouter: &VRouter,
+    deadline: Instant,
+    what: &str,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, VRouterError> {
+    match tokio::time::timeout_at(deadline, call).await {
+        Ok(Ok(answer)) => Ok(answer.into_inner()),
+        Ok(Err(status)) => {
+            Err(VRouterError::Refused { what: what.to_owned(), text: status.message().to_owned() })
+        }
+        Err(_) => Err(vrouter.silent()),
+    }
+}
+
+fn refused(what: &str, id: &str, status: &Status) -> VRouterError {
+    VRouterError::Refused { what: format!("{what} {id}"), text: status.message().to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_absent_and_a_silent_vrouter_are_told_apart_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vrouter.sock");
+        let vrouter = VRouter { socket: socket.clone(), timeout: Duration::from_millis(200) };
+        let error = vrouter.session().await.unwrap_err().to_string();
+        assert!(
+            error.contains("vrouter.sock") && error.contains("start ringway-vrouter"),
+            "{error}"
+        );
+
+        // Accepts and never answers.
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let began = Instant::now();
+        let outcome = async { vrouter.session().await?.ports().await }.await;
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("did not answer within 200 ms"), "{error}");
+        assert!(began.elapsed() < Duration::from_millis(600), "{:?}", began.elapsed());
+    }
+}
