@@ -233,3 +233,9 @@ fn updates_carry_cpus_only_and_each_container_once() {
     let ids: Vec<_> = updates.iter().map(|update| update.container_id.as_str()).collect();
     assert_eq!(ids, ["a", "b"]);
 }
+
+/// The planner may not depend on `ringway-config`, so both name the keys.
+#[test]
+fn planner_and_contract_name_the_same_annotations() {
+    assert_eq!(nri_plugin_core::annotations::ALL, ringway_config::annotations::ALL);
+}

@@ -14,6 +14,7 @@ pub mod guard;
 mod memory;
 pub mod port;
 pub mod queue;
+pub mod queues;
 mod session;
 mod split;
 mod truncation;

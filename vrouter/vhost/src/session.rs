@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::GuestMemory;
-use crate::port::PortQueues;
 use crate::queue::{Activation, Queue, RingFormat};
+use crate::queues::PortQueues;
 use crate::split::{Direction, RingAddresses};
 use crate::wake::Wake;
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use vrouter_api::v1;
 use vrouter_core::{Counters, DropReason, PolicyError};
 use vrouter_net::{Ipv4Prefix, Mac};
-use vrouter_vhost::port::{QUEUE_PAIRS, SocketError, SocketOwner, State, Status};
+use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
+use vrouter_vhost::queues::QUEUE_PAIRS;
 
 /// Longest name of a network, and of the words people see.
 const MAX_NAME: usize = 63;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use vrouter_core::{PortIndex, Tables};
-use vrouter_vhost::port::PortQueues;
+use vrouter_vhost::queues::PortQueues;
 
 /// A port as the workers see it.
 #[derive(Clone)]

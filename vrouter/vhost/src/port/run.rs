@@ -14,10 +14,11 @@ use vhost_user_backend::VhostUserDaemon;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::socket::Door;
-use super::{Observer, PortConfig, PortEvent, PortQueues, Shared, State, Status, lock};
+use super::{Observer, PortConfig, PortEvent, Shared, State, Status, lock};
 use crate::backend::PortBackend;
 use crate::guard::peer;
 use crate::guard::relay::{End, Relay};
+use crate::queues::PortQueues;
 use crate::session::Session;
 use crate::vring::of_session;
 use crate::wake::Wake;
