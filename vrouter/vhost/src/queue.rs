@@ -8,7 +8,7 @@ mod rx;
 mod tx;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ pub use tx::{BURST, Body, FrameFault, TxBurst, TxLease};
 /// How long stopping a queue waits for the worker to take what the pod sent before. A full ring takes well under
 /// a millisecond; the limit only matters when the worker is stopped.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
+
+/// How often a worker yields to a session before it insists; a bound, not a tuning value.
+const STEP_BACK: usize = 1000;
 
 /// What the frontend accepted, as far as rings care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +37,8 @@ struct Active {
     ring: SplitRing,
     format: RingFormat,
     call: Option<OwnedFd>,
-    /// Why the ring is no longer served although it is set up.
-    broken: Option<RingError>,
+    /// The ring is no longer served although it is set up.
+    broken: bool,
     /// Stop was asked for when the guest's available index stood here.
     drain_to: Option<u16>,
 }
@@ -45,7 +48,7 @@ impl Active {
         let Some(target) = self.drain_to else { return true };
         // Free-running indexes: reached or passed when the distance to go is not a small positive number.
         let left = target.wrapping_sub(self.ring.next_available());
-        self.broken.is_some() || left == 0 || left > crate::split::MAX_QUEUE_SIZE
+        self.broken || left == 0 || left > crate::split::MAX_QUEUE_SIZE
     }
 
     /// Publishes what was given back and interrupts the guest if it wants that.
@@ -67,7 +70,12 @@ pub struct Queue {
     active: Mutex<Option<Active>>,
     /// A hint for the worker, so that idle queues cost one load.
     running: AtomicBool,
+    /// Sessions that wait for the lock. A worker under load takes it again at once after each burst, and a mutex
+    /// gives it to whoever comes first: without stepping back it would keep a session out for seconds.
+    waiting: AtomicU32,
     drained: Condvar,
+    /// Why the ring stopped by itself. Not under `active`: who asks must not wait for a worker.
+    fault: Mutex<Option<RingError>>,
 }
 
 /// Everything needed to take a queue into use.
@@ -81,12 +89,30 @@ pub(crate) struct Activation {
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        Self { active: Mutex::new(None), running: AtomicBool::new(false), drained: Condvar::new() }
+        Self {
+            active: Mutex::new(None),
+            running: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
+            drained: Condvar::new(),
+            fault: Mutex::new(None),
+        }
     }
 
+    /// For sessions: workers let it pass.
     fn lock(&self) -> MutexGuard<'_, Option<Active>> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
         // A panic while the lock was held leaves ring positions that are still bounded and checked.
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::AcqRel);
+        active
+    }
+
+    /// Notes that the ring can't be served any more; workers pass it by from now on.
+    #[cold]
+    fn give_up(&self, active: &mut Active, error: RingError) {
+        active.broken = true;
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.running.store(false, Ordering::Release);
     }
 
     /// Whether the queue carries traffic.
@@ -97,7 +123,7 @@ impl Queue {
 
     /// Why the queue stopped by itself, if it did.
     pub(crate) fn broken(&self) -> Option<RingError> {
-        self.lock().as_ref()?.broken
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn start(&self, with: Activation) -> Result<(), RingError> {
@@ -105,11 +131,12 @@ impl Queue {
         // Ring memory starts zeroed, which asks for nothing: say that we poll, or each burst costs the pod a kick.
         ring.set_notify(false);
         let mut active = self.lock();
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
         *active = Some(Active {
             ring,
             format: with.format,
             call: with.call,
-            broken: None,
+            broken: false,
             drain_to: None,
         });
         self.running.store(true, Ordering::Release);
@@ -143,13 +170,14 @@ impl Queue {
             }
         }
         self.running.store(false, Ordering::Release);
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
         active.take().map(|a| a.ring.next_available())
     }
 
     /// Starts receiving from the pod: a lease for one burst. `None` when the queue is off or being changed.
     #[inline]
     pub fn lease_tx<'q>(&'q self, burst: &'q mut TxBurst) -> Option<TxLease<'q>> {
-        if !self.is_running() {
+        if !self.is_running() || self.waiting.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let active = match self.active.try_lock() {
@@ -157,7 +185,7 @@ impl Queue {
             Err(TryLockError::Poisoned(p)) => p.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        if active.as_ref().is_none_or(|a| a.broken.is_some()) {
+        if active.as_ref().is_none_or(|a| a.broken) {
             return None;
         }
         Some(TxLease::new(active, burst, self))
@@ -169,9 +197,16 @@ impl Queue {
         if !self.is_running() {
             return None;
         }
-        // Held by another worker for one burst, or by a session for a few instructions: waiting is right.
-        let active = self.lock();
-        let usable = active.as_ref().is_some_and(|a| a.broken.is_none());
+        // A session is about to take the lock for a few instructions. It may need this very CPU for that.
+        for _ in 0..STEP_BACK {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        // Held by another worker for one burst, or by a session: waiting is right.
+        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let usable = active.as_ref().is_some_and(|a| !a.broken);
         usable.then(|| RxLease::new(active, scratch, self))
     }
 }

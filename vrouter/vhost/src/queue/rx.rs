@@ -1,7 +1,6 @@
 //! What a pod receives: frames written into the buffers it offered.
 
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 
 use super::{Active, Body, Queue};
 use crate::memory::Segment;
@@ -67,7 +66,7 @@ impl<'q> RxLease<'q> {
             .checked_add(header_len)
             .and_then(|n| n.checked_add(body.len))
             .ok_or(PushError::BufferTooSmall)?;
-        let buffers = collect(active, self.scratch, total)?;
+        let buffers = collect(self.queue, active, self.scratch, total)?;
 
         let mut net = [0u8; 12];
         // num_buffers, the last field (virtio 1.2, 5.1.6.4); all else stays 0: no offload was offered.
@@ -101,16 +100,18 @@ impl Drop for RxLease<'_> {
     fn drop(&mut self) {
         if let Some(active) = self.active.as_mut() {
             active.flush();
-            if active.broken.is_some() {
-                self.queue.running.store(false, Ordering::Release);
-            }
         }
     }
 }
 
 /// Collects chains of the pod for `total` bytes into `scratch`; returns how many.
 #[inline]
-fn collect(active: &mut Active, scratch: &mut RxScratch, total: u32) -> Result<u16, PushError> {
+fn collect(
+    queue: &Queue,
+    active: &mut Active,
+    scratch: &mut RxScratch,
+    total: u32,
+) -> Result<u16, PushError> {
     scratch.segments.clear();
     scratch.chains.clear();
     let mut room: u32 = 0;
@@ -120,7 +121,7 @@ fn collect(active: &mut Active, scratch: &mut RxScratch, total: u32) -> Result<u
             Ok(n) if n > ahead => {}
             Ok(_) => return Err(PushError::RingFull),
             Err(error) => {
-                active.broken = Some(error);
+                queue.give_up(active, error);
                 return Err(PushError::RingFull);
             }
         }

@@ -286,3 +286,37 @@ fn sleeping_is_safe_against_a_frame_that_comes_meanwhile() {
     tx.lease_tx(&mut burst).unwrap().disarm();
     assert_eq!(a.used_flags(), 1);
 }
+
+#[test]
+fn a_busy_worker_lets_a_session_pass() {
+    let (mut a, b) = (Driver::new(8), Driver::new(8));
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    send(&mut a, 0, &frame(60), &[]);
+    let mut burst = TxBurst::new();
+    tx.waiting.fetch_add(1, Ordering::Relaxed);
+    assert!(tx.lease_tx(&mut burst).is_none(), "a session waits");
+    assert!(tx.is_running(), "and the queue is not off");
+    tx.waiting.fetch_sub(1, Ordering::Relaxed);
+    assert_eq!(tx.lease_tx(&mut burst).map(|mut lease| lease.fetch()), Some(1));
+
+    // A worker that never pauses, as under full load, on however few CPUs there are.
+    let rx = start(&b, Direction::ToGuest, PLAIN, None);
+    let stop = AtomicBool::new(false);
+    thread::scope(|s| {
+        s.spawn(|| {
+            let mut scratch = RxScratch::new();
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(mut lease) = rx.lease_rx(&mut scratch) {
+                    for _ in 0..BURST {
+                        let _ = lease.push(&[0; 60], Body::EMPTY);
+                    }
+                }
+            }
+        });
+        for _ in 0..100 {
+            rx.set_call(None);
+        }
+        assert_eq!(rx.stop(None), Some(0));
+        stop.store(true, Ordering::Relaxed);
+    });
+}

@@ -95,8 +95,7 @@ impl<'q> TxLease<'q> {
         let waiting = match active.ring.available(want) {
             Ok(n) => n.min(want),
             Err(error) => {
-                active.broken = Some(error);
-                self.queue.running.store(false, Ordering::Release);
+                self.queue.give_up(active, error);
                 return 0;
             }
         };
@@ -210,6 +209,8 @@ impl Drop for TxLease<'_> {
         }
         active.flush();
         if active.drain_to.is_some() && active.drained() {
+            // No further burst: the session gets the lock now.
+            self.queue.running.store(false, Ordering::Release);
             self.queue.drained.notify_all();
         }
     }
