@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
@@ -14,6 +15,9 @@ use vrouter_core::DropReason;
 use crate::convert::{self, NetworkRequest, PortRequest};
 use crate::registry::Registry;
 use crate::worker::Worker;
+
+/// A control request that takes longer than this is reported: the NRI plugin gives up after a second.
+const SLOW: Duration = Duration::from_millis(250);
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -42,9 +46,23 @@ impl Service {
         work: impl FnOnce(&mut Registry) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let registry = Arc::clone(&self.registry);
+        let asked = Instant::now();
         tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
             // Every method leaves the registry consistent before it can panic.
-            work(&mut registry.lock().unwrap_or_else(PoisonError::into_inner))
+            let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+            let locked = Instant::now();
+            let answer = work(&mut registry);
+            drop(registry);
+            if asked.elapsed() > SLOW {
+                tracing::warn!(
+                    thread = ?(begun - asked),
+                    lock = ?(locked - begun),
+                    work = ?locked.elapsed(),
+                    "a control request was slow: time for a thread, for the registry, and of its own"
+                );
+            }
+            answer
         })
         .await
         .map_err(|e| Status::internal(format!("the request failed inside the vRouter: {e}")))
