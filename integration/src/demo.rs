@@ -12,6 +12,7 @@ use crate::node::{Node, PluginStart, RunningPod, Setup};
 use crate::pod::Pod;
 use crate::testpmd::{self, Role};
 use crate::traffic::{self, Until};
+use crate::wait;
 use report::{PodRow, Report};
 
 /// Packets delivered in each direction of red-a <-> red-b: every ring wraps a hundred times.
@@ -56,26 +57,42 @@ pub fn listening_pod(name: &str, network: &str) -> Pod {
 /// When a step cannot be done at all. What was done but came out wrong is in the report.
 pub fn run(setup: &Setup) -> Result<(Node, Report)> {
     let begin = Instant::now();
-    let step = |text: &str| println!("[{:5.1} s] {text}", begin.elapsed().as_secs_f32());
-
-    step(&format!("starting ringway-vrouter, containerd {} and ringway-nri", setup.version));
+    println!("starting ringway-vrouter, containerd {} and ringway-nri", setup.version);
     let mut node = Node::start(setup)?;
     let mut report = Report::begin(&node)?;
+    match show(&mut node, &mut report, begin) {
+        Ok(()) => {
+            report.conclude(setup.version);
+            Ok((node, report))
+        }
+        Err(error) => {
+            // Whoever stopped it knows why it ended.
+            if wait::check_stop().is_ok() {
+                println!("{}", node.log_ends());
+            }
+            Err(error)
+        }
+    }
+}
+
+fn show(node: &mut Node, report: &mut Report, begin: Instant) -> Result<()> {
+    let step = |text: &str| println!("[{:5.1} s] {text}", begin.elapsed().as_secs_f32());
+
     step(&format!(
         "containerd {} and DPDK {} run; creating four pods",
         report.containerd, report.dpdk
     ));
-    let mut pods = start_pods(&mut node)?;
+    let mut pods = start_pods(node)?;
     for pod in [&pods.red_a, &pods.red_b, &pods.blue_a, &pods.plain] {
-        report.pods.push(PodRow::read(&node, pod)?);
+        report.pods.push(PodRow::read(node, pod)?);
     }
-    check_rows(&mut report);
+    check_rows(report);
 
     step("red-a sends to red-b");
-    let to = address(&node, &pods.red_b)?;
-    traffic::become_sender(&node, &mut pods.red_a, None, &to)?;
+    let to = address(node, &pods.red_b)?;
+    traffic::become_sender(node, &mut pods.red_a, None, &to)?;
     report.add_traffic(traffic::measure(
-        &node,
+        node,
         &pods.red_a,
         &[&pods.red_b, &pods.blue_a],
         &to,
@@ -83,12 +100,12 @@ pub fn run(setup: &Setup) -> Result<(Node, Report)> {
     )?);
 
     step("red-b sends to red-a");
-    let to = address(&node, &pods.red_a)?;
-    traffic::become_receiver(&node, &mut pods.red_a)?;
-    traffic::become_receiver(&node, &mut pods.blue_a)?;
-    traffic::become_sender(&node, &mut pods.red_b, None, &to)?;
+    let to = address(node, &pods.red_a)?;
+    traffic::become_receiver(node, &mut pods.red_a)?;
+    traffic::become_receiver(node, &mut pods.blue_a)?;
+    traffic::become_sender(node, &mut pods.red_b, None, &to)?;
     report.add_traffic(traffic::measure(
-        &node,
+        node,
         &pods.red_b,
         &[&pods.red_a, &pods.blue_a],
         &to,
@@ -101,14 +118,13 @@ pub fn run(setup: &Setup) -> Result<(Node, Report)> {
     }
 
     step("trying what must not be possible");
-    isolation::run(&mut node, &mut pods, &mut report)?;
-    report.conclude(setup.version);
+    isolation::run(node, &mut pods, report)?;
 
     step("leaving the pods connected and idle");
     for pod in [&mut pods.red_a, &mut pods.red_b, &mut pods.blue_a] {
-        traffic::become_receiver(&node, pod)?;
+        traffic::become_receiver(node, pod)?;
     }
-    Ok((node, report))
+    Ok(())
 }
 
 /// The set-up of the demo for a containerd line: the plugin is started by containerd from its plugin directory.

@@ -12,7 +12,7 @@ use k8s_cri::v1::{ContainerState, PodSandboxConfig};
 use crate::containerd::{Containerd, Version};
 use crate::machine::{self, Hugepages, program};
 use crate::pod::{Pod, log_name, log_text};
-use crate::process::Daemon;
+use crate::process::{Daemon, tail};
 use crate::rundir::RunDir;
 use crate::testpmd;
 use crate::vrouter::{NetworkSpec, VRouter};
@@ -310,6 +310,18 @@ impl Node {
         testpmd::counters(&self.log(running)?).with_context(|| {
             format!("log of {}:\n{}", running.pod.name, self.log(running).unwrap_or_default())
         })
+    }
+
+    /// The ends of the daemons' logs, for whoever must find out why something failed.
+    pub fn log_ends(&self) -> String {
+        let mut text = String::new();
+        for name in ["vrouter.log", "nri.log", "containerd.log"] {
+            let path = self.run.path().join(name);
+            if path.exists() {
+                text.push_str(&format!("--- end of {name}\n{}\n", tail(&path, 40)));
+            }
+        }
+        text
     }
 
     /// Leaves everything running when dropped.

@@ -27,6 +27,9 @@ impl Stage {
     pub fn play(&mut self, test: fn(&mut Self) -> Result<()>) -> Result<()> {
         let result = test(self);
         if result.is_err() {
+            if let Some(node) = &self.node {
+                println!("{}", node.log_ends());
+            }
             self.clear();
         }
         result
