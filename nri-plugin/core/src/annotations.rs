@@ -3,8 +3,8 @@
 //! Annotations are written by whoever may create pods: every list is bounded, every value checked, and no value
 //! reaches a path or a command line unchecked.
 
-use std::collections::{BTreeMap, BTreeSet};
 use core::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use crate::cpuset::NodeId;

@@ -1,8 +1,8 @@
 //! Addresses and networks as the planner sees them.
 
+use core::net::Ipv4Addr;
 use std::collections::BTreeSet;
 use std::fmt;
-use core::net::Ipv4Addr;
 use std::str::FromStr;
 
 /// An Ethernet address. `Display` and `FromStr` use `02:00:0a:42:00:02`.

@@ -4,8 +4,8 @@
 //! nothing and says in one line why. A pod keeps one NUMA node over all its containers, and what a container was given
 //! stays with the pod until [`Node::release_pod`], so that a restarted container finds the same CPUs and sockets.
 
-use std::collections::{BTreeMap, BTreeSet};
 use core::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::annotations::{CpusRequest, NumaPolicy, Request, Scope, SocketOwner};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};

@@ -3,8 +3,8 @@
 //! Compares what the plugin wrote down, which pods containerd still has and which ports the vRouter has, and lists the
 //! steps that make them agree. Doing the steps twice does no harm.
 
-use std::collections::{BTreeMap, BTreeSet};
 use core::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::annotations::SocketOwner;

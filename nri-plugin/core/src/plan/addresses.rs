@@ -1,7 +1,7 @@
 //! Addresses and the other properties of new interfaces.
 
-use std::collections::{BTreeMap, BTreeSet};
 use core::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::annotations::InterfaceRequest;
 use crate::net::{Mac, Network};

@@ -1,7 +1,7 @@
 //! Why a container cannot have what it asks for, in one line that a pod's author understands.
 
-use std::fmt;
 use core::net::Ipv4Addr;
+use std::fmt;
 
 use crate::annotations::{CPUS, INTERFACES, NETWORK, NUMA};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};
