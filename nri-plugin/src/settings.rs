@@ -15,22 +15,22 @@ pub struct Arguments {
     /// Configuration file [default: /etc/ringway/nri.toml if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// containerd's NRI socket [nri_socket]
+    /// containerd's NRI socket (key `nri_socket`)
     #[arg(long, value_name = "PATH")]
     nri_socket: Option<PathBuf>,
-    /// The vRouter's control socket [vrouter_socket]
+    /// The vRouter's control socket (key `vrouter_socket`)
     #[arg(long, value_name = "PATH")]
     vrouter_socket: Option<PathBuf>,
-    /// Directory of the pods' sockets and records [run_dir]
+    /// Directory of the pods' sockets and records (key `run_dir`)
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
-    /// Name to register as [plugin_name]
+    /// Name to register as (key `plugin_name`)
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Place among the plugins, two digits [plugin_index]
+    /// Place among the plugins, two digits (key `plugin_index`)
     #[arg(long, value_name = "NN")]
     index: Option<String>,
-    /// What to log: error, warn, info, debug, trace [log]
+    /// What to log: error, warn, info, debug, trace (key `log`)
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
 }
