@@ -47,7 +47,7 @@ pub struct VRouter {
     pub timeout: Duration,
 }
 
-/// A few calls with one deadline.
+/// A few calls that share one allowance of time.
 ///
 /// Each session has its own connection: making one is cheap on a unix socket, and none is ever stale after a start of
 /// the vRouter.
@@ -55,16 +55,18 @@ pub struct VRouter {
 pub struct Session<'a> {
     vrouter: &'a VRouter,
     client: Client,
-    deadline: Instant,
+    /// Time the vRouter has left. Only its own: what we do between calls (files, on a slow disk perhaps) is not its
+    /// fault.
+    left: Duration,
 }
 
 impl VRouter {
     /// Connects.
     pub async fn session(&self) -> Result<Session<'_>, VRouterError> {
-        let deadline = Instant::now() + self.timeout;
-        let connected = tokio::time::timeout_at(deadline, connect(&self.socket)).await;
-        let client = connected.map_err(|_| self.silent())??;
-        Ok(Session { vrouter: self, client, deadline })
+        let mut left = self.timeout;
+        let connected = within(&mut left, connect(&self.socket)).await;
+        let client = connected.ok_or_else(|| self.silent())??;
+        Ok(Session { vrouter: self, client, left })
     }
 
     fn silent(&self) -> VRouterError {
@@ -76,20 +78,20 @@ impl Session<'_> {
     /// Who it is.
     pub async fn info(&mut self) -> Result<Info, VRouterError> {
         let call = self.client.get_info(GetInfoRequest {});
-        bounded(self.vrouter, self.deadline, "say who it is", call).await
+        bounded(self.vrouter, &mut self.left, "say who it is", call).await
     }
 
     /// Its networks.
     pub async fn networks(&mut self) -> Result<Vec<Network>, VRouterError> {
         let call = self.client.list_networks(ListNetworksRequest {});
-        let list = bounded(self.vrouter, self.deadline, "list its networks", call).await?;
+        let list = bounded(self.vrouter, &mut self.left, "list its networks", call).await?;
         Ok(list.networks)
     }
 
     /// Its ports, ours and others'.
     pub async fn ports(&mut self) -> Result<Vec<Port>, VRouterError> {
         let call = self.client.list_ports(ListPortsRequest {});
-        Ok(bounded(self.vrouter, self.deadline, "list its ports", call).await?.ports)
+        Ok(bounded(self.vrouter, &mut self.left, "list its ports", call).await?.ports)
     }
 
     /// Creates a port, or gives it other peers. A port with this id that is different is one whose removal was missed:
@@ -106,37 +108,45 @@ impl Session<'_> {
     }
 
     async fn try_create(&mut self, spec: PortSpec) -> Result<Result<(), Status>, VRouterError> {
-        let call = tokio::time::timeout_at(self.deadline, self.client.create_port(spec)).await;
-        Ok(call.map_err(|_| self.vrouter.silent())?.map(drop))
+        let call = within(&mut self.left, self.client.create_port(spec)).await;
+        Ok(call.ok_or_else(|| self.vrouter.silent())?.map(drop))
     }
 
     /// Deletes a port. One that does not exist is no error.
     pub async fn delete(&mut self, id: &str) -> Result<(), VRouterError> {
         let call = self.client.delete_port(DeletePortRequest { id: id.to_owned() });
         let what = format!("delete port {id}");
-        bounded(self.vrouter, self.deadline, &what, call).await.map(drop)
+        bounded(self.vrouter, &mut self.left, &what, call).await.map(drop)
     }
 
     /// Everything that changes from now on. Only opening the stream is bounded.
     pub async fn watch(mut self) -> Result<Streaming<Event>, VRouterError> {
         let call = self.client.watch(WatchRequest {});
-        bounded(self.vrouter, self.deadline, "report its changes", call).await
+        bounded(self.vrouter, &mut self.left, "report its changes", call).await
     }
 }
 
 async fn bounded<T>(
     vrouter: &VRouter,
-    deadline: Instant,
+    left: &mut Duration,
     what: &str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, VRouterError> {
-    match tokio::time::timeout_at(deadline, call).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner()),
-        Ok(Err(status)) => {
+    match within(left, call).await {
+        Some(Ok(answer)) => Ok(answer.into_inner()),
+        Some(Err(status)) => {
             Err(VRouterError::Refused { what: what.to_owned(), text: status.message().to_owned() })
         }
-        Err(_) => Err(vrouter.silent()),
+        None => Err(vrouter.silent()),
     }
+}
+
+/// Waits for `call` as long as there is time left, and takes what it used off that.
+async fn within<T>(left: &mut Duration, call: impl Future<Output = T>) -> Option<T> {
+    let began = Instant::now();
+    let outcome = tokio::time::timeout(*left, call).await.ok();
+    *left = left.saturating_sub(began.elapsed());
+    outcome
 }
 
 fn refused(what: &str, id: &str, status: &Status) -> VRouterError {
@@ -146,6 +156,20 @@ fn refused(what: &str, id: &str, status: &Status) -> VRouterError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_the_time_of_calls_counts() {
+        let mut left = Duration::from_secs(20);
+        let pause = Duration::from_millis(30);
+        assert_eq!(within(&mut left, tokio::time::sleep(pause)).await, Some(()));
+        let after = left;
+        assert!(after <= Duration::from_secs(20) - pause);
+        tokio::time::sleep(pause).await;
+        assert_eq!(left, after, "time between calls was counted");
+        left = pause;
+        assert_eq!(within(&mut left, std::future::pending::<()>()).await, None);
+        assert_eq!(left, Duration::ZERO);
+    }
 
     #[tokio::test]
     async fn an_absent_and_a_silent_vrouter_are_told_apart_in_time() {

@@ -233,6 +233,12 @@ impl Report {
         }
         text.push('\n');
         text.push_str(&columns(&rows));
+        if self.traffic.iter().any(|it| it.drops.contains_key("receiver_ring_full")) {
+            text.push_str(
+                "\nreceiver_ring_full: the pods share what CPUs the vRouter's worker leaves, and while a sender runs, a receiver\n\
+                 on the same CPU cannot empty its ring. The table shows that every packet is accounted for, not speed.\n",
+            );
+        }
 
         text.push('\n');
         for attempt in &self.isolation {
