@@ -25,7 +25,11 @@ fetch() { # line, suite
     : >"$work/status"
     local uri
     uri=$(mirror)
-    echo "deb [signed-by=$keyring] ${uri:-http://deb.debian.org/debian} $suite main" >"$work/sources.list"
+    if [[ -z "$uri" ]]; then
+        echo "setup: apt knows no source for Debian bookworm main, so there is no mirror to fetch $suite from; add one and run apt-get update" >&2
+        exit 1
+    fi
+    echo "deb [signed-by=$keyring] $uri $suite main" >"$work/sources.list"
     local apt=(
         apt-get -qq
         -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/none" -o "Dir::Etc::preferencesparts=$work/none"

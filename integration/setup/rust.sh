@@ -28,6 +28,6 @@ fi
 cat >&2 <<TEXT
 setup: Rust $wanted or newer is needed, found: ${have:-none}.
   Either: apt-get install rustc-web cargo-web rustfmt-web   (Debian 12 with its security archive: ${offered:-not offered here})
-  or:     install rustup (https://rustup.rs), then: rustup toolchain install stable
+  or:     install rustup, then: rustup toolchain install stable
 TEXT
 exit 1
