@@ -17,8 +17,8 @@ use crate::split::{Direction, RingAddresses, RingError, SplitRing};
 pub use rx::{PushError, RxLease, RxScratch};
 pub use tx::{BURST, Body, FrameFault, TxBurst, TxLease};
 
-/// How long stopping a queue waits for the worker to take what the pod sent before. A full ring takes well under
-/// a millisecond; the limit only matters when the worker is stopped.
+/// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The
+/// limit is for a worker that does not get a CPU; chosen, not measured.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
 
 /// How often a worker yields to a session before it insists; a bound, not a tuning value.

@@ -89,7 +89,8 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     let info = unsafe { &*info };
     // SAFETY: for SIGBUS the fault address is the member that is set.
     let at = unsafe { info.si_addr() } as usize;
-    if !REGIONS.iter().any(|slot| replace(slot, at)) {
+    // All of them: adding a region leaves the others mapped where they were, under old and new watch for a moment.
+    if REGIONS.iter().filter(|slot| replace(slot, at)).count() == 0 {
         // Not a pod's memory: a fault of our own, which must not be hidden. The access is repeated and ends us.
         let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
         // SAFETY: the default action runs no code of ours.

@@ -125,19 +125,13 @@ fn collect(
                 return Err(PushError::RingFull);
             }
         }
-        let before = scratch.segments.len();
         let (head, chain) = active.ring.walk(ahead, &mut scratch.segments);
         let Ok(bytes) = chain else {
-            // Only the chain at the front may be given back without the ones before it.
-            scratch.segments.truncate(before);
-            if ahead == 0 {
-                active.ring.give_back(head, 0);
-            } else {
-                for &(head, _) in &scratch.chains {
-                    active.ring.give_back(head, 0);
-                }
+            // In the order they were offered: the good ones before it go back empty too.
+            for &(head, _) in &scratch.chains {
                 active.ring.give_back(head, 0);
             }
+            active.ring.give_back(head, 0);
             return Err(PushError::BadDescriptor);
         };
         room = room.saturating_add(bytes);
