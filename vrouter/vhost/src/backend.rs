@@ -10,7 +10,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use crate::memory::GuestMemory;
 use crate::session::Session;
-use crate::split::MAX_QUEUE_SIZE;
+use crate::ring::MAX_QUEUE_SIZE;
 use crate::vring::PortVring;
 
 /// Virtio feature bits offered to pods (virtio 1.2, 5.1.3 and 6; bit 30 is vhost-user's own). No checksum or

@@ -143,6 +143,68 @@ impl GuestMemory {
     }
 }
 
+/// A pod's memory as one ring sees it: remembers the region that the last address was found in, as nearly all
+/// addresses of a ring lie in one.
+pub(crate) struct Mapped {
+    memory: Arc<GuestMemory>,
+    recent: Region,
+}
+
+// SAFETY: `recent` is a copy of a region of `memory`, which is Send and stays alive with this value.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
+    pub(crate) fn new(memory: Arc<GuestMemory>) -> Self {
+        let nowhere = Region { gpa: 0, len: 0, host: std::ptr::null_mut() };
+        let recent = memory.regions.first().copied().unwrap_or(nowhere);
+        Self { memory, recent }
+    }
+
+    /// `gpa..gpa+len` if it lies whole in the region that was used last. `None` says nothing: ask
+    /// [`Self::resolve`].
+    #[inline(always)]
+    pub(crate) fn quick(&self, gpa: u64, len: u32) -> Option<Segment> {
+        let offset = gpa.wrapping_sub(self.recent.gpa);
+        if offset < self.recent.len && u64::from(len) <= self.recent.len - offset {
+            let offset = usize::try_from(offset).ok()?;
+            // SAFETY: `offset` is smaller than the region's length, so the result stays inside the mapping that
+            // `host` points to and that `memory` keeps.
+            let ptr = unsafe { self.recent.host.add(offset) };
+            return Some(Segment { ptr, len });
+        }
+        None
+    }
+
+    /// See [`GuestMemory::resolve`].
+    ///
+    /// # Errors
+    /// [`OutsideMemory`].
+    pub(crate) fn resolve(
+        &mut self,
+        gpa: u64,
+        len: u32,
+        push: impl FnMut(Segment) -> bool,
+    ) -> Result<bool, OutsideMemory> {
+        if let Some(region) = self.memory.region(gpa) {
+            self.recent = *region;
+        }
+        self.memory.resolve(gpa, len, push)
+    }
+
+    /// See [`GuestMemory::resolve_ring`].
+    ///
+    /// # Errors
+    /// [`OutsideMemory`].
+    pub(crate) fn resolve_ring(
+        &self,
+        gpa: u64,
+        len: usize,
+        align: usize,
+    ) -> Result<*mut u8, OutsideMemory> {
+        self.memory.resolve_ring(gpa, len, align)
+    }
+}
+
 fn watch(region: &GuestRegionMmap) -> io::Result<Watched> {
     // mmap(2) rounds up to the page size, which for hugetlbfs is the file's block size.
     let file = region.file_offset().map(|f| fstat(f.file().as_fd())).transpose()?;
@@ -152,6 +214,67 @@ fn watch(region: &GuestRegionMmap) -> io::Result<Watched> {
 }
 
 impl Segment {
+    /// No bytes.
+    pub(crate) const EMPTY: Self = Self { ptr: std::ptr::dangling_mut(), len: 0 };
+
+    /// Tells the CPU that the line `at` bytes in will be read soon. Only a hint: any value is fine.
+    #[inline(always)]
+    pub(crate) fn prefetch_read(self, at: u32) {
+        prefetch(self.ptr.wrapping_add(at as usize));
+    }
+
+    /// Tells the CPU that the line `at` bytes in will be written soon. Only a hint: any value is fine.
+    #[inline(always)]
+    pub(crate) fn prefetch_write(self, at: u32) {
+        prefetch_for_write(self.ptr.wrapping_add(at as usize));
+    }
+
+    /// Makes the first bytes equal to `bytes`, and leaves the cache line as it is when they already are: the other
+    /// side then keeps its copy. `false` if the segment is shorter, and nothing is written.
+    ///
+    /// # Safety
+    /// The [`GuestMemory`] this segment came from must be alive.
+    #[inline(always)]
+    pub(crate) unsafe fn assign<const N: usize>(self, bytes: &[u8; N]) -> bool {
+        if (self.len as usize) < N {
+            return false;
+        }
+        let mut now = [0; N];
+        // SAFETY: `N` mapped bytes, alive by contract; `now` is private. A guest that changes them meanwhile gets
+        // a header it has spoilt itself.
+        unsafe { std::ptr::copy_nonoverlapping(self.ptr, now.as_mut_ptr(), N) };
+        if now != *bytes {
+            // SAFETY: as above, in the other direction.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.ptr, N) };
+        }
+        true
+    }
+
+    /// As [`Self::read`] for up to 64 bytes, without a call; returns how many.
+    ///
+    /// # Safety
+    /// The [`GuestMemory`] this segment came from must be alive.
+    #[inline(always)]
+    pub(crate) unsafe fn read_line(self, into: &mut [u8; 64]) -> usize {
+        let n = (self.len as usize).min(64);
+        // SAFETY: `n` bytes are mapped and alive by contract, and `into` has 64.
+        unsafe { copy_line(self.ptr, into.as_mut_ptr(), n) };
+        n
+    }
+
+    /// As [`Self::write`] for up to 64 bytes, without a call; returns how many.
+    ///
+    /// # Safety
+    /// The [`GuestMemory`] this segment came from must be alive.
+    #[inline(always)]
+    pub(crate) unsafe fn write_line(self, from: &[u8]) -> usize {
+        let n = from.len().min(self.len as usize).min(64);
+        // SAFETY: `n` bytes are mapped and alive by contract, and `from` has as many.
+        unsafe { copy_line(from.as_ptr(), self.ptr, n) };
+        n
+    }
+
+    #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
@@ -163,6 +286,12 @@ impl Segment {
         // SAFETY: `n` is at most the segment's length, so the pointer stays inside or one past the segment.
         let ptr = unsafe { self.ptr.add(n as usize) };
         Self { ptr, len: self.len - n }
+    }
+
+    /// The first `n` bytes of it, or all when it has fewer.
+    #[inline]
+    pub(crate) fn first(self, n: u32) -> Self {
+        Self { len: self.len.min(n), ..self }
     }
 
     /// Copies up to `into.len()` bytes out of guest memory; returns how many.
@@ -205,6 +334,49 @@ impl Segment {
         n
     }
 }
+
+/// Copies up to 64 bytes with a few moves of fixed size, overlapping in the middle, where a call would cost more.
+///
+/// # Safety
+/// `n` is at most 64; `n` bytes at `from` may be read and at `to` written; they do not overlap.
+#[inline(always)]
+unsafe fn copy_line(from: *const u8, to: *mut u8, n: usize) {
+    // SAFETY: every move lies inside the first `n` bytes, by the conditions around it.
+    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one contract for all of them")]
+    unsafe {
+        if n == 64 {
+            std::ptr::copy_nonoverlapping(from, to, 64);
+        } else if n >= 32 {
+            std::ptr::copy_nonoverlapping(from, to, 32);
+            std::ptr::copy_nonoverlapping(from.add(n - 32), to.add(n - 32), 32);
+        } else {
+            std::ptr::copy_nonoverlapping(from, to, n);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch(at: *const u8) {
+    // SAFETY: a prefetch is a hint; it never faults, whatever the address.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_for_write(at: *const u8) {
+    // The intrinsic becomes a plain prefetch on the baseline CPU; PREFETCHW is a no-op where it is unknown.
+    // SAFETY: a prefetch is a hint; it never faults, whatever the address.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch(_at: *const u8) {}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch_for_write(_at: *const u8) {}
 
 /// Loads a ring's 16-bit index that the guest publishes.
 ///

@@ -13,9 +13,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use crate::memory::GuestMemory;
-use crate::split::{Direction, RingAddresses, RingError, SplitRing};
+use crate::offload::Offloads;
+use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
 pub use rx::{PushError, RxLease, RxScratch};
-pub use tx::{BURST, Body, FrameFault, TxBurst, TxLease};
+pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, TxBurst, TxLease};
 
 /// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The
 /// limit is for a worker that does not get a CPU; chosen, not measured.
@@ -31,24 +32,23 @@ pub(crate) struct RingFormat {
     pub header: u8,
     /// A received frame may span several buffers (VIRTIO_NET_F_MRG_RXBUF).
     pub mergeable: bool,
+    /// What frames may leave to be done.
+    pub offloads: Offloads,
 }
 
 struct Active {
-    ring: SplitRing,
+    ring: Ring,
     format: RingFormat,
     call: Option<OwnedFd>,
     /// The ring is no longer served although it is set up.
     broken: bool,
-    /// Stop was asked for when the guest's available index stood here.
-    drain_to: Option<u16>,
+    /// Stop was asked for: how many more frames are forwarded at most. A pod can't keep itself running by sending on.
+    drain: Option<usize>,
 }
 
 impl Active {
     fn drained(&self) -> bool {
-        let Some(target) = self.drain_to else { return true };
-        // Free-running indexes: reached or passed when the distance to go is not a small positive number.
-        let left = target.wrapping_sub(self.ring.next_available());
-        self.broken || left == 0 || left > crate::split::MAX_QUEUE_SIZE
+        self.broken || self.drain.is_none_or(|left| left == 0) || !self.ring.is_waiting()
     }
 
     /// Publishes what was given back and interrupts the guest if it wants that.
@@ -82,6 +82,7 @@ pub struct Queue {
 pub(crate) struct Activation {
     pub memory: Arc<GuestMemory>,
     pub addresses: RingAddresses,
+    pub layout: Layout,
     pub direction: Direction,
     pub format: RingFormat,
     pub call: Option<OwnedFd>,
@@ -127,7 +128,7 @@ impl Queue {
     }
 
     pub(crate) fn start(&self, with: Activation) -> Result<(), RingError> {
-        let ring = SplitRing::new(with.memory, with.addresses, with.direction)?;
+        let ring = Ring::new(with.memory, with.addresses, with.layout, with.direction)?;
         // Ring memory starts zeroed, which asks for nothing: say that we poll, or each burst costs the pod a kick.
         ring.set_notify(false);
         let mut active = self.lock();
@@ -137,7 +138,7 @@ impl Queue {
             format: with.format,
             call: with.call,
             broken: false,
-            drain_to: None,
+            drain: None,
         });
         self.running.store(true, Ordering::Release);
         Ok(())
@@ -157,7 +158,7 @@ impl Queue {
     pub(crate) fn stop(&self, wake: Option<&dyn Fn()>) -> Option<u16> {
         let mut active = self.lock();
         if let (Some(wake), Some(ring)) = (wake, active.as_mut()) {
-            ring.drain_to = Some(ring.ring.load_available());
+            ring.drain = Some(usize::from(ring.ring.size()));
             if !ring.drained() {
                 wake();
                 active = self
@@ -171,7 +172,7 @@ impl Queue {
         }
         self.running.store(false, Ordering::Release);
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        active.take().map(|a| a.ring.next_available())
+        active.take().map(|a| a.ring.position())
     }
 
     /// Starts receiving from the pod: a lease for one burst. `None` when the queue is off or being changed.

@@ -6,11 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::memory::GuestMemory;
 use crate::queue::{Activation, Queue, RingFormat};
 use crate::queues::PortQueues;
-use crate::split::{Direction, RingAddresses};
+use crate::offload::Offloads;
+use crate::ring::{Direction, Layout, RingAddresses};
 use crate::wake::Wake;
 
+const F_CSUM: u64 = 1;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_VERSION_1: u64 = 1 << 32;
+const F_RING_PACKED: u64 = 1 << 34;
 
 /// What the frontend has said about one virtqueue.
 #[derive(Default)]
@@ -20,6 +28,8 @@ pub(crate) struct Setup {
     pub used: u64,
     pub addressed: bool,
     pub size: u16,
+    /// SET_VRING_BASE; only a packed ring goes by it.
+    pub base: u16,
     pub ready: bool,
     pub enabled: bool,
     pub kick: Option<OwnedFd>,
@@ -129,7 +139,14 @@ impl Session {
             (device.memory.clone(), device.features)
         };
         let Some(memory) = memory else { return };
-        let twelve = features & (F_VERSION_1 | F_MRG_RXBUF) != 0;
+        let has = |feature: u64| features & feature != 0;
+        let from_guest = PortQueues::is_tx(index);
+        let offloads = if from_guest {
+            Offloads { checksum: has(F_CSUM), tcp4: has(F_HOST_TSO4), tcp6: has(F_HOST_TSO6) }
+        } else {
+            let checksum = has(F_GUEST_CSUM);
+            Offloads { checksum, tcp4: has(F_GUEST_TSO4), tcp6: has(F_GUEST_TSO6) }
+        };
         let activation = Activation {
             memory,
             addresses: RingAddresses {
@@ -138,14 +155,16 @@ impl Session {
                 used: setup.used,
                 size: setup.size,
             },
-            direction: if PortQueues::is_tx(index) {
-                Direction::FromGuest
+            layout: if has(F_RING_PACKED) {
+                Layout::Packed { base: setup.base }
             } else {
-                Direction::ToGuest
+                Layout::Split
             },
+            direction: if from_guest { Direction::FromGuest } else { Direction::ToGuest },
             format: RingFormat {
-                header: if twelve { 12 } else { 10 },
-                mergeable: features & F_MRG_RXBUF != 0,
+                header: if has(F_VERSION_1 | F_MRG_RXBUF) { 12 } else { 10 },
+                mergeable: has(F_MRG_RXBUF),
+                offloads,
             },
             call: setup.call.as_ref().and_then(|c| c.try_clone().ok()),
         };
@@ -182,6 +201,10 @@ impl Session {
             self.wake.remove(kick.as_fd());
         }
         setup.running = false;
+        if let Some(position) = position {
+            // A packed ring goes on here when it is started again without a new SET_VRING_BASE.
+            setup.base = position;
+        }
         if PortQueues::is_tx(index) {
             self.queues.set_sending(index, false);
         }

@@ -113,6 +113,7 @@ impl VringT<Memory> for PortVring {
 
     fn set_queue_next_avail(&self, base: u16) {
         self.inner.set_queue_next_avail(base);
+        self.session.change(self.index, |s| s.base = base);
     }
 
     fn set_queue_next_used(&self, idx: u16) {

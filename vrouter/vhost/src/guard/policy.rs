@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::descriptor::Kind;
 use super::message::{Header, MAX_DESCRIPTORS, REGION_BYTES, Region, Request, long, word};
-use crate::split::MAX_QUEUE_SIZE;
+use crate::ring::MAX_QUEUE_SIZE;
 
 /// Messages a pod may send at once, and how many it gets back per second. A session with 16 queue pairs starts
 /// with about 200; memory hotplug of DPDK adds three for each step.

@@ -2,21 +2,22 @@
 
 use std::sync::MutexGuard;
 
+use super::tx::BURST;
 use super::{Active, Body, Queue};
 use crate::memory::Segment;
-use crate::split::MAX_CHAIN;
+use crate::offload::Offload;
+use crate::ring::{Chains, MAX_CHAIN};
 
-/// Room to collect the buffers of one received frame; allocated once per worker.
+/// Room for the buffers of received frames; allocated once per worker.
 pub struct RxScratch {
-    segments: Vec<Segment>,
-    /// Head and bytes of each chain used.
-    chains: Vec<(u16, u32)>,
+    /// Chains taken from the ring and not used yet.
+    ready: Chains,
 }
 
 impl RxScratch {
-    /// Allocates for the largest frame.
+    /// Allocates for a burst, or for the largest frame.
     pub fn new() -> Self {
-        Self { segments: Vec::with_capacity(4 * MAX_CHAIN), chains: Vec::with_capacity(MAX_CHAIN) }
+        Self { ready: Chains::new(BURST + MAX_CHAIN) }
     }
 }
 
@@ -35,14 +36,20 @@ pub enum PushError {
     BufferTooSmall,
     /// The pod's buffers are unusable.
     BadDescriptor,
+    /// The frame leaves work to its receiver that this pod has not agreed to do.
+    Offload,
 }
 
 /// One burst of frames to a pod. Dropping it publishes them.
 pub struct RxLease<'q> {
     active: MutexGuard<'q, Option<Active>>,
-    scratch: &'q mut RxScratch,
+    ready: &'q mut Chains,
     queue: &'q Queue,
 }
+
+/// The virtio-net header of a frame in one buffer that leaves nothing to do (virtio 1.2, 5.1.6.4: `num_buffers`
+/// is 1 also without MRG_RXBUF).
+const PLAIN: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 impl<'q> RxLease<'q> {
     pub(super) fn new(
@@ -50,47 +57,119 @@ impl<'q> RxLease<'q> {
         scratch: &'q mut RxScratch,
         queue: &'q Queue,
     ) -> Self {
-        Self { active, scratch, queue }
+        scratch.ready.clear();
+        Self { active, ready: &mut scratch.ready, queue }
+    }
+
+    /// Gets buffers for `frames` frames ready, so that the CPU fetches them all at once. Without it, and for frames
+    /// that need more than one, [`Self::push`] gets them itself.
+    #[inline]
+    pub fn prepare(&mut self, frames: usize) {
+        let Some(active) = self.active.as_mut() else { return };
+        let wanted = frames.saturating_sub(self.ready.len());
+        if let Err(error) = active.ring.take(wanted, self.ready) {
+            self.queue.give_up(active, error);
+            return;
+        }
+        let net_header = u32::from(active.format.header);
+        for chain in self.ready.all() {
+            chain.first.prefetch_read(0);
+            chain.first.prefetch_write(net_header);
+        }
     }
 
     /// Delivers one frame: `header` from private memory, `body` straight from the sender's memory.
     ///
     /// # Errors
     /// [`PushError`]; the frame is then not delivered. Buffers of the pod that are unusable are given back empty.
-    #[inline]
-    pub fn push(&mut self, header: &[u8], body: Body<'_>) -> Result<(), PushError> {
+    #[inline(always)]
+    pub fn push(
+        &mut self,
+        header: &[u8],
+        body: Body<'_>,
+        offload: &Offload,
+    ) -> Result<(), PushError> {
         let Some(active) = self.active.as_mut() else { return Err(PushError::RingFull) };
-        let net_header = u32::from(active.format.header);
-        let header_len = u32::try_from(header.len()).map_err(|_| PushError::BufferTooSmall)?;
-        let total = net_header
-            .checked_add(header_len)
+        // A head is at most a few hundred bytes, and a body at most what 64 descriptors of a pod say.
+        let total = u32::try_from(header.len() + PLAIN.len())
+            .ok()
             .and_then(|n| n.checked_add(body.len))
             .ok_or(PushError::BufferTooSmall)?;
-        let buffers = collect(self.queue, active, self.scratch, total)?;
+        if let Some(chain) = self.ready.get(0)
+            && chain.is_simple()
+            && total <= chain.bytes
+            && active.format.header == 12
+            && header.len() <= 64
+            && let [piece] = body.segments
+            && offload.is_none()
+        {
+            let to = chain.first;
+            // SAFETY: resolved in the memory of the ring this lease holds.
+            unsafe { to.assign(&PLAIN) };
+            let to = to.skip(12);
+            // SAFETY: as above.
+            let n = unsafe { to.write_line(header) };
+            if body.len > 0 {
+                let to = to.skip(u32::try_from(n).unwrap_or(u32::MAX));
+                // SAFETY: as above; the lease that `body` borrows from holds the sender's memory.
+                unsafe { piece.skip(body.skip).copy_to(to) };
+            }
+            active.ring.complete(chain, total);
+            self.ready.consume(1);
+            return Ok(());
+        }
+        self.push_any(header, body, offload)
+    }
 
-        let mut net = [0u8; 12];
-        // num_buffers, the last field (virtio 1.2, 5.1.6.4); all else stays 0: no offload was offered.
-        net[10..12].copy_from_slice(&buffers.to_le_bytes());
+    /// Frames over several buffers or from several pieces, with offloads, and everything that goes wrong.
+    #[inline(never)]
+    fn push_any(
+        &mut self,
+        header: &[u8],
+        body: Body<'_>,
+        offload: &Offload,
+    ) -> Result<(), PushError> {
+        let Some(active) = self.active.as_mut() else { return Err(PushError::RingFull) };
+        if !active.format.offloads.accepts(offload) {
+            return Err(PushError::Offload);
+        }
+        let net_header = u32::from(active.format.header);
+        let total = u32::try_from(header.len())
+            .ok()
+            .and_then(|n| n.checked_add(net_header))
+            .and_then(|n| n.checked_add(body.len))
+            .ok_or(PushError::BufferTooSmall)?;
+        let buffers = collect(self.queue, active, self.ready, total)?;
+
+        // num_buffers is the last field (virtio 1.2, 5.1.6.4).
+        let [f0, f1, f2, f3, f4, f5, f6, f7, f8, f9] = offload.fields();
+        let [b0, b1] = buffers.to_le_bytes();
+        let net = [f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, b0, b1];
         let net = net.get(..usize::from(active.format.header)).unwrap_or(&net);
 
-        let mut to = Writer { segments: &self.scratch.segments, at: 0 };
-        // SAFETY: the destination segments were just resolved in the memory of this lease's ring.
+        let chains = self.ready.all().iter().take(usize::from(buffers));
+        let mut to = Writer { rest: chains.flat_map(|c| self.ready.segments(c)), room: None };
+        // SAFETY: the destination segments were resolved in the memory of this lease's ring.
         unsafe { to.bytes(net) };
         // SAFETY: as above.
         unsafe { to.bytes(header) };
         let mut skip = body.skip;
+        let mut left = body.len;
         for segment in body.segments {
+            let piece = segment.skip(skip);
             // SAFETY: as above; the source's memory is held by the lease that `body` borrows from.
-            unsafe { to.guest(segment.skip(skip)) };
+            unsafe { to.guest(piece.first(left)) };
+            left = left.saturating_sub(piece.len());
             skip = 0;
         }
 
         let mut left = total;
-        for &(head, room) in &self.scratch.chains {
-            let written = left.min(room);
+        for chain in self.ready.all().iter().take(usize::from(buffers)) {
+            let written = left.min(chain.bytes);
             left -= written;
-            active.ring.give_back(head, written);
+            active.ring.complete(chain, written);
         }
+        self.ready.consume(usize::from(buffers));
         Ok(())
     }
 }
@@ -99,78 +178,81 @@ impl Drop for RxLease<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Some(active) = self.active.as_mut() {
+            active.ring.put_back(self.ready.all());
             active.flush();
         }
+        self.ready.clear();
     }
 }
 
-/// Collects chains of the pod for `total` bytes into `scratch`; returns how many.
-#[inline]
+/// Sees to it that the first chains in `ready` have `total` bytes; returns how many they are. Takes chains with
+/// faults out: they go back empty, in their turn.
 fn collect(
     queue: &Queue,
     active: &mut Active,
-    scratch: &mut RxScratch,
+    ready: &mut Chains,
     total: u32,
 ) -> Result<u16, PushError> {
-    scratch.segments.clear();
-    scratch.chains.clear();
     let mut room: u32 = 0;
-    let mut ahead: u16 = 0;
+    let mut buffers: u16 = 0;
     while room < total {
-        match active.ring.available(ahead + 1) {
-            Ok(n) if n > ahead => {}
-            Ok(_) => return Err(PushError::RingFull),
-            Err(error) => {
-                queue.give_up(active, error);
-                return Err(PushError::RingFull);
+        let at = usize::from(buffers);
+        if at == ready.len() {
+            if ready.room() == 0 {
+                ready.compact();
+            }
+            match active.ring.take(1, ready) {
+                Ok(1) => {}
+                Ok(_) => return Err(PushError::RingFull),
+                Err(error) => {
+                    queue.give_up(active, error);
+                    return Err(PushError::RingFull);
+                }
             }
         }
-        let (head, chain) = active.ring.walk(ahead, &mut scratch.segments);
-        let Ok(bytes) = chain else {
+        let Some(chain) = ready.get(at) else { return Err(PushError::RingFull) };
+        if chain.fault.is_some() {
             // In the order they were offered: the good ones before it go back empty too.
-            for &(head, _) in &scratch.chains {
-                active.ring.give_back(head, 0);
+            for chain in ready.all().iter().take(at + 1) {
+                active.ring.complete(chain, 0);
             }
-            active.ring.give_back(head, 0);
+            ready.consume(at + 1);
             return Err(PushError::BadDescriptor);
-        };
-        room = room.saturating_add(bytes);
+        }
+        room = room.saturating_add(chain.bytes);
         if !active.format.mergeable && room < total {
             return Err(PushError::BufferTooSmall);
         }
-        scratch.chains.push((head, bytes));
-        ahead += 1;
-        if usize::from(ahead) == MAX_CHAIN && room < total {
+        buffers += 1;
+        if usize::from(buffers) == MAX_CHAIN && room < total {
             return Err(PushError::BufferTooSmall);
         }
     }
-    Ok(ahead)
+    Ok(buffers)
 }
 
 /// Writes private and guest bytes one after the other into the pod's segments.
-struct Writer<'a> {
-    segments: &'a [Segment],
-    at: u32,
+struct Writer<'a, I: Iterator<Item = &'a Segment>> {
+    rest: I,
+    /// What is left of the segment that is being filled.
+    room: Option<Segment>,
 }
 
-impl Writer<'_> {
-    #[inline]
-    fn target(&self) -> Option<Segment> {
-        Some(self.segments.first()?.skip(self.at))
+impl<'a, I: Iterator<Item = &'a Segment>> Writer<'a, I> {
+    fn target(&mut self) -> Option<Segment> {
+        while self.room.is_none_or(|s| s.len() == 0) {
+            self.room = Some(*self.rest.next()?);
+        }
+        self.room
     }
 
-    #[inline]
     fn advance(&mut self, n: usize) {
-        self.at = self.at.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
-        if self.segments.first().is_some_and(|s| self.at >= s.len()) {
-            self.segments = self.segments.get(1..).unwrap_or(&[]);
-            self.at = 0;
-        }
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        self.room = self.room.map(|s| s.skip(n));
     }
 
     /// # Safety
     /// The memory of the destination segments must be alive.
-    #[inline]
     unsafe fn bytes(&mut self, mut from: &[u8]) {
         while !from.is_empty() {
             let Some(to) = self.target() else { return };
@@ -183,7 +265,6 @@ impl Writer<'_> {
 
     /// # Safety
     /// The memory of `from` and of the destination segments must be alive.
-    #[inline]
     unsafe fn guest(&mut self, mut from: Segment) {
         while from.len() > 0 {
             let Some(to) = self.target() else { return };

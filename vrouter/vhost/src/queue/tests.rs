@@ -7,11 +7,15 @@ use std::time::Instant;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::*;
-use crate::split::tests::Driver;
+use crate::offload::{Offload, Offloads};
+use crate::ring::tests::Driver;
 
 const BUF: u64 = 0x10000;
-const PLAIN: RingFormat = RingFormat { header: 12, mergeable: false };
-const MERGEABLE: RingFormat = RingFormat { header: 12, mergeable: true };
+const NOTHING: Offloads = Offloads { checksum: false, tcp4: false, tcp6: false };
+const PLAIN: RingFormat = RingFormat { header: 12, mergeable: false, offloads: NOTHING };
+const MERGEABLE: RingFormat = RingFormat { mergeable: true, ..PLAIN };
+const CHECKSUM: RingFormat =
+    RingFormat { offloads: Offloads { checksum: true, ..NOTHING }, ..PLAIN };
 
 fn start(
     driver: &Driver,
@@ -24,6 +28,7 @@ fn start(
         .start(Activation {
             memory: driver.memory(),
             addresses: driver.addresses(),
+            layout: Layout::Split,
             direction,
             format,
             call,
@@ -69,17 +74,19 @@ fn frame(len: usize) -> Vec<u8> {
     (0..len).map(|i| u8::try_from((i * 7 + 3) % 256).unwrap()).collect()
 }
 
-/// Moves one burst from `tx` to `rx` the way a worker does, with `header` bytes through private memory.
-fn forward(tx: &Queue, rx: &Queue, header: usize) -> Vec<Result<(), PushError>> {
+/// Moves one burst from `tx` to `rx` the way a worker does, with 64 or 128 bytes of each through private memory.
+fn forward(tx: &Queue, rx: &Queue, most: usize) -> Vec<Result<(), PushError>> {
     let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
     let mut from = tx.lease_tx(&mut burst).unwrap();
     from.fetch();
     let mut to = rx.lease_rx(&mut scratch).unwrap();
+    to.prepare(from.len());
     (0..from.len())
         .map(|i| {
-            let mut private = vec![0; header];
-            let have = from.read_header(i, &mut private);
-            to.push(&private[..have], from.body(i, u32::try_from(have).unwrap()))
+            let mut private = [0xee; HEAD_BYTES];
+            let head = from.head(i, &mut private, |_| most == 64).unwrap();
+            let body = from.body(i, u32::from(head.copied));
+            to.push(&private[..usize::from(head.copied)], body, &head.offload)
         })
         .collect()
 }
@@ -96,7 +103,8 @@ fn every_layout_of_a_frame_arrives_whole() {
                 let sent = frame(len);
                 send(&mut a, 0, &sent, &cuts);
                 let at = receive(&mut b, &sizes);
-                assert_eq!(forward(&tx, &rx, 128), [Ok(())], "{len} {cuts:?} {sizes:?}");
+                let most = if len % 2 == 0 { 64 } else { 128 };
+                assert_eq!(forward(&tx, &rx, most), [Ok(())], "{len} {cuts:?} {sizes:?}");
                 assert_eq!((a.used_index(), a.used(0)), (1, (0, 0)));
 
                 let mut got = Vec::new();
@@ -138,14 +146,14 @@ fn a_frame_without_room_is_refused_and_costs_no_buffer() {
 #[test]
 fn a_sender_that_breaks_rules_loses_its_frames_only() {
     let (mut a, mut b) = (Driver::new(64), Driver::new(64));
-    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let tx = start(&a, Direction::FromGuest, CHECKSUM, None);
     let rx = start(&b, Direction::ToGuest, PLAIN, None);
     receive(&mut b, &[2048]);
     a.desc(40, 0xffff_0000, 64, 0, 0); // outside memory
     a.offer(40);
     a.desc(41, BUF, 11, 0, 0); // shorter than the header
     a.offer(41);
-    a.write(0x30000, &[1, 0]); // asks for a checksum
+    a.write(0x30000, &[0, 1]); // asks for segmentation
     a.desc(42, 0x30000, 80, 0, 0);
     a.offer(42);
     a.desc(43, BUF, 1, 1, 43); // a loop
@@ -155,17 +163,45 @@ fn a_sender_that_breaks_rules_loses_its_frames_only() {
     let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
     let mut from = tx.lease_tx(&mut burst).unwrap();
     assert_eq!(from.fetch(), 5);
-    assert_eq!(from.frame(0), Err(FrameFault::BadDescriptor));
-    assert_eq!(from.frame(1), Err(FrameFault::BadDescriptor));
-    assert_eq!(from.frame(2), Err(FrameFault::UnsupportedOffload));
-    assert_eq!(from.frame(3), Err(FrameFault::ChainTooLong));
-    assert_eq!(from.frame(4), Ok(60));
+    let head = |i| {
+        let mut private = [0; HEAD_BYTES];
+        from.head(i, &mut private, |_| true).map(|head| (head.frame_len, head.copied))
+    };
+    assert_eq!(head(0), Err(FrameFault::BadDescriptor));
+    assert_eq!(head(1), Err(FrameFault::BadDescriptor));
+    assert_eq!(head(2), Err(FrameFault::UnsupportedOffload));
+    assert_eq!(head(3), Err(FrameFault::ChainTooLong));
+    assert_eq!(head(4), Ok((60, 60)));
+    assert_eq!(head(5), Err(FrameFault::BadDescriptor));
     let mut to = rx.lease_rx(&mut scratch).unwrap();
-    assert_eq!(to.push(&[], from.body(4, 0)), Ok(()));
+    assert_eq!(to.push(&[], from.body(4, 0), &Offload::NONE), Ok(()));
     drop(to);
     drop(from);
     assert_eq!(a.used_index(), 5, "all buffers come back");
     assert_eq!(b.read(BUF + 12, 60), frame(60));
+}
+
+#[test]
+fn what_is_left_to_do_goes_to_a_receiver_that_agreed() {
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, CHECKSUM, None);
+    let rx = start(&b, Direction::ToGuest, CHECKSUM, None);
+    let buffers = receive(&mut b, &[2048, 2048]);
+    send(&mut a, 0, &frame(100), &[]);
+    a.write(BUF, &[1, 0, 7, 7, 7, 7, 34, 0, 6, 0]);
+    send(&mut a, 1, &frame(60), &[]);
+    assert_eq!(forward(&tx, &rx, 64), [Ok(()), Ok(())]);
+    assert_eq!(b.read(buffers[0], 12), [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0]);
+    assert_eq!(b.read(buffers[0] + 12, 100), frame(100));
+    assert_eq!(b.read(buffers[1], 12), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+
+    rx.stop(None);
+    let plain = start(&b, Direction::ToGuest, PLAIN, None);
+    b.offer(0);
+    send(&mut a, 2, &frame(100), &[]);
+    a.write(BUF + 0x2000, &[1, 0, 0, 0, 0, 0, 34, 0, 6, 0]);
+    assert_eq!(forward(&tx, &plain, 64), [Err(PushError::Offload)]);
+    assert_eq!(b.used_index(), 2, "no buffer was used");
 }
 
 #[test]
@@ -308,7 +344,7 @@ fn a_busy_worker_lets_a_session_pass() {
             while !stop.load(Ordering::Relaxed) {
                 if let Some(mut lease) = rx.lease_rx(&mut scratch) {
                     for _ in 0..BURST {
-                        let _ = lease.push(&[0; 60], Body::EMPTY);
+                        let _ = lease.push(&[0; 60], Body::EMPTY, &Offload::NONE);
                     }
                 }
             }

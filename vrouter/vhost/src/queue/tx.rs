@@ -5,14 +5,17 @@ use std::sync::atomic::Ordering;
 
 use super::{Active, Queue};
 use crate::memory::Segment;
-use crate::split::{ChainFault, MAX_CHAIN};
+use crate::offload::{NET_HEADER_FIELDS, Offload};
+use crate::ring::{Chain, ChainFault, Chains};
 
 /// Frames a worker takes from a queue at once.
-pub const BURST: usize = BURST_ENTRIES as usize;
-const BURST_ENTRIES: u16 = 32;
+pub const BURST: usize = 32;
 
-/// Segments a burst may have together; one more chain is only begun while [`MAX_CHAIN`] fit.
-const BURST_SEGMENTS: usize = 4 * BURST + 2 * MAX_CHAIN;
+/// Bytes of a frame that are copied in any case: one cache line, where a DPDK pod's frame starts.
+const LINE: usize = 64;
+
+/// Most bytes of a frame that [`TxLease::head`] copies.
+pub const HEAD_BYTES: usize = 128;
 
 /// Why a frame the pod sent cannot be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,31 +24,30 @@ pub enum FrameFault {
     BadDescriptor,
     /// More descriptors than supported.
     ChainTooLong,
-    /// The header asks for checksum or segmentation, which was not offered.
+    /// The header asks for checksum or segmentation in a way that was not agreed on, or that makes no sense.
     UnsupportedOffload,
 }
 
-#[derive(Clone, Copy)]
-struct Frame {
-    head: u16,
-    fault: Option<FrameFault>,
-    /// Bytes of the Ethernet frame.
-    len: u32,
-    /// The frame's segments in the burst's arena.
-    first: usize,
-    end: usize,
+/// What was copied of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Bytes of the Ethernet frame, without FCS.
+    pub frame_len: u32,
+    /// Bytes of it that were copied.
+    pub copied: u16,
+    /// What the pod leaves to be done.
+    pub offload: Offload,
 }
 
 /// Room for one burst of sent frames; allocated once per worker.
 pub struct TxBurst {
-    frames: Vec<Frame>,
-    segments: Vec<Segment>,
+    chains: Chains,
 }
 
 impl TxBurst {
     /// Allocates for [`BURST`] frames.
     pub fn new() -> Self {
-        Self { frames: Vec::with_capacity(BURST), segments: Vec::with_capacity(BURST_SEGMENTS) }
+        Self { chains: Chains::new(BURST) }
     }
 }
 
@@ -67,13 +69,38 @@ pub struct Body<'a> {
 impl Body<'_> {
     /// No bytes: for frames that are wholly in private memory.
     pub const EMPTY: Self = Body { segments: &[], skip: 0, len: 0 };
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies all of it into private memory, once; `into` gets as much as it has room for. Returns how many bytes.
+    pub fn read(&self, into: &mut [u8]) -> usize {
+        let mut skip = self.skip;
+        let mut done = 0;
+        for segment in self.segments {
+            let Some(rest) = into.get_mut(done..).filter(|r| !r.is_empty()) else { break };
+            // SAFETY: the lease that this body borrows from holds the memory.
+            done += unsafe { segment.skip(skip).read(rest) };
+            skip = 0;
+        }
+        done
+    }
 }
 
 /// One burst of frames that a pod sent. Dropping it gives the buffers back to the pod.
 pub struct TxLease<'q> {
     active: MutexGuard<'q, Option<Active>>,
-    burst: &'q mut TxBurst,
+    chains: &'q mut Chains,
     queue: &'q Queue,
+    /// Bytes of the virtio-net header.
+    net_header: u32,
 }
 
 impl<'q> TxLease<'q> {
@@ -82,91 +109,106 @@ impl<'q> TxLease<'q> {
         burst: &'q mut TxBurst,
         queue: &'q Queue,
     ) -> Self {
-        burst.frames.clear();
-        burst.segments.clear();
-        Self { active, burst, queue }
+        burst.chains.clear();
+        let net_header = active.as_ref().map_or(0, |a| u32::from(a.format.header));
+        Self { active, chains: &mut burst.chains, queue, net_header }
     }
 
-    /// Takes up to [`BURST`] frames; returns how many.
+    /// Takes up to [`BURST`] frames; returns how many. The lines that [`Self::head`] reads are on their way then.
     #[inline]
     pub fn fetch(&mut self) -> usize {
         let Some(active) = self.active.as_mut() else { return 0 };
-        let want = BURST_ENTRIES;
-        let waiting = match active.ring.available(want) {
-            Ok(n) => n.min(want),
-            Err(error) => {
-                self.queue.give_up(active, error);
-                return 0;
-            }
-        };
-        let header = active.format.header;
-        for ahead in 0..waiting {
-            let first = self.burst.segments.len();
-            if ahead > 0 && self.burst.segments.capacity() - first < MAX_CHAIN + 8 {
-                break;
-            }
-            let (head, chain) = active.ring.walk(ahead, &mut self.burst.segments);
-            let mut frame = Frame { head, fault: None, len: 0, first, end: first };
-            let stripped = chain.map(|bytes| {
-                // SAFETY: the segments were just resolved in the memory of `active.ring`, which the lease holds.
-                unsafe { strip(&mut self.burst.segments, first, bytes, header) }
-            });
-            match stripped {
-                Ok(Ok((len, from))) => {
-                    frame.len = len;
-                    frame.first = from;
-                    frame.end = self.burst.segments.len();
-                }
-                Ok(Err(fault)) => frame.fault = Some(fault),
-                Err(ChainFault::Bad) => frame.fault = Some(FrameFault::BadDescriptor),
-                Err(ChainFault::TooLong) => frame.fault = Some(FrameFault::ChainTooLong),
-            }
-            if frame.fault.is_some() {
-                self.burst.segments.truncate(first);
-            }
-            self.burst.frames.push(frame);
+        if let Err(error) = active.ring.take(BURST, self.chains) {
+            self.queue.give_up(active, error);
+            return 0;
         }
-        self.burst.frames.len()
+        for chain in self.chains.all() {
+            chain.first.prefetch_read(self.net_header);
+        }
+        self.chains.len()
     }
 
     /// Frames of this burst.
     pub fn len(&self) -> usize {
-        self.burst.frames.len()
+        self.chains.len()
     }
 
     /// Whether nothing was fetched.
     pub fn is_empty(&self) -> bool {
-        self.burst.frames.is_empty()
+        self.chains.len() == 0
     }
 
-    /// Bytes of frame `i` without FCS, or why it can't be used.
+    /// Copies the first bytes of frame `i` into private memory, each once: 64 if `enough` says that they are,
+    /// otherwise up to [`HEAD_BYTES`]. Bytes of `into` behind those copied are left as they were.
     ///
     /// # Errors
     /// What the pod did wrong with this frame. A frame outside the burst is [`FrameFault::BadDescriptor`].
-    #[inline]
-    pub fn frame(&self, i: usize) -> Result<u32, FrameFault> {
-        let frame = self.burst.frames.get(i).ok_or(FrameFault::BadDescriptor)?;
-        frame.fault.map_or(Ok(frame.len), Err)
+    #[inline(always)]
+    pub fn head(
+        &self,
+        i: usize,
+        into: &mut [u8; HEAD_BYTES],
+        enough: impl Fn(&[u8; LINE]) -> bool,
+    ) -> Result<Head, FrameFault> {
+        let chain = self.chains.get(i).ok_or(FrameFault::BadDescriptor)?;
+        let reads_header = self.active.as_ref().is_some_and(|a| a.format.offloads.any());
+        if !chain.is_simple() || chain.bytes < self.net_header || reads_header {
+            return self.any_head(chain, into);
+        }
+        let frame = chain.first.skip(self.net_header);
+        let Some(line) = into.first_chunk_mut::<LINE>() else {
+            return Err(FrameFault::BadDescriptor);
+        };
+        // SAFETY: resolved in the memory of the ring this lease holds.
+        let mut copied = unsafe { frame.read_line(line) };
+        if copied == LINE && !enough(line) {
+            let rest = into.get_mut(LINE..).unwrap_or(&mut []);
+            // SAFETY: as above.
+            copied += unsafe { frame.skip(LINE as u32).read(rest) };
+        }
+        Ok(Head {
+            frame_len: frame.len(),
+            copied: u16::try_from(copied).unwrap_or(0),
+            offload: Offload::NONE,
+        })
     }
 
-    /// Copies the first bytes of frame `i` into private memory, once; returns how many.
-    #[inline]
-    pub fn read_header(&self, i: usize, into: &mut [u8]) -> usize {
-        let mut done = 0;
-        for segment in self.segments(i) {
-            let Some(rest) = into.get_mut(done..).filter(|r| !r.is_empty()) else { break };
-            // SAFETY: resolved in the memory of the ring this lease holds.
-            done += unsafe { segment.read(rest) };
+    /// Frames in several pieces, with offloads, or with faults.
+    #[inline(never)]
+    fn any_head(&self, chain: &Chain, into: &mut [u8; HEAD_BYTES]) -> Result<Head, FrameFault> {
+        match chain.fault {
+            Some(ChainFault::Bad) => return Err(FrameFault::BadDescriptor),
+            Some(ChainFault::TooLong) => return Err(FrameFault::ChainTooLong),
+            None => {}
         }
-        done
+        let frame_len =
+            chain.bytes.checked_sub(self.net_header).ok_or(FrameFault::BadDescriptor)?;
+        let segments = self.chains.segments(chain);
+        let offloads = self.active.as_ref().map(|a| a.format.offloads).unwrap_or_default();
+        let mut offload = Offload::NONE;
+        if offloads.any() {
+            let mut fields = [0; NET_HEADER_FIELDS];
+            Body { segments, skip: 0, len: chain.bytes }.read(&mut fields);
+            offload =
+                offloads.check(&fields, frame_len).ok_or(FrameFault::UnsupportedOffload)?;
+        }
+        let copied = self.behind(segments, self.net_header, frame_len).read(into);
+        Ok(Head { frame_len, copied: u16::try_from(copied).unwrap_or(0), offload })
     }
 
     /// What lies behind the first `header` bytes of frame `i`, still in the pod's memory.
-    #[inline]
+    #[inline(always)]
     pub fn body(&self, i: usize, header: u32) -> Body<'_> {
-        let len = self.frame(i).unwrap_or(0).saturating_sub(header);
-        let mut skip = header;
-        let segments = self.segments(i);
+        let Some(chain) = self.chains.get(i) else { return Body::EMPTY };
+        let skip = self.net_header.saturating_add(header);
+        let len = chain.bytes.saturating_sub(skip);
+        if chain.is_simple() {
+            return Body { segments: std::slice::from_ref(&chain.first), skip, len };
+        }
+        self.behind(self.chains.segments(chain), skip, len)
+    }
+
+    fn behind<'a>(&self, segments: &'a [Segment], mut skip: u32, len: u32) -> Body<'a> {
         for (at, segment) in segments.iter().enumerate() {
             if skip < segment.len() {
                 return Body { segments: segments.get(at..).unwrap_or(&[]), skip, len };
@@ -176,19 +218,11 @@ impl<'q> TxLease<'q> {
         Body::EMPTY
     }
 
-    fn segments(&self, i: usize) -> &[Segment] {
-        self.burst
-            .frames
-            .get(i)
-            .and_then(|f| self.burst.segments.get(f.first..f.end))
-            .unwrap_or(&[])
-    }
-
     /// Before sleeping: asks the pod to kick. `false` when frames are waiting after all.
     pub fn arm(&self) -> bool {
         self.active.as_ref().is_none_or(|a| {
             a.ring.set_notify(true);
-            a.ring.load_available() == a.ring.next_available()
+            !a.ring.is_waiting()
         })
     }
 
@@ -204,52 +238,18 @@ impl Drop for TxLease<'_> {
     #[inline]
     fn drop(&mut self) {
         let Some(active) = self.active.as_mut() else { return };
-        for frame in &self.burst.frames {
-            active.ring.give_back(frame.head, 0);
+        for chain in self.chains.all() {
+            active.ring.complete(chain, 0);
         }
         active.flush();
-        if active.drain_to.is_some() && active.drained() {
-            // No further burst: the session gets the lock now.
-            self.queue.running.store(false, Ordering::Release);
-            self.queue.drained.notify_all();
+        if let Some(left) = active.drain.as_mut() {
+            *left = left.saturating_sub(self.chains.len());
+            if active.drained() {
+                // No further burst: the session gets the lock now.
+                self.queue.running.store(false, Ordering::Release);
+                self.queue.drained.notify_all();
+            }
         }
+        self.chains.clear();
     }
-}
-
-/// Takes the virtio-net header off a chain whose segments start at `first`; returns the bytes behind it and the
-/// segment they begin in.
-///
-/// # Safety
-/// The memory of the segments must be alive.
-#[inline]
-unsafe fn strip(
-    segments: &mut [Segment],
-    first: usize,
-    bytes: u32,
-    header: u8,
-) -> Result<(u32, usize), FrameFault> {
-    let len = bytes.checked_sub(u32::from(header)).ok_or(FrameFault::BadDescriptor)?;
-    // flags and gso_type: virtio 1.2, 5.1.6.2. Neither may be set, as no offload was offered.
-    let mut start = [0u8; 2];
-    let mut have = 0;
-    let mut left = u32::from(header);
-    let mut at = first;
-    while left > 0 {
-        let segment = segments.get_mut(at).ok_or(FrameFault::BadDescriptor)?;
-        if let Some(rest) = start.get_mut(have..).filter(|r| !r.is_empty()) {
-            // SAFETY: alive by contract.
-            have += unsafe { segment.read(rest) };
-        }
-        if segment.len() <= left {
-            left -= segment.len();
-            at += 1;
-        } else {
-            *segment = segment.skip(left);
-            left = 0;
-        }
-    }
-    if start != [0, 0] {
-        return Err(FrameFault::UnsupportedOffload);
-    }
-    Ok((len, at))
 }

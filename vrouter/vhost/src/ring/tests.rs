@@ -1,8 +1,13 @@
-//! The ring against a driver written from the specification, well-behaved and not.
+//! The rings against drivers written from the specification, well-behaved and not. Here: the split ring.
+
+mod packed;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::chain::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE};
+use super::split::USED_F_NO_NOTIFY;
 use super::*;
+use crate::memory::Segment;
 
 const DESC: u64 = 0x1000;
 const AVAIL: u64 = 0x3000;
@@ -100,15 +105,24 @@ impl Driver {
         out
     }
 
-    pub(crate) fn ring(&self, direction: Direction) -> SplitRing {
-        SplitRing::new(self.memory(), self.addresses(), direction).unwrap()
+    pub(crate) fn ring(&self, direction: Direction) -> Ring {
+        Ring::new(self.memory(), self.addresses(), Layout::Split, direction).unwrap()
     }
 }
 
-fn walk(ring: &SplitRing) -> (u16, Result<u32, ChainFault>, Vec<u32>) {
-    let mut out = Vec::with_capacity(256);
-    let (head, chain) = ring.walk(0, &mut out);
-    (head, chain, out.iter().map(Segment::len).collect())
+/// What one chain was found to be: its id, its bytes or what is wrong with it, the bytes of its segments.
+type Found = (u16, Result<u32, ChainFault>, Vec<u32>);
+
+/// Takes one chain and gives it back with `written` bytes, unpublished. `None`: nothing was waiting.
+fn take(ring: &mut Ring, written: u32) -> Option<Found> {
+    let mut out = Chains::new(4);
+    assert!(ring.take(1, &mut out).unwrap() <= 1);
+    let chain = *out.get(0)?;
+    ring.complete(&chain, written);
+    if let Some(fault) = chain.fault {
+        return Some((chain.id, Err(fault), Vec::new()));
+    }
+    Some((chain.id, Ok(chain.bytes), out.segments(&chain).iter().map(|s| s.len()).collect()))
 }
 
 #[test]
@@ -117,16 +131,16 @@ fn a_chain_is_walked_and_given_back() {
     guest.desc(2, DATA, 12, DESC_F_NEXT, 5);
     guest.desc(5, DATA + 0x100, 60, 0, 0);
     let mut ring = guest.ring(Direction::FromGuest);
-    assert_eq!(ring.available(1), Ok(0));
+    assert!(!ring.is_waiting());
+    assert_eq!(take(&mut ring, 0), None);
     guest.offer(2);
-    assert_eq!(ring.available(1), Ok(1));
-    assert_eq!(walk(&ring), (2, Ok(72), vec![12, 60]));
-    ring.give_back(2, 0);
+    assert!(ring.is_waiting());
+    assert_eq!(take(&mut ring, 0), Some((2, Ok(72), vec![12, 60])));
     assert_eq!(guest.used_index(), 0, "published too early");
     assert!(ring.publish());
     assert!(!ring.publish(), "nothing new");
     assert_eq!((guest.used_index(), guest.used(0)), (1, (2, 0)));
-    assert_eq!(ring.available(1), Ok(0));
+    assert_eq!(take(&mut ring, 0), None);
 }
 
 #[test]
@@ -138,8 +152,42 @@ fn an_indirect_table_counts_like_a_chain() {
     guest.desc(1, table, 3 * 16, DESC_F_INDIRECT, 0);
     let mut ring = guest.ring(Direction::FromGuest);
     guest.offer(1);
-    assert_eq!(ring.available(1), Ok(1));
-    assert_eq!(walk(&ring), (1, Ok(112), vec![12, 100]));
+    assert_eq!(take(&mut ring, 0), Some((1, Ok(112), vec![12, 100])));
+}
+
+#[test]
+fn chains_that_are_put_back_come_again() {
+    let mut guest = Driver::new(64);
+    for i in 0..40 {
+        guest.desc(i, DATA, u32::from(i) + 1, 0, 0);
+        guest.offer(i);
+    }
+    let mut ring = guest.ring(Direction::FromGuest);
+    let mut out = Chains::new(64);
+    assert_eq!(ring.take(64, &mut out), Ok(40));
+    ring.put_back(out.all().get(10..).unwrap());
+    out.clear();
+    assert_eq!(ring.take(64, &mut out), Ok(30));
+    assert_eq!(out.get(0).map(|c| (c.id, c.bytes)), Some((10, 11)));
+}
+
+#[test]
+fn the_longest_chains_find_room_whatever_came_before() {
+    let mut guest = Driver::new(256);
+    for i in 0..255 {
+        guest.desc(i, DATA, 1, DESC_F_NEXT, (i + 1) % 64);
+    }
+    guest.desc(63, DATA, 1, 0, 0);
+    for _ in 0..32 {
+        guest.offer(0);
+    }
+    let mut ring = guest.ring(Direction::FromGuest);
+    let mut out = Chains::new(32);
+    assert_eq!(ring.take(64, &mut out), Ok(32));
+    for chain in out.all() {
+        assert_eq!((chain.fault, chain.bytes), (None, 64));
+        assert_eq!(out.segments(chain).len(), 64);
+    }
 }
 
 #[test]
@@ -243,14 +291,11 @@ fn what_a_hostile_driver_writes_is_a_fault_of_that_chain() {
         let mut guest = Driver::new(8);
         let mut ring = guest.ring(Direction::FromGuest);
         spoil(&mut guest);
-        assert_eq!(ring.available(1), Ok(1), "{name}");
-        assert_eq!(walk(&ring).1, Err(fault), "{name}");
+        assert_eq!(take(&mut ring, 0).unwrap().1, Err(fault), "{name}");
         // The ring goes on.
         guest.desc(3, DATA, 64, 0, 0);
         guest.offer(3);
-        ring.give_back(0, 0);
-        assert_eq!(ring.available(1), Ok(1), "{name}");
-        assert_eq!(walk(&ring).1, Ok(64), "{name}");
+        assert_eq!(take(&mut ring, 0).unwrap().1, Ok(64), "{name}");
     }
 }
 
@@ -259,7 +304,7 @@ fn an_index_that_runs_away_stops_the_ring() {
     let guest = Driver::new(8);
     let mut ring = guest.ring(Direction::FromGuest);
     guest.set_avail_index(9);
-    assert_eq!(ring.available(1), Err(RingError::AvailableIndex(9)));
+    assert_eq!(ring.take(1, &mut Chains::new(1)), Err(RingError::AvailableIndex(9)));
 }
 
 #[test]
@@ -269,16 +314,15 @@ fn a_ring_goes_on_where_the_used_index_stands_and_wraps() {
     guest.desc(0, DATA, 64, 0, 0);
     let mut ring = guest.ring(Direction::FromGuest);
     for n in 0..6u16 {
-        assert_eq!(ring.available(1), Ok(0));
+        assert_eq!(take(&mut ring, 0), None);
         guest.offer(0);
-        assert_eq!(ring.available(1), Ok(1));
-        ring.give_back(0, u32::from(n));
+        assert_eq!(take(&mut ring, u32::from(n)), Some((0, Ok(64), vec![64])));
         assert!(ring.publish());
         let at = (u16::MAX - 1).wrapping_add(n);
         assert_eq!(guest.used_index(), at.wrapping_add(1));
         assert_eq!(guest.used(at), (0, u32::from(n)));
     }
-    assert_eq!(ring.next_available(), 4);
+    assert_eq!(ring.position(), 4);
 }
 
 #[test]
@@ -297,7 +341,7 @@ fn notification_flags_are_ours_to_set_and_theirs_to_be_read() {
 #[test]
 fn a_ring_that_does_not_fit_is_refused() {
     let guest = Driver::new(8);
-    let new = |at| SplitRing::new(guest.memory(), at, Direction::ToGuest).err();
+    let new = |at| Ring::new(guest.memory(), at, Layout::Split, Direction::ToGuest).err();
     let good = guest.addresses();
     assert_eq!(new(good), None);
     assert_eq!(new(RingAddresses { size: 0, ..good }), Some(RingError::Size(0)));
@@ -325,23 +369,31 @@ fn no_bytes_of_a_guest_lead_astray() {
         guest.write(AVAIL + 4, bytes.get(bytes.len().saturating_sub(16)..).unwrap_or(&[]));
         let mut ring = guest.ring(Direction::FromGuest);
         guest.set_avail_index(*index);
-        let mut out = Vec::with_capacity(256);
-        while let Ok(n) = ring.available(1) {
-            if n == 0 {
-                break;
-            }
-            out.clear();
-            let (head, chain) = ring.walk(0, &mut out);
-            if let Ok(bytes) = chain {
-                let sum: u64 = out.iter().map(|s| u64::from(s.len())).sum();
-                assert_eq!(sum, u64::from(bytes));
-                let mut copy = vec![0; 64];
-                for segment in &out {
-                    // SAFETY: `ring` holds the memory.
-                    unsafe { segment.read(&mut copy) };
-                }
-            }
-            ring.give_back(head, 0);
-        }
+        read_everything(&mut ring);
     });
+}
+
+/// Takes chains until there are none, or more than any guest can have offered, and touches all of their bytes.
+fn read_everything(ring: &mut Ring) {
+    let mut out = Chains::new(16);
+    for _ in 0..usize::from(u16::MAX) / 8 {
+        out.clear();
+        if !ring.take(16, &mut out).is_ok_and(|n| n > 0) {
+            break;
+        }
+        for chain in out.all() {
+            let segments = out.segments(chain);
+            if chain.fault.is_none() {
+                let sum: u64 = segments.iter().map(|s| u64::from(s.len())).sum();
+                assert_eq!(sum, u64::from(chain.bytes));
+            }
+            let mut copy = vec![0; 64];
+            for segment in segments.iter().filter(|s: &&Segment| s.len() > 0) {
+                // SAFETY: `ring` holds the memory.
+                unsafe { segment.read(&mut copy) };
+            }
+            ring.complete(chain, 0);
+        }
+        ring.publish();
+    }
 }
