@@ -8,13 +8,15 @@ CARGO ?= cargo
 CONTAINERD ?= 2.1
 # KEEP=1: the demo leaves everything running.
 KEEP ?=
+# More for the benchmark runner: --cells 'pod_pod.64.*' --rounds 3.
+BENCH_ARGS ?=
 PREFIX ?= /usr
 DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test integration install
+.PHONY: help setup build demo clean-demo check format lint unit doc test integration bench install
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -57,6 +59,11 @@ test: check integration ## check, then the daemons on a real node (root, hugepag
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
 	@$(CARGO) test --workspace --locked --test node --test cleanup
+
+bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
+	@integration/setup/bench.sh
+	@$(CARGO) build --release --locked -p vrouter-vrouterd -p vrouter-cli -p ringway-pktgen -p ringway-bench
+	@$(target)/release/ringway-bench $(BENCH_ARGS)
 
 install: setup ## build for release and install below DESTDIR and PREFIX, with units and samples
 	@$(CARGO) build --workspace --release --locked

@@ -72,7 +72,8 @@ impl VRouter {
         Self::start_with(&config, &socket, &run.path().join("vrouter.log"))
     }
 
-    fn start_with(config: &Path, socket: &Path, log: &Path) -> Result<Self> {
+    /// Starts it with the configuration file `config`, which names `socket`, and waits until it answers there.
+    pub fn start_with(config: &Path, socket: &Path, log: &Path) -> Result<Self> {
         let mut command = Command::new(program("ringway-vrouter")?);
         command.arg("--config").arg(config);
         let mut process = Daemon::start("ringway-vrouter", command, log)?;

@@ -62,6 +62,13 @@ const DEPENDENCIES: &[Allowed] = &[
     },
     Allowed { package: "vrouter-cli", ours: &["vrouter-api"], others: None },
     Allowed { package: "integration", ours: &["ringway-config", "vrouter-api"], others: None },
+    // A pod's application, not a part of the vRouter: it shares the owners of DPDK and nothing else.
+    Allowed {
+        package: "ringway-pktgen",
+        ours: &["vrouter-dpdk"],
+        others: Some(&["clap", "nix", "serde", "serde_json", "thiserror"]),
+    },
+    Allowed { package: "ringway-bench", ours: &["integration", "vrouter-api"], others: None },
 ];
 
 /// Crates whose sources may contain `unsafe`.

@@ -31,7 +31,16 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_free",
     "rte_mempool_avail_count",
     "rte_mempool_in_use_count",
+    // Ethernet devices
+    "rte_eth_dev_start",
+    "rte_eth_dev_stop",
+    "rte_eth_dev_close",
+    "rte_eth_promiscuous_enable",
+    "rte_eth_promiscuous_disable",
 ];
+
+/// Structures of the shim that Rust fills or reads.
+const TYPES: &str = "ringway_.*";
 
 /// Structures that Rust only ever sees a pointer to.
 const OPAQUE: &[&str] = &["rte_mempool", "rte_mbuf", "FILE"];
@@ -113,6 +122,8 @@ fn generate(flags: &[String]) -> Result<(), String> {
         // What a listed function names is not pulled in: only the opaque types below exist.
         .allowlist_recursively(false)
         .allowlist_var("RINGWAY_.*")
+        .allowlist_type(TYPES)
+        .derive_default(true)
         .allowlist_var("stderr")
         .generate_comments(false)
         .layout_tests(false);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ringway_shim.h"
 
+#include <string.h>
+
 #include <rte_cycles.h>
+#include <rte_prefetch.h>
 
 int ringway_errno(void)
 {
@@ -23,14 +26,53 @@ int ringway_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, u
 	return rte_pktmbuf_alloc_bulk(pool, mbufs, count);
 }
 
-uint8_t *ringway_mbuf_data(const struct rte_mbuf *mbuf)
+int ringway_mbuf_alloc_bulk_len(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count,
+				uint16_t len)
 {
-	return rte_pktmbuf_mtod(mbuf, uint8_t *);
+	int status = rte_mempool_get_bulk(pool, (void **)mbufs, count);
+
+	if (status != 0)
+		return status;
+	/* Buffers lie in their pool unchained and referenced once; the rest of a reset is what follows. */
+	for (uint32_t i = 0; i < count; i++) {
+		struct rte_mbuf *mbuf = mbufs[i];
+
+		mbuf->data_off = RTE_PKTMBUF_HEADROOM;
+		mbuf->ol_flags = 0;
+		mbuf->data_len = len;
+		mbuf->pkt_len = len;
+	}
+	return 0;
 }
 
-uint16_t ringway_mbuf_data_len(const struct rte_mbuf *mbuf)
+void ringway_mbuf_free_bulk_pool(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count)
 {
-	return rte_pktmbuf_data_len(mbuf);
+	uint32_t segments = 0;
+
+	for (uint32_t i = 0; i < count; i++)
+		segments += mbufs[i]->nb_segs;
+	/* What is not chained is as the pool wants it back, without a look at each buffer's second line. */
+	if (likely(segments == count))
+		rte_mempool_put_bulk(pool, (void *const *)mbufs, count);
+	else
+		rte_pktmbuf_free_bulk(mbufs, count);
+}
+
+void ringway_mbuf_prefetch(struct rte_mbuf *const *mbufs, uint32_t count, uint32_t offset)
+{
+	for (uint32_t i = 0; i < count; i++)
+		rte_prefetch0(rte_pktmbuf_mtod_offset(mbufs[i], const void *, offset));
+}
+
+/* The compiler asks for reading unless it may use prefetchw; where the CPU lacks that, it does nothing. */
+#ifdef RTE_ARCH_X86
+__attribute__((target("prfchw")))
+#endif
+void ringway_mbuf_prefetch_write(struct rte_mbuf *const *mbufs, uint32_t count, uint32_t offset)
+{
+	/* rte_prefetch0_write is experimental in the oldest release we support. */
+	for (uint32_t i = 0; i < count; i++)
+		__builtin_prefetch(rte_pktmbuf_mtod_offset(mbufs[i], const void *, offset), 1, 3);
 }
 
 uint8_t *ringway_mbuf_append(struct rte_mbuf *mbuf, uint16_t len)
@@ -40,5 +82,121 @@ uint8_t *ringway_mbuf_append(struct rte_mbuf *mbuf, uint16_t len)
 
 void ringway_mbuf_reset(struct rte_mbuf *mbuf)
 {
+	/* A reset alone would forget the rest of a packet that a device received in pieces. */
+	rte_pktmbuf_free(mbuf->next);
+	mbuf->next = NULL;
 	rte_pktmbuf_reset(mbuf);
+}
+
+int ringway_ethdev_by_name(const char *name, uint16_t *port)
+{
+	return rte_eth_dev_get_port_by_name(name, port);
+}
+
+int ringway_ethdev_own(uint16_t port, uint64_t *owner)
+{
+	struct rte_eth_dev_owner want = { .name = "ringway" };
+	int status = rte_eth_dev_owner_new(&want.id);
+
+	if (status == 0)
+		status = rte_eth_dev_owner_set(port, &want);
+	*owner = want.id;
+	return status;
+}
+
+int ringway_ethdev_disown(uint16_t port, uint64_t owner)
+{
+	return rte_eth_dev_owner_unset(port, owner);
+}
+
+int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)
+{
+	struct rte_eth_dev_info from;
+	struct rte_ether_addr mac;
+	int status = rte_eth_dev_info_get(port, &from);
+
+	if (status == 0)
+		status = rte_eth_macaddr_get(port, &mac);
+	if (status != 0)
+		return status;
+	memset(info, 0, sizeof(*info));
+	if (from.driver_name != NULL)
+		strncpy(info->driver, from.driver_name, sizeof(info->driver) - 1);
+	memcpy(info->mac, mac.addr_bytes, sizeof(info->mac));
+	info->max_rx_queues = from.max_rx_queues;
+	info->max_tx_queues = from.max_tx_queues;
+	info->min_mtu = from.min_mtu;
+	info->max_mtu = from.max_mtu;
+	info->min_rx_descriptors = from.rx_desc_lim.nb_min;
+	info->max_rx_descriptors = from.rx_desc_lim.nb_max;
+	info->rx_descriptor_step = from.rx_desc_lim.nb_align;
+	info->min_tx_descriptors = from.tx_desc_lim.nb_min;
+	info->max_tx_descriptors = from.tx_desc_lim.nb_max;
+	info->tx_descriptor_step = from.tx_desc_lim.nb_align;
+	return 0;
+}
+
+int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu)
+{
+	struct rte_eth_conf conf = { .rxmode = { .mtu = mtu } };
+
+	return rte_eth_dev_configure(port, rx_queues, tx_queues, &conf);
+}
+
+int ringway_ethdev_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool)
+{
+	return rte_eth_rx_queue_setup(port, queue, descriptors, rte_eth_dev_socket_id(port), NULL, pool);
+}
+
+int ringway_ethdev_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, uint16_t free_threshold)
+{
+	struct rte_eth_dev_info info;
+	int status = rte_eth_dev_info_get(port, &info);
+
+	if (status != 0)
+		return status;
+	if (free_threshold != 0)
+		info.default_txconf.tx_free_thresh = free_threshold;
+	return rte_eth_tx_queue_setup(port, queue, descriptors, rte_eth_dev_socket_id(port),
+				      &info.default_txconf);
+}
+
+int ringway_ethdev_link(uint16_t port, struct ringway_ethdev_link *link)
+{
+	struct rte_eth_link from;
+	int status = rte_eth_link_get_nowait(port, &from);
+
+	if (status != 0)
+		return status;
+	link->up = from.link_status == RTE_ETH_LINK_UP;
+	link->speed = from.link_speed;
+	return 0;
+}
+
+int ringway_ethdev_stats(uint16_t port, struct ringway_ethdev_stats *stats)
+{
+	struct rte_eth_stats from;
+	int status = rte_eth_stats_get(port, &from);
+
+	if (status != 0)
+		return status;
+	stats->rx_packets = from.ipackets;
+	stats->tx_packets = from.opackets;
+	stats->rx_bytes = from.ibytes;
+	stats->tx_bytes = from.obytes;
+	stats->rx_missed = from.imissed;
+	stats->rx_errors = from.ierrors;
+	stats->tx_errors = from.oerrors;
+	stats->rx_no_mbuf = from.rx_nombuf;
+	return 0;
+}
+
+uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_rx_burst(port, queue, mbufs, count);
+}
+
+uint16_t ringway_ethdev_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_tx_burst(port, queue, mbufs, count);
 }

@@ -3,18 +3,21 @@
  * The DPDK functions that exist only as inline code in its headers, as real symbols.
  *
  * Bursts are the unit where a caller would loop; one call per packet is left only for what touches one
- * packet. No decision is taken here: every function is one DPDK call or one macro. struct rte_mbuf stays
- * opaque to Rust because its fields moved between the DPDK releases we support.
+ * packet. No decision is taken here: every function is one DPDK call or one macro, in a loop at most. struct
+ * rte_mbuf stays opaque to Rust because its fields moved between the DPDK releases we support; where the few
+ * that are read per packet lie is told by the compiler that builds the shim.
  */
 #ifndef RINGWAY_SHIM_H
 #define RINGWAY_SHIM_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
 #include <rte_config.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_ethdev.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
@@ -26,6 +29,12 @@ static const uint16_t RINGWAY_MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
 
 /* lcore id of a thread that DPDK does not know. */
 static const uint32_t RINGWAY_LCORE_ID_ANY = LCORE_ID_ANY;
+
+/* Where struct rte_mbuf has its `void *buf_addr`, and its `uint16_t` data_off, data_len and buf_len. */
+static const size_t RINGWAY_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr);
+static const size_t RINGWAY_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off);
+static const size_t RINGWAY_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len);
+static const size_t RINGWAY_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len);
 
 /* rte_errno of the calling thread. */
 int ringway_errno(void);
@@ -39,16 +48,86 @@ uint64_t ringway_tsc(void);
 /* Fills `mbufs` with `count` reset buffers and returns 0, or takes none and returns a negative errno. */
 int ringway_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count);
 
-/* First byte of the packet in the first segment. */
-uint8_t *ringway_mbuf_data(const struct rte_mbuf *mbuf);
+/* As above, for packets of `len` bytes, which must fit a buffer of the pool behind the usual headroom. Their
+ * bytes are what the buffers held last. */
+int ringway_mbuf_alloc_bulk_len(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count,
+				uint16_t len);
 
-/* Bytes of the packet in the first segment. */
-uint16_t ringway_mbuf_data_len(const struct rte_mbuf *mbuf);
+/* Returns `count` buffers to `pool`, which they must all be from; chained ones with their chain. Every segment
+ * must be direct and referenced once. */
+void ringway_mbuf_free_bulk_pool(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count);
+
+/* Asks the CPU for the cache line at `offset` in each packet, to be read or to be written. */
+void ringway_mbuf_prefetch(struct rte_mbuf *const *mbufs, uint32_t count, uint32_t offset);
+void ringway_mbuf_prefetch_write(struct rte_mbuf *const *mbufs, uint32_t count, uint32_t offset);
 
 /* Grows the packet at its end; the start of the new bytes, or NULL when there is no room. */
 uint8_t *ringway_mbuf_append(struct rte_mbuf *mbuf, uint16_t len);
 
-/* Empties the packet and restores the headroom. */
+/* Empties the packet, gives back what is chained to it, and restores the headroom. */
 void ringway_mbuf_reset(struct rte_mbuf *mbuf);
+
+/* What an Ethernet device can do. */
+struct ringway_ethdev_info {
+	/* Name of its driver, cut to fit, ends with NUL. */
+	char driver[32];
+	uint8_t mac[6];
+	uint16_t max_rx_queues;
+	uint16_t max_tx_queues;
+	uint16_t min_mtu;
+	uint16_t max_mtu;
+	/* Fewest descriptors of a queue, most, and what their number must be a multiple of. */
+	uint16_t min_rx_descriptors;
+	uint16_t max_rx_descriptors;
+	uint16_t rx_descriptor_step;
+	uint16_t min_tx_descriptors;
+	uint16_t max_tx_descriptors;
+	uint16_t tx_descriptor_step;
+};
+
+/* Where a device's cable stands. */
+struct ringway_ethdev_link {
+	/* Not 0: up. */
+	uint8_t up;
+	/* Mbit/s; UINT32_MAX when unknown. */
+	uint32_t speed;
+};
+
+/* A device's own counters since it was started. */
+struct ringway_ethdev_stats {
+	uint64_t rx_packets;
+	uint64_t tx_packets;
+	uint64_t rx_bytes;
+	uint64_t tx_bytes;
+	/* Packets that found no receive buffer offered to the device. */
+	uint64_t rx_missed;
+	uint64_t rx_errors;
+	uint64_t tx_errors;
+	/* Times a receive buffer was wanted from an empty pool. */
+	uint64_t rx_no_mbuf;
+};
+
+/* Number of the device that EAL knows as `name`; 0 or a negative errno. */
+int ringway_ethdev_by_name(const char *name, uint16_t *port);
+
+/* Makes the caller the device's owner; -EPERM when it has one. Ends when the device is closed. */
+int ringway_ethdev_own(uint16_t port, uint64_t *owner);
+int ringway_ethdev_disown(uint16_t port, uint64_t owner);
+
+int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info);
+
+/* All of these return 0 or a negative errno. */
+int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu);
+int ringway_ethdev_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool);
+/* `free_threshold` 0: the driver's own. */
+int ringway_ethdev_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, uint16_t free_threshold);
+int ringway_ethdev_link(uint16_t port, struct ringway_ethdev_link *link);
+int ringway_ethdev_stats(uint16_t port, struct ringway_ethdev_stats *stats);
+
+/* Up to `count` packets received; how many there are. */
+uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+
+/* Hands over the first buffers of `mbufs`; how many it took. */
+uint16_t ringway_ethdev_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
 #endif

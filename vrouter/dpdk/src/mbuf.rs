@@ -25,6 +25,14 @@ pub enum AllocError {
         /// Buffers in the batch.
         len: u16,
     },
+    /// The packets asked for do not fit the pool's buffers.
+    #[error("packets of {len} bytes wanted from buffers of {room}")]
+    TooLong {
+        /// Bytes asked for.
+        len: u16,
+        /// Bytes a buffer holds.
+        room: u16,
+    },
 }
 
 /// A packet does not fit its buffer; nothing was changed.
@@ -34,6 +42,11 @@ pub struct NoRoom {
     /// Bytes asked for.
     pub len: u16,
 }
+
+/// A batch is of another pool than the one the buffers are, or must be, from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the packet batch belongs to another pool")]
+pub struct WrongPool;
 
 /// One packet buffer, returned to its pool when dropped. Its owner is the only one: it is never shared,
 /// chained or referenced twice.
@@ -129,16 +142,104 @@ impl MbufBatch {
         Ok(())
     }
 
+    /// Adds `count` packets of `len` bytes, all or none. Their bytes are whatever the buffers held before: in a
+    /// pool that only this is used with, what was written last, so that a sender may leave alone what does not
+    /// change. Half the price of [`MbufBatch::alloc`].
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_as_left(&mut self, count: u16, len: u16) -> Result<(), AllocError> {
+        let room = self.pool.data_room();
+        if len > room {
+            return Err(AllocError::TooLong { len, room });
+        }
+        let full = AllocError::Full { wanted: count, len: self.len };
+        let total = self.len.checked_add(count).ok_or(full)?;
+        let spare = self.raws.get_mut(usize::from(self.len)..usize::from(total)).ok_or(full)?;
+        // SAFETY: the handle keeps the pool alive, `spare` has room for exactly `count` pointers, and `len` bytes
+        // fit each of the pool's buffers.
+        let status = unsafe {
+            sys::ringway_mbuf_alloc_bulk_len(
+                self.pool.raw(),
+                spare.as_mut_ptr(),
+                u32::from(count),
+                len,
+            )
+        };
+        if status != 0 {
+            return Err(AllocError::Exhausted { wanted: count });
+        }
+        self.len = total;
+        Ok(())
+    }
+
     /// Returns all buffers to the pool.
     pub fn clear(&mut self) {
         let count = u32::from(std::mem::take(&mut self.len));
-        // SAFETY: the batch owned these buffers, and has just forgotten them.
-        unsafe { sys::rte_pktmbuf_free_bulk(self.raws.as_mut_ptr(), count) };
+        if count == 0 {
+            return;
+        }
+        // SAFETY: the batch owned these buffers, and has just forgotten them. They are from its pool: `alloc`
+        // takes them there, and `fill` has its caller promise it. Nothing here attaches or shares buffers.
+        unsafe {
+            sys::ringway_mbuf_free_bulk_pool(self.pool.raw(), self.raws.as_mut_ptr(), count);
+        }
+    }
+
+    /// Lets `source` put buffers behind those there are. It is given the free places and returns how many of
+    /// them, from the first on, it filled; the batch owns those from then on.
+    ///
+    /// # Safety
+    /// Each must be a live buffer of this batch's pool that nobody else owns.
+    pub(crate) unsafe fn fill(&mut self, source: impl FnOnce(*mut *mut sys::rte_mbuf, u16) -> u16) {
+        let spare = self.raws.get_mut(usize::from(self.len)..).unwrap_or_default();
+        let room = u16::try_from(spare.len()).unwrap_or(u16::MAX);
+        self.len += source(spare.as_mut_ptr(), room).min(room);
+    }
+
+    /// Lets `sink` take buffers from the front. It is given all of them and returns how many it took; the batch
+    /// keeps the others, in order.
+    ///
+    /// # Safety
+    /// `sink` must have become the owner of exactly that many.
+    pub(crate) unsafe fn drain(
+        &mut self,
+        sink: impl FnOnce(*mut *mut sys::rte_mbuf, u16) -> u16,
+    ) -> u16 {
+        let taken = sink(self.raws.as_mut_ptr(), self.len).min(self.len);
+        if taken < self.len {
+            self.raws.copy_within(usize::from(taken)..usize::from(self.len), 0);
+        }
+        self.len -= taken;
+        taken
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Asks the CPU to load the cache line at byte `offset` of each packet, ahead of [`MbufBatch::iter`].
+    pub fn prefetch(&self, offset: u32) {
+        // SAFETY: the batch owns `len` live buffers; a prefetch may name any address.
+        unsafe { sys::ringway_mbuf_prefetch(self.raws.as_ptr(), u32::from(self.len), offset) };
+    }
+
+    /// As [`MbufBatch::prefetch`], and takes the line away from other CPUs: for packets about to be written.
+    pub fn prefetch_write(&self, offset: u32) {
+        // SAFETY: as in `prefetch`.
+        unsafe {
+            sys::ringway_mbuf_prefetch_write(self.raws.as_ptr(), u32::from(self.len), offset)
+        };
     }
 
     /// Buffers in it.
     pub fn len(&self) -> u16 {
         self.len
+    }
+
+    /// Buffers it has places for.
+    pub fn capacity(&self) -> u16 {
+        u16::try_from(self.raws.len()).unwrap_or(u16::MAX)
     }
 
     /// Whether there are none.
@@ -150,6 +251,13 @@ impl MbufBatch {
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         // SAFETY: the batch owns its buffers, and `&self` keeps them from being written or freed meanwhile.
         self.raws.iter().take(usize::from(self.len)).map(|&raw| unsafe { data(raw) })
+    }
+
+    /// The bytes of packet `index`, counted from 0.
+    pub fn get(&self, index: u16) -> Option<&[u8]> {
+        let raw = self.raws.get(usize::from(index)).filter(|_| index < self.len)?;
+        // SAFETY: as in `iter`.
+        Some(unsafe { data(*raw) })
     }
 
     /// Each packet, to be read or written.
@@ -179,6 +287,13 @@ impl Packet<'_> {
         unsafe { data(self.raw) }
     }
 
+    /// The packet's bytes, to be written.
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the owner is borrowed exclusively for this value's lifetime, and `&mut self` excludes every
+        // other use of the packet while the bytes are borrowed.
+        unsafe { data_mut(self.raw) }
+    }
+
     /// Grows the packet by `len` bytes at its end and returns them. Their content is whatever the buffer held
     /// before, possibly another pod's packet: write every one of them.
     ///
@@ -197,24 +312,64 @@ impl Packet<'_> {
     }
 }
 
-/// Bytes of the packet in `raw`.
+/// Bytes of the packet in `raw`; of a packet in pieces, of its first one.
 ///
 /// # Safety
-/// `raw` must be a buffer from this crate's allocation that is neither written nor freed during `'a`.
+/// `raw` must be a buffer of this crate's pools that is neither written nor freed during `'a`.
 unsafe fn data<'a>(raw: *const sys::rte_mbuf) -> &'a [u8] {
     // SAFETY: a live buffer, by this function's contract.
-    let len = unsafe { sys::ringway_mbuf_data_len(raw) };
+    let (start, len) = unsafe { extent(raw) };
+    // SAFETY: `extent` found `len` bytes inside the buffer, whose memory came zeroed from EAL, so it is
+    // initialised. The contract excludes writers.
+    unsafe { slice::from_raw_parts(start, len) }
+}
+
+/// As [`data`].
+///
+/// # Safety
+/// `raw` must be a buffer of this crate's pools that nothing else reads, writes or frees during `'a`.
+unsafe fn data_mut<'a>(raw: *mut sys::rte_mbuf) -> &'a mut [u8] {
+    // SAFETY: a live buffer, by this function's contract.
+    let (start, len) = unsafe { extent(raw) };
+    // SAFETY: as in `data`; the contract makes the bytes ours alone.
+    unsafe { slice::from_raw_parts_mut(start, len) }
+}
+
+/// Where the packet in `raw` starts, and how many bytes it has there. Whatever a device wrote into the buffer's
+/// fields, they are inside the buffer.
+///
+/// # Safety
+/// `raw` must be a live buffer whose fields nobody writes meanwhile.
+unsafe fn extent(raw: *const sys::rte_mbuf) -> (*mut u8, usize) {
+    // SAFETY: the contract, and the offset is that of a field of this type.
+    let start = unsafe { field::<*mut u8>(raw, sys::RINGWAY_MBUF_BUF_ADDR) };
     // SAFETY: as above.
-    let start = unsafe { sys::ringway_mbuf_data(raw) };
-    // SAFETY: buffers here have one segment, so all `len` bytes follow `start` inside it. Only `append` makes
-    // `len` grow, never beyond the segment. The memory came zeroed from EAL, so it is initialised.
-    unsafe { slice::from_raw_parts(start, usize::from(len)) }
+    let offset = unsafe { field::<u16>(raw, sys::RINGWAY_MBUF_DATA_OFF) };
+    // SAFETY: as above.
+    let len = unsafe { field::<u16>(raw, sys::RINGWAY_MBUF_DATA_LEN) };
+    // SAFETY: as above.
+    let size = unsafe { field::<u16>(raw, sys::RINGWAY_MBUF_BUF_LEN) };
+    let offset = offset.min(size);
+    // SAFETY: DPDK made the buffer with `size` bytes at `start`, and `offset` does not exceed them.
+    let start = unsafe { start.add(usize::from(offset)) };
+    (start, usize::from(len.min(size - offset)))
+}
+
+/// The field of type `T` at `offset` in `raw`.
+///
+/// # Safety
+/// `raw` must be live, and have an initialised `T` at `offset` that nobody writes meanwhile.
+unsafe fn field<T: Copy>(raw: *const sys::rte_mbuf, offset: usize) -> T {
+    // SAFETY: the field is inside the buffer's descriptor, by the contract.
+    let field = unsafe { raw.byte_add(offset) };
+    // SAFETY: it is an initialised and aligned `T`, by the contract and by C's layout.
+    unsafe { field.cast::<T>().read() }
 }
 
 /// Grows the packet in `raw`.
 ///
 /// # Safety
-/// `raw` must be a buffer from this crate's allocation that nothing else reads, writes or frees during `'a`.
+/// `raw` must be a buffer of this crate's pools that nothing else reads, writes or frees during `'a`.
 unsafe fn append<'a>(raw: *mut sys::rte_mbuf, len: u16) -> Result<&'a mut [u8], NoRoom> {
     // SAFETY: a live buffer, by this function's contract; DPDK checks the room.
     let start = unsafe { sys::ringway_mbuf_append(raw, len) };

@@ -88,6 +88,7 @@ pub struct Pool {
 struct Shared {
     raw: NonNull<sys::rte_mempool>,
     mbufs: u32,
+    data_room: u16,
     /// After `raw`: the pool goes before the environment it lies in.
     _eal: Arc<Running>,
 }
@@ -135,7 +136,9 @@ impl Pool {
             Errno::ENOMEM => PoolError::NoMemory { name: name.clone(), mbufs, data_room },
             errno => PoolError::Refused { name: name.clone(), mbufs, cache, errno },
         })?;
-        Ok(Self { shared: Arc::new(Shared { raw, mbufs, _eal: Arc::clone(eal.running()) }) })
+        Ok(Self {
+            shared: Arc::new(Shared { raw, mbufs, data_room, _eal: Arc::clone(eal.running()) }),
+        })
     }
 
     /// Takes one buffer, empty.
@@ -154,6 +157,16 @@ impl Pool {
     /// Buffers the pool was made with.
     pub fn capacity(&self) -> u32 {
         self.shared.mbufs
+    }
+
+    /// Bytes of packet a buffer holds.
+    pub fn data_room(&self) -> u16 {
+        self.shared.data_room
+    }
+
+    /// Whether both are handles to the same pool.
+    pub fn is(&self, other: &Self) -> bool {
+        self.shared.raw == other.shared.raw
     }
 
     /// Buffers that are free, those cached by threads included. Exact only while nobody takes or returns

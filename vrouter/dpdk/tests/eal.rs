@@ -142,6 +142,39 @@ fn packets_of_a_batch_are_separate() {
     let seen: Vec<_> = batch.iter().map(<[u8]>::to_vec).collect();
     let expected: Vec<_> = (0u8..31).map(|value| vec![value; 100]).collect();
     assert_eq!(seen, expected);
+    assert_eq!((batch.get(0), batch.get(30)), (Some(&[0; 100][..]), Some(&[30; 100][..])));
+    batch.clear();
+    assert_eq!(batch.get(0), None, "what was returned is not ours to read");
+}
+
+#[test]
+fn packets_can_be_taken_as_they_were_left() {
+    let pool = pool("left", 15);
+    let mut batch = pool.batch(16);
+    let full = AllocError::Full { wanted: 17, len: 0 };
+    let too_long = AllocError::TooLong { len: 2049, room: 2048 };
+    assert_eq!(batch.alloc_as_left(17, 60), Err(full));
+    assert_eq!(batch.alloc_as_left(16, 60), Err(AllocError::Exhausted { wanted: 16 }));
+    assert_eq!(batch.alloc_as_left(1, 2049), Err(too_long));
+    assert_eq!((batch.len(), pool.in_use()), (0, 0), "a refused call takes nothing");
+
+    batch.alloc_as_left(15, 2048).unwrap();
+    for (value, mut packet) in (0u8..).zip(batch.packets()) {
+        packet.data_mut().fill(value);
+    }
+    batch.clear();
+    batch.alloc_as_left(15, 60).unwrap();
+    let mut seen: Vec<_> = batch.iter().map(<[u8]>::to_vec).collect();
+    seen.sort_unstable();
+    let expected: Vec<_> = (0u8..15).map(|value| vec![value; 60]).collect();
+    assert_eq!(seen, expected);
+
+    batch.clear();
+    batch.alloc(15).unwrap();
+    assert!(batch.iter().all(<[u8]>::is_empty), "the other way still gives empty packets");
+    for mut packet in batch.packets() {
+        assert_eq!(packet.append(2048).unwrap().len(), 2048, "with all of their room");
+    }
 }
 
 #[test]
