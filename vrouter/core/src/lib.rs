@@ -18,20 +18,25 @@ extern crate std;
 
 mod counters;
 mod fib;
+mod hops;
 mod icmp;
 mod limiter;
+mod network;
 mod packet;
 mod policy;
 mod process;
+mod routes;
 mod tables;
 mod verdict;
 
 pub use counters::Counters;
-pub use fib::{NextHop, PortHop};
+pub use hops::{NextHop, PortHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
 pub use limiter::{IcmpLimiter, Timestamp};
+pub use network::Network;
 pub use packet::{HEADER_BYTES, Packet};
 pub use policy::{NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy};
-pub use process::process;
-pub use tables::{Network, Tables};
+pub use process::{Outcome, process};
+pub use routes::{RouteChange, RouteError, RouteTarget};
+pub use tables::Tables;
 pub use verdict::{DropReason, IcmpError, Verdict};

@@ -15,10 +15,14 @@ pub const HEADER_BYTES: usize = 128;
 pub struct Packet {
     /// The first bytes of the Ethernet frame.
     pub header: [u8; HEADER_BYTES],
-    /// Valid bytes in `header`: the smaller of `frame_len` and [`HEADER_BYTES`].
+    /// Valid bytes in `header`: the smaller of `frame_len` and [`HEADER_BYTES`], or 64 where [`Packet::enough`]
+    /// says so. What follows them in `header` may be anything, such as bytes of an older frame.
     pub header_len: u16,
     /// Bytes of the Ethernet frame, without its frame check sequence.
     pub frame_len: u32,
+    /// For a TCP packet that its sender wants cut into segments: payload bytes of each. The MTU then counts for the
+    /// segments. Zero: the frame is what it is.
+    pub segment_bytes: u16,
     /// Written by [`crate::process`] for every packet.
     pub verdict: Verdict,
 }
@@ -32,8 +36,51 @@ impl Packet {
         header: [0; HEADER_BYTES],
         header_len: 0,
         frame_len: 0,
+        segment_bytes: 0,
         verdict: Verdict::Drop(DropReason::RuntFrame),
     };
+
+    /// Whether the first 64 bytes of a frame are all that [`crate::process`], a reply or the quote of an ICMP error
+    /// can want of it. If not, copy up to [`HEADER_BYTES`].
+    ///
+    /// So it is for IPv4 without options and for TCP and UDP over IPv6: headers and at least 8 bytes more, as RFC
+    /// 792 asks of a quote. (RFC 1812 and RFC 4443 wish for longer quotes, of frames nobody wants to copy twice.)
+    /// A wrong answer costs no safety: headers that are not there make [`crate::DropReason::RuntFrame`].
+    #[inline]
+    pub fn enough(head: &[u8; 64]) -> bool {
+        let (words, _) = head.as_chunks::<8>();
+        // Ethertype, version and header length.
+        let kind = u64::from_le_bytes(words[1]) >> 32;
+        let next_header = words[2][4];
+        kind & 0xff_ffff == 0x45_0008
+            || (kind & 0xf0_ffff == 0x60_dd86 && matches!(next_header, 6 | 17))
+    }
+
+    /// The first five words of the head, little-endian. Nothing says how many of them are valid.
+    #[inline]
+    pub(crate) fn words(&self) -> [u64; 5] {
+        // Written out: a closure over an array becomes a function call here.
+        let (words, _) = self.header.as_chunks::<8>();
+        let [a, b, c, d, e, ..] = *words else { unreachable!("a head of {HEADER_BYTES} bytes") };
+        [
+            u64::from_le_bytes(a),
+            u64::from_le_bytes(b),
+            u64::from_le_bytes(c),
+            u64::from_le_bytes(d),
+            u64::from_le_bytes(e),
+        ]
+    }
+
+    /// Writes the first four words.
+    #[inline]
+    pub(crate) fn set_words(&mut self, new: [u64; 4]) {
+        let (words, _) = self.header.as_chunks_mut::<8>();
+        let [a, b, c, d, ..] = words else { unreachable!("a head of {HEADER_BYTES} bytes") };
+        *a = new[0].to_le_bytes();
+        *b = new[1].to_le_bytes();
+        *c = new[2].to_le_bytes();
+        *d = new[3].to_le_bytes();
+    }
 
     /// The valid bytes of the head. Never more than there are, whatever the lengths say.
     #[inline]
@@ -63,6 +110,32 @@ impl Packet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn enough_for_the_common_kinds() {
+        let frame = |bytes: &[(usize, u8)]| {
+            let mut head = [0xee; 64];
+            for (at, byte) in bytes {
+                head[*at] = *byte;
+            }
+            Packet::enough(&head)
+        };
+        let four = [(12, 8), (13, 0), (14, 0x45)];
+        let six = |next| [(12, 0x86), (13, 0xdd), (14, 0x6e), (20, next)];
+        assert!(frame(&four));
+        assert!(frame(&six(6)) && frame(&six(17)));
+        for next in (0..=255).filter(|next| ![6, 17].contains(next)) {
+            assert!(!frame(&six(next)));
+        }
+        for other in [[(12, 8), (13, 0), (14, 0x46)], [(12, 8), (13, 6), (14, 0x45)]] {
+            assert!(!frame(&other));
+        }
+        for at in 0..3 {
+            let mut bad = [(12, 0x86), (13, 0xdd), (14, 0x60), (20, 17)];
+            bad[at].1 ^= 0x10;
+            assert!(!frame(&bad));
+        }
+    }
 
     #[test]
     fn head_is_the_smallest_of_the_three_lengths() {

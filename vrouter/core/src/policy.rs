@@ -1,5 +1,6 @@
 //! What the tables are built from: plain values, checked as a whole.
 
+use crate::routes::reserved4;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
@@ -230,16 +231,6 @@ fn in_order(a: &PortPolicy, b: &PortPolicy) -> (PortIndex, PortIndex) {
     (a.index.min(b.index), a.index.max(b.index))
 }
 
-/// Prefixes that no host address can come from, RFC 1122 section 3.2.1.3 and RFC 1112 section 4.
-fn reserved() -> [Ipv4Prefix; 3] {
-    [
-        Ipv4Prefix::containing(Ipv4Addr::UNSPECIFIED, 8),
-        Ipv4Prefix::containing(Ipv4Addr::LOCALHOST, 8),
-        // Multicast and what was never given out, broadcast included.
-        Ipv4Prefix::containing(Ipv4Addr::BROADCAST, 3),
-    ]
-}
-
 fn is_host_address(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
     prefix.contains(address) && address != prefix.network() && address != prefix.last()
 }
@@ -247,7 +238,7 @@ fn is_host_address(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
 impl NetworkPolicy {
     fn check(&self) -> Result<(), PolicyError> {
         let Self { index: network, prefix, gateway, gateway_mac, mtu } = *self;
-        if let Some(reserved) = reserved().into_iter().find(|other| prefix.overlaps(*other)) {
+        if let Some(reserved) = reserved4().into_iter().find(|other| prefix.overlaps(*other)) {
             return Err(PolicyError::PrefixReserved { network, prefix, reserved });
         }
         if prefix.length() > MAX_PREFIX_LENGTH {

@@ -103,6 +103,8 @@ drop_reasons! {
         "The pod asked for an offload that was not agreed on.";
     NoMbuf = "no_mbuf",
         "The vRouter's packet pool is empty.";
+    Blackhole = "blackhole",
+        "A route says that packets to the destination are dropped.";
 }
 
 impl fmt::Display for DropReason {
@@ -154,7 +156,7 @@ mod tests {
              arp_unanswered unsupported_ethertype multicast not_for_gateway_mac no_route ttl_exceeded \
              too_big gateway_unhandled hairpin icmp_rate_limited unknown_ingress receiver_down \
              receiver_ring_full receiver_buffer_too_small receiver_bad_descriptor bad_descriptor \
-             chain_too_long unsupported_offload no_mbuf"
+             chain_too_long unsupported_offload no_mbuf blackhole"
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Addresses, protocol headers and checksums over plain byte slices.
 //!
-//! Does: parse and print MAC addresses and IPv4 prefixes; read and change Ethernet, ARP, IPv4 and ICMPv4
+//! Does: parse and print MAC addresses and IP prefixes; read and change Ethernet, ARP, IPv4 and ICMPv4
 //! headers in place through views that were checked once; compute, verify and update Internet checksums;
 //! write ARP replies and ICMP errors.
 //!
@@ -20,10 +20,13 @@ pub mod icmpv4;
 pub mod ipv4;
 mod mac;
 mod prefix;
+mod prefix6;
+pub mod segment;
 
-pub use core::net::Ipv4Addr;
+pub use core::net::{Ipv4Addr, Ipv6Addr};
 pub use mac::{Mac, ParseMacError};
 pub use prefix::{Ipv4Prefix, PrefixError};
+pub use prefix6::{IpPrefix, Ipv6Prefix};
 
 /// A byte slice ends before the header that should be in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

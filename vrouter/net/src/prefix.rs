@@ -1,7 +1,8 @@
 //! IPv4 prefixes.
 
+use crate::Ipv6Prefix;
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use core::str::FromStr;
 
 /// An IPv4 prefix such as `10.66.0.0/24`; bits beyond its length are always zero.
@@ -18,14 +19,25 @@ pub struct Ipv4Prefix {
 pub enum PrefixError {
     /// The text does not look like `a.b.c.d/n`.
     Shape,
+    /// The text does not look like `a::b/n`.
+    Shape6,
     /// The length is above 32.
     Length(u8),
+    /// The length is above 128.
+    Length6(u8),
     /// Bits beyond the length are set.
     HostBits {
         /// The address as given.
         address: Ipv4Addr,
         /// The prefix that was probably meant.
         meant: Ipv4Prefix,
+    },
+    /// Bits beyond the length are set.
+    HostBits6 {
+        /// The address as given.
+        address: Ipv6Addr,
+        /// The prefix that was probably meant.
+        meant: Ipv6Prefix,
     },
 }
 
@@ -35,13 +47,24 @@ impl fmt::Display for PrefixError {
             Self::Shape => f.write_str(
                 "not an IPv4 prefix: write an address, a slash and a length, such as 10.66.0.0/24",
             ),
+            Self::Shape6 => f.write_str(
+                "not an IPv6 prefix: write an address, a slash and a length, such as fd00:66::/64",
+            ),
             Self::Length(length) => {
                 write!(f, "prefix length {length} is too long: write one from 0 to 32")
+            }
+            Self::Length6(length) => {
+                write!(f, "prefix length {length} is too long: write one from 0 to 128")
             }
             Self::HostBits { address, meant } => write!(
                 f,
                 "{address}/{} has bits set beyond its length: write {meant}",
                 meant.length
+            ),
+            Self::HostBits6 { address, meant } => write!(
+                f,
+                "{address}/{} has bits set beyond its length: write {meant}",
+                meant.length()
             ),
         }
     }

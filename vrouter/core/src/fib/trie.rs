@@ -1,9 +1,12 @@
 //! A 16-8-8 multibit trie from IPv4 addresses to next hop slots.
 //!
-//! A lookup is one to three dependent loads. The root level is a full array of 256 KiB, so that its load needs
-//! no check and any prefix fits any network. It is shared between versions of a table, because another host
-//! in a /16 that has one only changes blocks: 8 us for the 101st port of a network, all checks included. So
-//! nothing is won by a smaller root.
+//! A lookup is one to three table reads. The root level is a full array of 256 KiB, so that its read needs no
+//! check and any prefix fits any network. The lower levels are blocks of 1 KiB, kept in chunks of
+//! [`CHUNK_BLOCKS`]. Versions of a table share the root and all chunks that are the same in both: a change copies
+//! the root only when a /16 gets its first or loses its last block, or for routes of /16 and shorter, and else
+//! the chunks it writes to.
+//!
+//! A route longer than /24 in a /24 of its own costs 1 KiB, one longer than /16 in a /16 of its own another.
 
 use super::HopIndex;
 use alloc::sync::Arc;
@@ -17,6 +20,9 @@ struct Entry(u32);
 const BLOCK_BIT: u32 = 1 << 31;
 const ROOT_ENTRIES: usize = 1 << 16;
 const BLOCK_ENTRIES: usize = 1 << 8;
+/// 64 KiB: small enough to be copied in a few microseconds, large enough that the list of the chunks of a million
+/// routes is, too.
+const CHUNK_BLOCKS: usize = 64;
 
 impl Entry {
     fn leaf(hop: HopIndex) -> Self {
@@ -30,33 +36,38 @@ impl Entry {
 }
 
 type Block = [Entry; BLOCK_ENTRIES];
+type Chunk = [Block; CHUNK_BLOCKS];
 
-/// The trie. Blocks of both lower levels live in one array; free ones are listed.
+/// The trie. Blocks of both lower levels live in the same chunks; free ones are listed.
 #[derive(Clone, Debug)]
 pub(super) struct Trie {
     root: Arc<[Entry; ROOT_ENTRIES]>,
-    blocks: Vec<Block>,
-    free: Vec<usize>,
+    chunks: Vec<Arc<Chunk>>,
+    /// Blocks that were ever used; the chunks have room for more.
+    blocks: usize,
+    free: Vec<u32>,
+}
+
+/// An array on the heap that was never on the stack.
+fn filled<T: Copy, const N: usize>(value: T) -> Arc<[T; N]> {
+    let items: Arc<[T]> = core::iter::repeat_n(value, N).collect();
+    let Ok(array) = items.try_into() else { unreachable!("as many items as were just made") };
+    array
 }
 
 impl Trie {
     /// Every address leads to slot 0.
     pub fn new() -> Self {
-        let entries: Arc<[Entry]> = core::iter::repeat_n(Entry(0), ROOT_ENTRIES).collect();
-        let Ok(root) = entries.try_into() else {
-            unreachable!("as many entries as were just made")
-        };
-        Self { root, blocks: Vec::new(), free: Vec::new() }
+        Self { root: filled(Entry(0)), chunks: Vec::new(), blocks: 0, free: Vec::new() }
     }
 
     #[inline]
     pub fn lookup(&self, address: u32) -> HopIndex {
-        let [a, b, c, d] = address.to_be_bytes();
-        let mut entry = self.root[usize::from(u16::from_be_bytes([a, b]))];
+        let mut entry = self.root[(address >> 16) as usize];
         if let Some(block) = entry.block() {
-            entry = self.entry(block, c);
+            entry = self.entry(block, ((address >> 8) & 0xff) as u8);
             if let Some(block) = entry.block() {
-                entry = self.entry(block, d);
+                entry = self.entry(block, (address & 0xff) as u8);
             }
         }
         HopIndex(entry.0)
@@ -64,7 +75,17 @@ impl Trie {
 
     #[inline]
     fn entry(&self, block: usize, at: u8) -> Entry {
-        self.blocks.get(block).map_or(Entry(0), |block| block[usize::from(at)])
+        let chunk = self.chunks.get(block / CHUNK_BLOCKS);
+        chunk.map_or(Entry(0), |chunk| chunk[block % CHUNK_BLOCKS][usize::from(at)])
+    }
+
+    fn block(&self, block: usize) -> &Block {
+        &self.chunks[block / CHUNK_BLOCKS][block % CHUNK_BLOCKS]
+    }
+
+    /// The block, to write: a chunk that another version uses is copied first.
+    fn block_mut(&mut self, block: usize) -> &mut Block {
+        &mut Arc::make_mut(&mut self.chunks[block / CHUNK_BLOCKS])[block % CHUNK_BLOCKS]
     }
 
     /// Leads every address of the prefix to one slot, whatever was there.
@@ -94,7 +115,7 @@ impl Trie {
                 Some(block) => block,
                 None => {
                     let block = self.new_block(self.entry(outer, c));
-                    self.blocks[outer][usize::from(c)] = Self::pointer(block);
+                    self.block_mut(outer)[usize::from(c)] = Self::pointer(block);
                     block
                 }
             };
@@ -108,19 +129,29 @@ impl Trie {
         }
     }
 
-    fn pointer(block: usize) -> Entry {
+    fn number(block: usize) -> u32 {
         // Both lower levels together have fewer than 2^25 blocks.
         let Ok(index) = u32::try_from(block) else { unreachable!("2^32 blocks") };
-        Entry(index | BLOCK_BIT)
+        index
+    }
+
+    fn pointer(block: usize) -> Entry {
+        Entry(Self::number(block) | BLOCK_BIT)
     }
 
     fn new_block(&mut self, fill: Entry) -> usize {
-        if let Some(block) = self.free.pop() {
-            self.blocks[block] = [fill; BLOCK_ENTRIES];
-            return block;
+        let block = match self.free.pop() {
+            Some(block) => block as usize,
+            None => {
+                self.blocks += 1;
+                self.blocks - 1
+            }
+        };
+        if block / CHUNK_BLOCKS == self.chunks.len() {
+            self.chunks.push(filled([Entry(0); BLOCK_ENTRIES]));
         }
-        self.blocks.push([fill; BLOCK_ENTRIES]);
-        self.blocks.len() - 1
+        *self.block_mut(block) = [fill; BLOCK_ENTRIES];
+        block
     }
 
     /// Replaces an entry of the root; copies a shared root only if it differs.
@@ -135,14 +166,14 @@ impl Trie {
     /// Replaces entries of a block by a leaf.
     fn fill(&mut self, block: usize, from: usize, count: usize, leaf: Entry) {
         for at in from..from + count {
-            let old = core::mem::replace(&mut self.blocks[block][at], leaf);
+            let old = core::mem::replace(&mut self.block_mut(block)[at], leaf);
             self.release(old);
         }
     }
 
     /// The leaf that every entry of the block is, if they are all one.
     fn uniform(&self, block: usize) -> Option<Entry> {
-        let entries = &self.blocks[block];
+        let entries = self.block(block);
         let first = entries[0];
         let same = first.block().is_none() && entries.iter().all(|entry| *entry == first);
         same.then_some(first)
@@ -151,17 +182,28 @@ impl Trie {
     /// Frees the block an entry pointed to and those below it: two levels at most.
     fn release(&mut self, entry: Entry) {
         let Some(block) = entry.block() else { return };
-        self.free.push(block);
-        self.free.extend(self.blocks[block].iter().filter_map(|entry| entry.block()));
+        self.free.push(Self::number(block));
+        for at in 0..BLOCK_ENTRIES {
+            if let Some(below) = self.block(block)[at].block() {
+                self.free.push(Self::number(below));
+            }
+        }
     }
 
     #[cfg(test)]
     pub fn all_blocks(&self) -> usize {
-        self.blocks.len()
+        self.blocks
     }
 
     #[cfg(test)]
     pub fn live_blocks(&self) -> usize {
-        self.blocks.len() - self.free.len()
+        self.blocks - self.free.len()
+    }
+
+    /// Chunks that two versions have in common, and all of this one's.
+    #[cfg(test)]
+    pub fn shared_chunks(&self, other: &Self) -> (usize, usize) {
+        let same = self.chunks.iter().zip(&other.chunks).filter(|(a, b)| Arc::ptr_eq(a, b));
+        (same.count(), self.chunks.len())
     }
 }

@@ -1,9 +1,9 @@
 //! What the fast path leaves over: everything wrong, and everything right but rare.
 
-use crate::fib::NextHop;
+use crate::hops::{NextHop, PortHop};
 use crate::icmp::{ipv4_of, may_be_reported};
-use crate::tables::{Network, Port};
-use crate::{DropReason, IcmpError, IcmpLimiter, Packet, Timestamp, Verdict};
+use crate::tables::Port;
+use crate::{DropReason, IcmpError, IcmpLimiter, Network, Packet, Timestamp, Verdict};
 use core::net::Ipv4Addr;
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
@@ -94,9 +94,12 @@ fn check_arp(port: &Port, network: &Network, payload: &[u8]) -> Result<Ipv4Addr,
     if !is_request || is_probe || target == port.policy.ipv4 {
         return Err(DropReason::ArpUnanswered);
     }
+    // Only what is on the pod's link is asked for; a route from elsewhere is no reason to answer.
     match network.next_hop(target) {
-        NextHop::Gateway | NextHop::Port(_) => Ok(target),
-        NextHop::Drop(_) | NextHop::Unreachable => Err(DropReason::ArpUnanswered),
+        NextHop::Gateway | NextHop::Port(_) if network.policy().prefix.contains(target) => {
+            Ok(target)
+        }
+        _ => Err(DropReason::ArpUnanswered),
     }
 }
 
@@ -135,6 +138,9 @@ pub(super) fn resolve(
             return Verdict::Drop(DropReason::Hairpin);
         }
         NextHop::Port(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
+        NextHop::Port(hop) if segments_fit(&header, bytes, packet.segment_bytes, hop.mtu) => {
+            return forward(packet, hop);
+        }
         NextHop::Port(hop) if header.dont_fragment() && header.total_length() > hop.mtu => {
             IcmpError::FragmentationNeeded { mtu: hop.mtu }
         }
@@ -147,6 +153,34 @@ pub(super) fn resolve(
     } else {
         Verdict::Drop(DropReason::IcmpRateLimited)
     }
+}
+
+/// Whether a TCP packet that is to be cut makes segments of at most `mtu` bytes.
+fn segments_fit(
+    header: &ipv4::Header<&[u8; ipv4::HEADER_BYTES]>,
+    bytes: &[u8],
+    segment_bytes: u16,
+    mtu: u16,
+) -> bool {
+    let ip = usize::from(header.header_bytes());
+    // The data offset of RFC 9293 section 3.1, in words of 4 bytes.
+    let Some(offset) = bytes.get(ip + 12) else { return false };
+    let tcp = usize::from(offset >> 4) * 4;
+    let cut = segment_bytes != 0 && header.protocol() == Protocol::TCP && !header.is_fragment();
+    cut && tcp >= 20 && ip + tcp + usize::from(segment_bytes) <= usize::from(mtu)
+}
+
+/// Forwards a packet whose TTL allows it.
+fn forward(packet: &mut Packet, hop: &PortHop) -> Verdict {
+    let Ok((mut link, bytes)) = ethernet::Header::split_mut(packet.head_mut()) else {
+        return Verdict::Drop(DropReason::RuntFrame);
+    };
+    link.set_addresses(hop.destination_mac(), hop.source_mac());
+    if let Some(bytes) = bytes.first_chunk_mut() {
+        let mut header = ipv4::Header::of(bytes);
+        header.set_ttl(header.ttl().saturating_sub(1));
+    }
+    Verdict::Forward(hop.port)
 }
 
 /// Answers a ping for the gateway's address; nothing else is answered.

@@ -1,9 +1,10 @@
 //! Every rule and every drop reason of the stages, then properties that hold for any bytes.
 
+use super::fast::common_case;
 use super::*;
 use crate::{
     HEADER_BYTES, ICMP_ERROR_BYTES, IcmpError, NetworkIndex, NetworkPolicy, Policy, PortPolicy,
-    icmp_error,
+    RouteChange, RouteTarget, icmp_error,
 };
 use bolero::TypeGenerator;
 use core::net::Ipv4Addr;
@@ -13,7 +14,7 @@ use etherparse::{
 };
 use std::vec;
 use std::vec::Vec;
-use vrouter_net::Mac;
+use vrouter_net::{Mac, checksum};
 
 const GATEWAY: [u8; 4] = [10, 66, 0, 1];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
@@ -21,6 +22,8 @@ const A: [u8; 4] = [10, 66, 0, 2];
 const A_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
 const B: [u8; 4] = [10, 66, 0, 3];
 const B_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+/// Only in a test of its own.
+const C: [u8; 4] = [10, 66, 0, 4];
 /// Only the other network, which uses the same addresses, has this one.
 const BLUE_ONLY: [u8; 4] = [10, 66, 0, 9];
 const NOBODY: [u8; 4] = [10, 66, 0, 77];
@@ -30,6 +33,10 @@ const PORT_A: PortIndex = PortIndex(4);
 const PORT_B: PortIndex = PortIndex(1);
 
 fn tables() -> Tables {
+    Tables::build(&policy()).unwrap()
+}
+
+fn policy() -> Policy {
     let network = |index| NetworkPolicy {
         index: NetworkIndex(index),
         prefix: "10.66.0.0/24".parse().unwrap(),
@@ -43,7 +50,7 @@ fn tables() -> Tables {
         mac: Mac::new(mac),
         ipv4: ipv4.into(),
     };
-    Tables::build(&Policy {
+    Policy {
         networks: vec![network(0), network(1)],
         ports: vec![
             port(PORT_A, 0, A_MAC, A),
@@ -51,8 +58,7 @@ fn tables() -> Tables {
             port(PortIndex(2), 1, A_MAC, A),
             port(PortIndex(3), 1, B_MAC, BLUE_ONLY),
         ],
-    })
-    .unwrap()
+    }
 }
 
 fn packet(frame: &[u8]) -> Packet {
@@ -260,6 +266,46 @@ fn routing_rules() {
     ]);
 }
 
+/// A TCP packet far above the MTU, which its sender wants cut.
+#[test]
+fn the_mtu_counts_for_segments() {
+    let mut frame = Vec::new();
+    let builder = PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, B, 64).tcp(1, 2, 3, 4);
+    builder.write(&mut frame, &vec![7; 60_000]).unwrap();
+    let needed = Verdict::Originate(IcmpError::FragmentationNeeded { mtu: MTU });
+    let to_b = Verdict::Forward(PORT_B);
+    type Change = fn(&mut Vec<u8>);
+    let cases: [(u16, Change, Verdict); 9] = [
+        (1460, |_| (), to_b),
+        (1461, |_| (), needed),
+        (0, |_| (), needed),
+        (1460, |f| f[46] = 0x60, needed),
+        (1456, |f| f[46] = 0x60, to_b),
+        (1460, |f| f[46] = 0x40, needed),
+        (1460, |f| (f[23] = 17, fix(f)).1, needed),
+        (1460, |f| (f[20] = 0x20, fix(f)).1, Verdict::Drop(DropReason::TooBig)),
+        (1460, |f| (f[22] = 1, fix(f)).1, Verdict::Originate(IcmpError::TimeExceeded)),
+    ];
+    for (segment_bytes, change, verdict) in cases {
+        let mut frame = frame.clone();
+        change(&mut frame);
+        for header_len in [64, 128] {
+            let mut batch = [Packet { segment_bytes, header_len, ..packet(&frame) }];
+            let mut limiter = IcmpLimiter::default();
+            process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+            assert_eq!(batch[0].verdict, verdict, "{segment_bytes}");
+            if verdict == to_b {
+                let mut expected = frame.clone();
+                expected[..6].copy_from_slice(&B_MAC);
+                expected[6..12].copy_from_slice(&GATEWAY_MAC);
+                expected[22] = 63;
+                fix(&mut expected);
+                assert_eq!(batch[0].header, expected[..HEADER_BYTES]);
+            }
+        }
+    }
+}
+
 #[test]
 fn forwarding_rewrites_only_what_it_must() {
     for words in [0, 1, 10] {
@@ -457,6 +503,151 @@ fn each_packet_of_a_long_batch_has_its_own_verdict() {
         for (i, (packet, (_, verdict))) in batch.iter().zip(kinds.iter().cycle()).enumerate() {
             assert_eq!(packet.verdict, *verdict, "packet {i} of {length}");
         }
+    }
+}
+
+#[test]
+fn the_outcome_names_the_one_port_all_go_to() {
+    let all_to = |frames: &[&Vec<u8>], times: usize| {
+        let frames = frames.iter().cycle().take(frames.len() * times);
+        let mut batch: Vec<Packet> = frames.map(|frame| packet(frame)).collect();
+        let mut limiter = IcmpLimiter::default();
+        process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut limiter).all_to
+    };
+    let (b, options) = (udp(B), with_options(udp(B), 3));
+    assert_eq!(all_to(&[&b], 1), Some(PORT_B));
+    assert_eq!(all_to(&[&b], 64), Some(PORT_B));
+    assert_eq!(all_to(&[&b], 200), Some(PORT_B));
+    // Whatever way they took through the stages.
+    assert_eq!(all_to(&[&b, &options], 40), Some(PORT_B));
+    assert_eq!(all_to(&[], 1), None);
+    let others =
+        [udp(NOBODY), udp(A), udp([9, 9, 9, 9]), echo(GATEWAY, &[]), arp_request(B), vec![]];
+    for other in &others {
+        for at in [0, 1, 63, 64, 100] {
+            let mut frames = vec![&b; 101];
+            frames[at] = other;
+            assert_eq!(all_to(&frames, 1), None);
+        }
+    }
+    // Two ports that a packet can go to.
+    let via_c = Ipv4Addr::from(C);
+    let mut policy = policy();
+    let c = PortPolicy {
+        index: PortIndex(9),
+        mac: Mac::new([2, 0, 0, 0, 0, 0xc]),
+        ipv4: via_c,
+        ..policy.ports[0]
+    };
+    policy.ports.push(c);
+    let tables = Tables::build(&policy).unwrap();
+    for at in [0, 1, 63, 64, 100] {
+        let mut batch = vec![packet(&b); 101];
+        batch[at] = packet(&udp(C));
+        let mut limiter = IcmpLimiter::default();
+        let outcome = process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+        assert_eq!(outcome.all_to, None);
+        assert_eq!(batch[at].verdict, Verdict::Forward(PortIndex(9)));
+    }
+}
+
+/// Where [`Packet::enough`] says so, 64 bytes are judged, answered and quoted like the whole head.
+#[test]
+fn sixty_four_bytes_are_enough_where_promised() {
+    let mut seen = 0;
+    for frame in [
+        udp(B),
+        udp(NOBODY),
+        udp(A),
+        echo(B, &[7; 200]),
+        echo(GATEWAY, &[7; 200]),
+        with_options(udp(B), 2),
+    ] {
+        let whole = run(&frame);
+        if !Packet::enough(frame.first_chunk().unwrap()) {
+            continue;
+        }
+        seen += 1;
+        let mut short = packet(&frame);
+        short.header_len = 64;
+        // Bytes of an older frame.
+        short.header[64..].fill(0xee);
+        let mut batch = [short];
+        process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut IcmpLimiter::default());
+        let [short] = batch;
+        assert_eq!(short.verdict, whole.verdict);
+        assert_eq!(short.header[..64], whole.header[..64]);
+        assert!(short.header[64..].iter().all(|byte| *byte == 0xee));
+        if let Verdict::Originate(kind) = short.verdict {
+            let mut out = [0; ICMP_ERROR_BYTES];
+            let bytes = icmp_error(&tables(), PORT_A, &short, kind, &mut out).unwrap();
+            assert_eq!(bytes, 42 + 50);
+            check_error(&out[..bytes], &frame);
+        }
+    }
+    assert_eq!(seen, 5);
+}
+
+#[test]
+fn routes_lead_through_the_stages() {
+    let via = |address: [u8; 4]| Some(RouteTarget::Via(Ipv4Addr::from(address).into()));
+    let route = |prefix: &str, target| RouteChange { prefix: prefix.parse().unwrap(), target };
+    let tables = tables()
+        .with_routes(
+            NetworkIndex(0),
+            &[
+                route("0.0.0.0/0", via(B)),
+                route("198.51.100.0/24", via(NOBODY)),
+                route("198.51.100.128/25", via(B)),
+                route("198.51.100.9/32", Some(RouteTarget::Drop)),
+                route("203.0.113.0/24", Some(RouteTarget::Unreachable)),
+                route("192.0.2.0/24", via(A)),
+            ],
+        )
+        .unwrap();
+    let unreachable = Verdict::Originate(IcmpError::HostUnreachable);
+    let drop = Verdict::Drop;
+    for (to, verdict) in [
+        ([8, 8, 8, 8], Verdict::Forward(PORT_B)),
+        ([198, 51, 100, 1], unreachable),
+        ([198, 51, 100, 200], Verdict::Forward(PORT_B)),
+        ([198, 51, 100, 9], drop(DropReason::Blackhole)),
+        ([203, 0, 113, 1], unreachable),
+        ([192, 0, 2, 1], drop(DropReason::Hairpin)),
+        ([127, 0, 0, 1], drop(DropReason::NoRoute)),
+        ([0, 0, 0, 0], drop(DropReason::NoRoute)),
+        ([240, 0, 0, 1], drop(DropReason::NoRoute)),
+        ([224, 0, 0, 1], drop(DropReason::Multicast)),
+        ([255; 4], drop(DropReason::Multicast)),
+        (NOBODY, unreachable),
+        (B, Verdict::Forward(PORT_B)),
+    ] {
+        let mut batch = [packet(&udp(to))];
+        let mut limiter = IcmpLimiter::default();
+        process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+        assert_eq!(batch[0].verdict, verdict, "{to:?}");
+        // The other network has its own routes: none.
+        let mut batch = [packet(&udp(to))];
+        process(&tables, Timestamp::default(), PortIndex(2), &mut batch, &mut limiter);
+        assert!(!matches!(batch[0].verdict, Verdict::Forward(_)), "{to:?}");
+    }
+}
+
+#[test]
+fn arp_answers_for_routes_on_the_link_only() {
+    let via = Some(RouteTarget::Via(Ipv4Addr::from(B).into()));
+    let changes = ["0.0.0.0/0", "10.66.0.77/32"]
+        .map(|prefix| RouteChange { prefix: prefix.parse().unwrap(), target: via });
+    let tables = tables().with_routes(NetworkIndex(0), &changes).unwrap();
+    for (target, verdict) in [
+        (NOBODY, Verdict::Reply),
+        ([10, 66, 0, 78], Verdict::Drop(DropReason::ArpUnanswered)),
+        ([8, 8, 8, 8], Verdict::Drop(DropReason::ArpUnanswered)),
+    ] {
+        let mut batch = [packet(&arp_request(target))];
+        let mut limiter = IcmpLimiter::default();
+        process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
+        assert_eq!(batch[0].verdict, verdict, "{target:?}");
     }
 }
 

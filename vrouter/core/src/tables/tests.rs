@@ -1,7 +1,10 @@
 //! Building and updating, the incremental way beside the full one.
 
 use super::*;
+use crate::{DropReason, NextHop, PortHop, RouteTarget};
 use bolero::TypeGenerator;
+use core::net::Ipv4Addr;
+use std::string::ToString;
 use std::vec;
 use vrouter_net::Mac;
 
@@ -150,4 +153,132 @@ fn updating_leads_to_the_same_as_building() {
             tables = updated;
         }
     });
+}
+
+fn via(index: u16) -> Option<RouteTarget> {
+    Some(RouteTarget::Via(port(index, 0).ipv4.into()))
+}
+
+fn route(prefix: &str, target: Option<RouteTarget>) -> RouteChange {
+    RouteChange { prefix: prefix.parse().unwrap(), target }
+}
+
+fn target(tables: &Tables, address: &str) -> NextHop {
+    *tables.network(NetworkIndex(0)).unwrap().next_hop(address.parse().unwrap())
+}
+
+fn leads_to(tables: &Tables, address: &str, index: u16) -> bool {
+    matches!(target(tables, address), NextHop::Port(hop) if hop.port == PortIndex(index))
+}
+
+#[test]
+fn routes_outlive_their_ports_and_changes_of_the_network() {
+    let mut policy =
+        Policy { networks: vec![network(0, 1500)], ports: vec![port(0, 0), port(1, 0)] };
+    let tables = Tables::build(&policy).unwrap();
+    let changes = [route("192.0.2.0/24", via(1)), route("0.0.0.0/0", via(0))];
+    let tables = tables.with_routes(NetworkIndex(0), &changes).unwrap();
+    assert_eq!(tables.network(NetworkIndex(0)).unwrap().routes(), 2);
+    assert!(leads_to(&tables, "192.0.2.7", 1) && leads_to(&tables, "8.8.8.8", 0));
+
+    // The port goes: its routes lead to nobody.
+    let old = policy.ports.pop().unwrap();
+    let without = tables.update(&policy).unwrap();
+    assert_eq!(target(&without, "192.0.2.7"), NextHop::Unreachable);
+    assert!(leads_to(&tables, "192.0.2.7", 1) && leads_to(&without, "8.8.8.8", 0));
+
+    // Another port gets the address, with another MAC address and slot.
+    let new = PortPolicy { index: PortIndex(7), mac: mac(0x77), ..old };
+    policy.ports.push(new);
+    let again = without.update(&policy).unwrap();
+    let NextHop::Port(hop) = target(&again, "192.0.2.7") else { panic!("no port") };
+    assert_eq!((hop.port, hop.destination_mac()), (PortIndex(7), mac(0x77)));
+
+    // The network changes all it can change.
+    policy.networks[0].mtu = 9000;
+    policy.networks[0].gateway = Ipv4Addr::new(10, 66, 0, 9);
+    policy.networks[0].gateway_mac = mac(0xfffe);
+    let changed = again.update(&policy).unwrap();
+    let NextHop::Port(hop) = target(&changed, "192.0.2.7") else { panic!("no port") };
+    assert_eq!((hop.port, hop.mtu, hop.source_mac()), (PortIndex(7), 9000, mac(0xfffe)));
+    assert!(leads_to(&changed, "8.8.8.8", 0));
+    assert_eq!(target(&changed, "10.66.0.9"), NextHop::Gateway);
+    assert_eq!(target(&changed, "10.66.0.1"), NextHop::Unreachable);
+    assert_eq!(changed.network(NetworkIndex(0)).unwrap().routes(), 2);
+
+    // Without its routes it is as if it had never had any.
+    let gone = [route("192.0.2.0/24", None), route("0.0.0.0/0", None), route("9.0.0.0/8", None)];
+    let bare = changed.with_routes(NetworkIndex(0), &gone).unwrap();
+    assert_eq!(target(&bare, "192.0.2.7"), NextHop::Drop(DropReason::NoRoute));
+    assert_eq!(target(&bare, "8.8.8.8"), NextHop::Drop(DropReason::NoRoute));
+    assert_eq!(bare.network(NetworkIndex(0)).unwrap().hops().used(), 2);
+    assert_eq!(bare.network(NetworkIndex(0)).unwrap().routes(), 0);
+
+    // A network that was deleted has forgotten its routes.
+    let deleted = changed.update(&Policy::default()).unwrap();
+    let new = deleted.update(&policy).unwrap();
+    assert_eq!(target(&new, "192.0.2.7"), NextHop::Drop(DropReason::NoRoute));
+}
+
+#[test]
+fn a_port_comes_before_a_route_to_its_address() {
+    let mut policy = Policy { networks: vec![network(0, 1500)], ports: vec![port(0, 0)] };
+    let address = port(1, 0).ipv4;
+    let text = std::format!("{address}/32");
+    let tables = Tables::build(&policy).unwrap();
+    let tables = tables.with_routes(NetworkIndex(0), &[route(&text, via(0))]).unwrap();
+    assert!(leads_to(&tables, &address.to_string(), 0));
+    policy.ports.push(port(1, 0));
+    let tables = tables.update(&policy).unwrap();
+    assert!(leads_to(&tables, &address.to_string(), 1));
+    policy.ports.pop();
+    let tables = tables.update(&policy).unwrap();
+    assert!(leads_to(&tables, &address.to_string(), 0));
+}
+
+#[test]
+fn the_last_change_of_a_prefix_holds() {
+    let policy = Policy { networks: vec![network(0, 1500)], ports: vec![port(0, 0), port(1, 0)] };
+    let tables = Tables::build(&policy).unwrap();
+    let prefix = "192.0.2.0/24";
+    for (changes, expected) in [
+        (vec![route(prefix, via(1)), route(prefix, None), route(prefix, via(0))], Some(0)),
+        (vec![route(prefix, None), route(prefix, via(0)), route(prefix, via(1))], Some(1)),
+        (vec![route(prefix, via(0)), route(prefix, via(1)), route(prefix, None)], None),
+    ] {
+        let tables = tables.with_routes(NetworkIndex(0), &changes).unwrap();
+        match expected {
+            Some(index) => assert!(leads_to(&tables, "192.0.2.7", index)),
+            None => assert_eq!(target(&tables, "192.0.2.7"), NextHop::Drop(DropReason::NoRoute)),
+        }
+        assert_eq!(tables.network(NetworkIndex(0)).unwrap().hops().used(), 2);
+    }
+}
+
+#[test]
+fn refused_routes_change_nothing() {
+    let policy = Policy { networks: vec![network(0, 1500)], ports: vec![port(0, 0)] };
+    let tables = Tables::build(&policy).unwrap();
+    let to = |text: &str| Some(RouteTarget::Via(text.parse().unwrap()));
+    for (change, text) in [
+        (route("127.0.1.0/24", via(0)), "route 127.0.1.0/24 lies in 127.0.0.0/8,"),
+        (route("0.0.0.0/8", via(0)), "route 0.0.0.0/8 lies in 0.0.0.0/8,"),
+        (route("239.1.1.1/32", None), "route 239.1.1.1/32 lies in 224.0.0.0/3,"),
+        (route("255.255.255.255/32", via(0)), "route 255.255.255.255/32 lies in"),
+        (
+            route("192.0.2.0/24", to("10.67.0.2")),
+            "route 192.0.2.0/24 leads via 10.67.0.2, which no port of its network can have",
+        ),
+        (route("192.0.2.0/24", to("10.66.0.1")), "route 192.0.2.0/24 leads via 10.66.0.1,"),
+        (route("192.0.2.0/24", to("10.66.0.0")), "route 192.0.2.0/24 leads via 10.66.0.0,"),
+        (route("192.0.2.0/24", to("10.66.255.255")), "route 192.0.2.0/24 leads via"),
+    ] {
+        let changes = [route("8.0.0.0/8", via(0)), change];
+        let error = tables.with_routes(NetworkIndex(0), &changes).unwrap_err();
+        assert!(error.to_string().starts_with(text), "got {error}\nnot {text}");
+        assert_eq!(target(&tables, "8.8.8.8"), NextHop::Drop(DropReason::NoRoute));
+    }
+    let error = tables.with_routes(NetworkIndex(3), &[]).unwrap_err();
+    let text = "network slot 3 does not exist: create the network first";
+    assert_eq!(error.to_string(), text);
 }

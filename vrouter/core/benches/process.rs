@@ -1,0 +1,143 @@
+//! What a packet costs in `process`: batches of 32 that are forwarded, by number of routes. `cargo bench -p
+//! vrouter-core`; multiply the time by the clock for cycles.
+//!
+//! Heads are copied into the batch before each run, as the caller does; `copy` is that alone, to be subtracted.
+
+#![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+use core::net::Ipv4Addr;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use vrouter_core::{
+    IcmpLimiter, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex, PortPolicy, RouteChange,
+    RouteTarget, Tables, Timestamp, Verdict, process,
+};
+use vrouter_net::{Ipv4Prefix, Mac, checksum};
+
+const BATCH: usize = 32;
+const PORTS: u16 = 16;
+const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0xff, 0xfe];
+/// Packets prepared for each case; each goes somewhere else.
+const FLOWS: u32 = 65_536;
+
+fn mac(index: u16) -> Mac {
+    let [high, low] = index.to_be_bytes();
+    Mac::new([2, 0, 0, 0, high, low])
+}
+
+fn address(index: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits(0x0a42_0100 + u32::from(index))
+}
+
+fn tables() -> Tables {
+    let network = NetworkPolicy {
+        index: NetworkIndex(0),
+        prefix: "10.66.0.0/16".parse().unwrap(),
+        gateway: Ipv4Addr::new(10, 66, 0, 1),
+        gateway_mac: Mac::new(GATEWAY_MAC),
+        mtu: 1500,
+    };
+    let port = |index| PortPolicy {
+        index: PortIndex(index),
+        network: NetworkIndex(0),
+        mac: mac(index),
+        ipv4: address(index),
+    };
+    let ports = (0..PORTS).map(port).collect();
+    Tables::build(&Policy { networks: vec![network], ports }).unwrap()
+}
+
+/// Routes side by side, each via another port than port 0.
+fn routes(count: u32, length: u8) -> Vec<RouteChange> {
+    let prefix = |i: u32| {
+        let bits = 0x1400_0000 + (i << (32 - length));
+        Ipv4Prefix::containing(Ipv4Addr::from_bits(bits), length).into()
+    };
+    (0..count)
+        .zip((1..PORTS).cycle())
+        .map(|(i, port)| RouteChange {
+            prefix: prefix(i),
+            target: Some(RouteTarget::Via(address(port).into())),
+        })
+        .collect()
+}
+
+/// The first 64 bytes of a 60-byte UDP frame from port 0.
+fn head(to: Ipv4Addr) -> [u8; 64] {
+    let mut head = [0; 64];
+    head[..6].copy_from_slice(&GATEWAY_MAC);
+    head[6..12].copy_from_slice(&mac(0).octets());
+    head[12..18].copy_from_slice(&[8, 0, 0x45, 0, 0, 46]);
+    head[22..24].copy_from_slice(&[64, 17]);
+    head[26..30].copy_from_slice(&address(0).octets());
+    head[30..34].copy_from_slice(&to.octets());
+    let sum = checksum::compute(&head[14..34]);
+    head[24..26].copy_from_slice(&sum.to_be_bytes());
+    head
+}
+
+fn fill(batch: &mut [Packet; BATCH], heads: &[[u8; 64]]) {
+    for (packet, head) in batch.iter_mut().zip(heads) {
+        packet.header[..64].copy_from_slice(head);
+        packet.header_len = 60;
+        packet.frame_len = 60;
+    }
+}
+
+fn forward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("forward");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for (count, length) in [(1_024, 32), (65_536, 32), (1_000_000, 32), (1_000_000, 24)] {
+        let changes = routes(count, length);
+        let tables = tables().with_routes(NetworkIndex(0), &changes).unwrap();
+        // A stride without a pattern, so that look-ups are spread over all routes.
+        let step = 0x9e37_79b1_u32;
+        let heads: Vec<_> = (0..FLOWS)
+            .map(|i| {
+                let at = i.wrapping_mul(step) % count;
+                head(Ipv4Addr::from_bits(0x1400_0000 + (at << (32 - length))))
+            })
+            .collect();
+        let mut batch = [Packet::EMPTY; BATCH];
+        let mut limiter = IcmpLimiter::default();
+        let mut parts = heads.chunks_exact(BATCH).cycle();
+        let name = format!("{count} routes of /{length}");
+        group.bench_function(BenchmarkId::new("copy", &name), |b| {
+            b.iter(|| fill(black_box(&mut batch), parts.next().unwrap()));
+        });
+        group.bench_function(BenchmarkId::new("copy and process", &name), |b| {
+            b.iter(|| {
+                fill(black_box(&mut batch), parts.next().unwrap());
+                process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limiter)
+            });
+        });
+        fill(&mut batch, parts.next().unwrap());
+        process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limiter);
+        assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Forward(_))));
+    }
+}
+
+/// Loading many routes, and changing one of them afterwards.
+fn change(c: &mut Criterion) {
+    let mut group = c.benchmark_group("change");
+    group.sample_size(10);
+    for count in [1_024, 1_000_000] {
+        let changes = routes(count, 32);
+        group.bench_function(BenchmarkId::new("load routes", count), |b| {
+            b.iter(|| tables().with_routes(NetworkIndex(0), black_box(&changes)).unwrap());
+        });
+        let mut tables = tables().with_routes(NetworkIndex(0), &changes).unwrap();
+        let mut some = changes.iter().step_by(7919).cycle();
+        group.bench_function(BenchmarkId::new("one of routes", count), |b| {
+            b.iter(|| {
+                let change = *some.next().unwrap();
+                let gone = RouteChange { target: None, ..change };
+                let without = tables.with_routes(NetworkIndex(0), &[gone]).unwrap();
+                tables = without.with_routes(NetworkIndex(0), &[change]).unwrap();
+            });
+        });
+    }
+}
+
+criterion_group!(benches, forward, change);
+criterion_main!(benches);
