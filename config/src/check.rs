@@ -1,6 +1,7 @@
 //! Ranges and forms of single values. Pure: whether a path exists is for the daemon to find out.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::path::{Component, Path};
 
 /// Greatest CPU number a Linux kernel can have (`NR_CPUS` is at most 8192).
@@ -100,6 +101,29 @@ pub(crate) fn network_name(key: &str, name: &str) -> Result<(), Problem> {
         name,
         "must be 1 to 63 lower case letters, digits and `-`, with no `-` at either end",
     ))
+}
+
+/// An IPv4 or IPv6 prefix without bits behind its length.
+pub(crate) fn prefix(key: &str, text: &str) -> Result<(), Problem> {
+    let parts = text.split_once('/').and_then(|(address, length)| {
+        let plain = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        Some((address.parse::<IpAddr>().ok()?, length.parse::<u32>().ok().filter(|_| plain)?))
+    });
+    // Both families as 128 bits with their address at the upper end.
+    let (bits, length) = match parts {
+        Some((IpAddr::V4(address), length @ 0..=32)) => {
+            (u128::from(address.to_bits()) << 96, length)
+        }
+        Some((IpAddr::V6(address), length @ 0..=128)) => (address.to_bits(), length),
+        _ => {
+            let remedy = "must be an address, a slash and a length, as \"10.1.0.0/16\"";
+            return Err(Problem::new(key, text, remedy));
+        }
+    };
+    if bits.checked_shl(length).unwrap_or(0) == 0 {
+        return Ok(());
+    }
+    Err(Problem::new(key, text, "must have no bits set behind its length"))
 }
 
 pub(crate) fn plugin_name(key: &str, name: &str) -> Result<(), Problem> {

@@ -16,7 +16,10 @@ mod vrouter;
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
 pub use prefix::{Ipv4Prefix, PrefixError};
-pub use vrouter::{DpdkSettings, LimitSettings, NetworkSettings, VrouterConfig, WorkerSettings};
+pub use vrouter::{
+    Assignment, DpdkSettings, LimitSettings, NetworkSettings, RouteAction, RouteSettings, VrouterConfig,
+    WorkerSettings,
+};
 
 /// Where the packages put the configuration of the vRouter.
 pub const VROUTER_FILE: &str = "/etc/ringway/vrouter.toml";

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{NriConfig, SocketOwner, VrouterConfig};
+use crate::{NriConfig, RouteAction, SocketOwner, VrouterConfig};
 
 const VROUTER_SAMPLE: &str = include_str!("../samples/vrouter.toml");
 const NRI_SAMPLE: &str = include_str!("../samples/nri.toml");
@@ -57,6 +57,10 @@ fn commented_parts_of_the_sample_are_valid_too() {
     assert_eq!((red.name.as_str(), red.mtu), ("red", 1500));
     assert_eq!(red.ipv4.to_string(), "10.66.0.0/24");
     assert_eq!(red.gateway, Some([10, 66, 0, 1].into()));
+    let [default, nowhere] = red.routes.as_slice() else { panic!("{red:?}") };
+    assert_eq!((default.prefix.as_str(), default.action), ("0.0.0.0/0", RouteAction::Via));
+    assert_eq!(default.via, Some("10.66.0.254".parse().unwrap()));
+    assert_eq!((nowhere.action, nowhere.via), (RouteAction::Unreachable, None));
 }
 
 #[test]
@@ -126,6 +130,10 @@ fn errors_of_vrouter_toml() {
         ("[workers]\ncpus = '1-2'", &["bad value '1-2' for `workers.cpus`", "sequence"]),
         ("[workers]\ncpus = [9000]", &["bad value 9000 for `workers.cpus[0]`", "0 to 8191"]),
         (
+            "[workers]\nassignment = 'random'",
+            &["bad value 'random' for `workers.assignment`", "round-robin", "load"],
+        ),
+        (
             "workers.max_sleep_ms = 0",
             &["vrouter.toml:1:", "bad value 0 for `workers.max_sleep_ms`", "1 to 60000"],
         ),
@@ -164,10 +172,30 @@ fn errors_of_vrouter_toml() {
             &["vrouter.toml:4: bad value 60 for `networks[0].mtu`", "68 to 9216"],
         ),
         (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [\n{ prefix = '10.1.0.0/8', via = '10.66.0.9' }]",
+            &["vrouter.toml:5: bad value \"10.1.0.0/8\" for `networks[0].routes[0].prefix`", "no bits"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [{ prefix = 'fd00::/129', via = '10.66.0.9' }]",
+            &["bad value \"fd00::/129\" for `networks[0].routes[0].prefix`", "a slash and a length"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [{ prefix = '::/0', via = 'red' }]",
+            &["bad value 'red' for `networks[0].routes[0].via`"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [{ prefix = '0.0.0.0/0' }]",
+            &["`networks[0].routes[0].via`", "is missing"],
+        ),
+        (
+            "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [{ prefix = '0.0.0.0/0', action = 'drop', via = '10.66.0.9' }]",
+            &["bad value \"10.66.0.9\" for `networks[0].routes[0].via`", "left out"],
+        ),
+        (
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",
             &[
                 "vrouter.toml:4: unknown key `networks[0].vni`",
-                "known here: name, ipv4, gateway, mtu",
+                "known here: name, ipv4, gateway, mtu, routes",
             ],
         ),
     ] {

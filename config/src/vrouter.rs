@@ -1,6 +1,6 @@
 //! The schema of `vrouter.toml`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,19 @@ pub struct WorkerSettings {
     pub idle_spin_us: u32,
     /// The longest a worker sleeps at a time, ms; a packet wakes it at once.
     pub max_sleep_ms: u32,
+    /// How queues get their workers.
+    pub assignment: Assignment,
+}
+
+/// How queues that nobody has pinned get their workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assignment {
+    /// In turn: each worker gets as many as the others, and they stay there.
+    RoundRobin,
+    /// To whoever has least to do; they move when the load becomes uneven.
+    #[default]
+    Load,
 }
 
 /// `[limits]`: what the tables are sized for.
@@ -76,6 +89,36 @@ pub struct NetworkSettings {
     /// Greatest IP packet, bytes.
     #[serde(default = "default_mtu")]
     pub mtu: u32,
+    /// Routes that exist from the start, beside those to its pods.
+    #[serde(default)]
+    pub routes: Vec<RouteSettings>,
+}
+
+/// One of `routes` of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSettings {
+    /// Which destinations, `10.1.0.0/16`; IPv4 or IPv6.
+    pub prefix: String,
+    /// What becomes of packets to them.
+    #[serde(default)]
+    pub action: RouteAction,
+    /// With the action `via`: the pod's address they go to.
+    #[serde(default)]
+    pub via: Option<IpAddr>,
+}
+
+/// What becomes of packets that match a route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteAction {
+    /// They go to the pod with the address `via`.
+    #[default]
+    Via,
+    /// Nowhere; their senders get an ICMP error.
+    Unreachable,
+    /// Nowhere, silently.
+    Drop,
 }
 
 fn default_mtu() -> u32 {
@@ -105,7 +148,12 @@ impl Default for DpdkSettings {
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        Self { cpus: Vec::new(), idle_spin_us: 50, max_sleep_ms: 1000 }
+        Self {
+            cpus: Vec::new(),
+            idle_spin_us: 50,
+            max_sleep_ms: 1000,
+            assignment: Assignment::Load,
+        }
     }
 }
 
@@ -172,6 +220,22 @@ impl VrouterConfig {
                 format!("must be a host address inside {}, or left out", network.ipv4),
             ));
         }
-        check::range(&key("mtu"), network.mtu, 68, 9216)
+        check::range(&key("mtu"), network.mtu, 68, 9216)?;
+        for (index, route) in network.routes.iter().enumerate() {
+            let key = |field: &str| key(&format!("routes[{index}].{field}"));
+            check::prefix(&key("prefix"), &route.prefix)?;
+            match (route.action, route.via) {
+                (RouteAction::Via, None) => {
+                    let remedy = "is missing; name the address of a pod, or set an `action`";
+                    return Err(Problem::new(key("via"), "", remedy));
+                }
+                (RouteAction::Unreachable | RouteAction::Drop, Some(via)) => {
+                    let remedy = "must be left out: with this `action` the route leads nowhere";
+                    return Err(Problem::new(key("via"), via, remedy));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }

@@ -207,6 +207,7 @@ pub fn port_spec(port: Port, namespace: &str, pod: &str) -> v1::PortSpec {
         peer_cgroups: port.peer_cgroups.into_iter().collect(),
         pod_namespace: namespace.to_owned(),
         pod_name: pod.to_owned(),
+        ..Default::default()
     }
 }
 

@@ -137,6 +137,7 @@ fn networks_and_what_is_taken_of_them() {
         gateway: "10.66.0.1".into(),
         mtu: 1500,
         gateway_mac: "02:00:00:00:00:01".into(),
+        ..Default::default()
     };
     let port = |network: &str, ipv4: &str, mac: &str| v1::Port {
         spec: Some(v1::PortSpec {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
@@ -33,7 +34,8 @@ Examples:
   ringway ports                                 who is connected, and who is not and why
   ringway networks add red --ipv4 10.66.0.0/24  a network for pods with `network.ringway.dev: red`
   ringway stats --watch 1                       packets per second
-  ringway drops                                 what was thrown away and why";
+  ringway drops                                 what was thrown away and why
+  ringway workers set 2,3                       two CPUs for packets, from now on";
 
 const LONG_HELP: &str = "\
 Examples:
@@ -41,6 +43,7 @@ Examples:
   ringway networks add red --ipv4 10.66.0.0/24  a network for pods with `network.ringway.dev: red`
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
+  ringway workers set 2,3                       two CPUs for packets, from now on
   ringway ports --json | jq -r '.[] | select(.state != \"up\") | .pod'
 
 Counters are seen from the vRouter: rx is what a pod sent, tx is what was delivered to it.
@@ -68,6 +71,13 @@ pub(crate) enum Command {
     Networks {
         #[command(subcommand)]
         action: Option<NetworkAction>,
+    },
+
+    /// The threads that move packets. Without a subcommand: list them.
+    #[command(after_long_help = WORKERS_HELP)]
+    Workers {
+        #[command(subcommand)]
+        action: Option<WorkerAction>,
     },
 
     /// Packets and bytes of every port and worker.
@@ -99,6 +109,38 @@ pub(crate) enum NetworkAction {
         /// Its name.
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerAction {
+    /// Changes which CPUs have workers, while packets flow. Queues of a worker that ends go to the others first.
+    Set {
+        /// The CPUs, as 1,2.
+        #[arg(value_name = "CPUS", value_delimiter = ',', required = true)]
+        cpus: Vec<u32>,
+    },
+    /// Lets one worker poll all queues of a port, whatever the load.
+    Pin {
+        /// The port's id, as `ringway ports --json` shows it.
+        port: String,
+        /// The worker's number, or `auto` to let the vRouter choose.
+        worker: Pin,
+    },
+}
+
+/// Who polls a port: one worker, or whoever the vRouter chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pin(pub(crate) Option<u32>);
+
+impl FromStr for Pin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self(None)),
+            number => number.parse().map(|n| Self(Some(n))).map_err(|_| "use a number or `auto`"),
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -151,6 +193,9 @@ JSON: an array of
   state                        \"waiting\", \"connected\" or \"up\"
   reason                       string or null
   queue_pairs, active_queue_pairs, memory_regions, memory_bytes, worker  numbers
+  workers                      array of numbers: who polls queue pairs 0, 1, ...
+  pinned_worker                number; null when the vRouter chooses
+  numa_node                    number, of the pod's memory; null while unknown
   features                     virtio features the pod accepted, \"0x...\"
   peer_pid                     number; null when nobody is connected
   peer_cgroups                 array of strings: whose processes may connect";
@@ -159,18 +204,35 @@ const NETWORKS_JSON: &str = "\
 JSON: an array of {name, ipv4, gateway, gateway_mac, mtu}; `add` prints one such object,
 `delete` prints {deleted: name}.";
 
+const WORKERS_HELP: &str = "\
+QUEUES are the queues that pods send on and this worker polls. [workers] assignment in vrouter.toml says how they are
+shared out.
+
+JSON: an array of {index, cpu, queues}; `set` prints it as it is then, `pin` prints the port as in `ringway ports`.";
+
 const STATS_HELP: &str = "\
 rx is what a pod sent, tx is what was delivered to it. Drops are counted at the port that sent the packet.
-BUSY is the time a worker spent on iterations that moved packets.
+
+Columns:
+  CYCLES  TSC ticks for each packet: of what a pod sent, of what a worker moved
+  P99     time in the vRouter that 99 of 100 sampled bursts did not exceed
+  FULL    time in which the pod offered no buffer for what it was to get
+  BUSY    time a worker spent on iterations that moved packets
 
 JSON: one object
   ports    [{id, namespace, pod, interface, network, rx_packets, rx_bytes, tx_packets, tx_bytes,
-            drops: {reason: packets}}]
+            drops: {reason: packets}, busy_ticks, cycles_per_packet, ring_full_ns, numa_crossings,
+            burst_sizes: number of bursts of 1, 2, 3-4, 5-8, 9-16, 17-32 packets,
+            latency: [{below_ns, bursts}] of sampled bursts, below_ns null for longer than all others,
+            queues: [{pair, worker, rx_packets, busy_ticks}]}]
   workers  [{index, cpu, packets, bursts, sleeps, busy_ns, forwarded, replied, originated,
-            drops: {reason: packets}}]
-With --watch one object of rates per line and interval: {seconds, ports: [{id, namespace, pod, interface, network, rx_packets_per_second,
-  rx_bits_per_second, tx_packets_per_second, tx_bits_per_second, drops_per_second}],
-  workers: [{index, cpu, packets_per_second, sleeps_per_second, drops_per_second, busy_percent}]}";
+            drops: {reason: packets}, busy_ticks, cycles_per_packet, burst_sizes, latency, queues: number}]
+  ticks_per_second  number
+With --watch one object of rates per line and interval: {seconds, ports: [{id, namespace, pod, interface, network,
+  rx_packets_per_second, rx_bits_per_second, tx_packets_per_second, tx_bits_per_second, drops_per_second,
+  cycles_per_packet, packets_per_burst, ring_full_percent}],
+  workers: [{index, cpu, packets_per_second, sleeps_per_second, drops_per_second, busy_percent, cycles_per_packet,
+  packets_per_burst}]}; numbers of an interval without packets are null.";
 
 const DROPS_HELP: &str = "\
 Every drop is counted at the port that sent the packet and at the worker that handled it, so the two lists show the
@@ -183,14 +245,14 @@ First one line per network and port that is there, then `synced`, then every cha
 
 JSON: one object per line, {\"event\": NAME, ...}
   network_added {network}  network_removed {name}  port_added {port}  port_changed {port}  port_removed {id}
-  synced  peer_refused {id, pid, why}
+  synced  peer_refused {id, pid, why}  workers_changed {workers: [{index, cpu}]}
   `network` and `port` have the fields of `ringway networks` and `ringway ports`.";
 
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
-    use super::{Args, Command, NetworkAction};
+    use super::{Args, Command, NetworkAction, WorkerAction};
 
     #[test]
     fn the_definition_is_consistent() {
@@ -209,6 +271,10 @@ mod tests {
             "ringway networks delete red",
             "ringway stats --watch 1 --count 3",
             "ringway completions zsh",
+            "ringway workers",
+            "ringway workers set 1,2",
+            "ringway workers pin a/0/net0 1",
+            "ringway workers pin a/0/net0 auto",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -221,6 +287,10 @@ mod tests {
             "ringway stats --watch 0",
             "ringway stats --count 2",
             "ringway completions basic",
+            "ringway workers set",
+            "ringway workers set 1-2",
+            "ringway workers pin a/0/net0",
+            "ringway workers pin a/0/net0 any",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
@@ -235,5 +305,10 @@ mod tests {
             ("red", "10.0.0.0/24", Some(9000))
         );
         assert_eq!(add.gateway, Some([10, 0, 0, 9].into()));
+        let args = parse("ringway workers set 3,1").unwrap();
+        let Command::Workers { action: Some(WorkerAction::Set { cpus }) } = args.command else {
+            panic!("{args:?}")
+        };
+        assert_eq!(cpus, [3, 1]);
     }
 }

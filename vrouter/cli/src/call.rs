@@ -53,6 +53,24 @@ impl Vrouter {
         Ok(())
     }
 
+    pub(crate) async fn set_workers(&mut self, cpus: Vec<u32>) -> Result<(), Failure> {
+        let answer = self.client.set_workers(v1::SetWorkersRequest { cpus });
+        answered(&self.socket, "workers not changed", answer).await?;
+        Ok(())
+    }
+
+    /// The port as it is already, with another worker.
+    pub(crate) async fn pin(&mut self, id: &str, worker: Option<u32>) -> Result<v1::Port, Failure> {
+        let what = format!("port {id} not pinned");
+        let known = self.ports().await?.into_iter().filter_map(|port| port.spec);
+        let spec = known.into_iter().find(|spec| spec.id == id).ok_or_else(|| {
+            let why = "no such port; `ringway ports --json` shows their ids".to_owned();
+            Failure::Refused { what: what.clone(), why }
+        })?;
+        let spec = v1::PortSpec { worker, ..spec };
+        answered(&self.socket, &what, self.client.create_port(spec)).await
+    }
+
     pub(crate) async fn stats(&mut self) -> Result<v1::Stats, Failure> {
         let answer = self.client.get_stats(v1::GetStatsRequest {});
         answered(&self.socket, "stats", answer).await

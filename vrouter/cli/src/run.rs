@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use vrouter_api::v1;
 
-use crate::args::{AddNetwork, Args, Command, NetworkAction, StatsArgs};
+use crate::args::{AddNetwork, Args, Command, NetworkAction, StatsArgs, WorkerAction};
 use crate::call::Vrouter;
 use crate::failure::Failure;
 use crate::text;
@@ -44,6 +44,15 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             let deleted = Deleted { deleted: name.clone() };
             show(out, args.json, &deleted, |_| format!("network {name} is gone\n"))
         }
+        Command::Workers { action: None } => show_workers(&mut vrouter, args.json, out).await,
+        Command::Workers { action: Some(WorkerAction::Set { cpus }) } => {
+            vrouter.set_workers(cpus.clone()).await?;
+            show_workers(&mut vrouter, args.json, out).await
+        }
+        Command::Workers { action: Some(WorkerAction::Pin { port, worker }) } => {
+            let port = view::ports(vec![vrouter.pin(port, worker.0).await?]);
+            show(out, args.json, &port, |ports| text::ports(ports))
+        }
         Command::Stats(StatsArgs { watch: None, .. }) => {
             let stats = look(&mut vrouter).await?;
             show(out, args.json, &stats, text::stats)
@@ -73,7 +82,17 @@ fn request(network: &AddNetwork) -> v1::Network {
         gateway: network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
         mtu: network.mtu.unwrap_or(0),
         gateway_mac: String::new(),
+        ..Default::default()
     }
+}
+
+async fn show_workers(
+    vrouter: &mut Vrouter,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let workers = look(vrouter).await?.workers();
+    show(out, json, &workers, |workers| text::workers(workers))
 }
 
 async fn look(vrouter: &mut Vrouter) -> Result<Stats, Failure> {

@@ -3,8 +3,8 @@
 use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
 use crate::view::{
-    Drops, Event, Info, Mode, Network, Owner, Port, PortRates, PortStats, Rates, State, Stats,
-    WorkerRates, WorkerStats,
+    Drops, Event, Info, Latency, Mode, Network, Owner, Port, Rates, State, Stats, Worker,
+    WorkerQueues,
 };
 
 /// Characters of a sandbox id that crictl shows, and people compare.
@@ -12,11 +12,6 @@ const SHORT_ID: usize = 12;
 
 pub(crate) fn info(info: &Info) -> String {
     let node = info.numa_node.map_or_else(|| "all".to_owned(), |node| node.to_string());
-    let workers: Vec<_> = info
-        .workers
-        .iter()
-        .map(|worker| format!("{} on CPU {}", worker.index, worker.cpu))
-        .collect();
     let Info { version, dpdk_version, pid, instance_id, .. } = info;
     [
         ("version", version.clone()),
@@ -24,11 +19,16 @@ pub(crate) fn info(info: &Info) -> String {
         ("NUMA node", node),
         ("process", pid.to_string()),
         ("instance", instance_id.clone()),
-        ("workers", workers.join(", ")),
+        ("workers", on_cpus(&info.workers)),
     ]
     .iter()
     .map(|(name, value)| format!("{name:<11}{}\n", plain(value)))
     .collect()
+}
+
+fn on_cpus(workers: &[Worker]) -> String {
+    let on_cpu = |worker: &Worker| format!("{} on CPU {}", worker.index, worker.cpu);
+    workers.iter().map(on_cpu).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn networks(networks: &[Network]) -> String {
@@ -77,6 +77,14 @@ pub(crate) fn ports(ports: &[Port]) -> String {
     table.render()
 }
 
+pub(crate) fn workers(workers: &[WorkerQueues]) -> String {
+    let mut table = Table::new(&[("WORKER", Right), ("CPU", Right), ("QUEUES", Right)]);
+    for WorkerQueues { index, cpu, queues } in workers {
+        table.row([index.to_string(), cpu.to_string(), queues.to_string()]);
+    }
+    table.render()
+}
+
 pub(crate) fn stats(stats: &Stats) -> String {
     let mut ports = Table::new(&[
         ("POD", Left),
@@ -87,51 +95,56 @@ pub(crate) fn stats(stats: &Stats) -> String {
         ("TX PACKETS", Right),
         ("TX BYTES", Right),
         ("DROPS", Right),
+        ("CYCLES", Right),
+        ("P99", Right),
+        ("FULL", Right),
     ]);
-    for PortStats { id, owner, rx_packets, rx_bytes, tx_packets, tx_bytes, drops } in &stats.ports {
-        let [pod, interface, network] = owner_cells(owner, id);
-        let counts =
-            [*rx_packets, *rx_bytes, *tx_packets, *tx_bytes].map(|count| count.to_string());
-        let [rx_packets, rx_bytes, tx_packets, tx_bytes] = counts;
-        let drops = sum(drops.values()).to_string();
-        ports.row([pod, interface, network, rx_packets, rx_bytes, tx_packets, tx_bytes, drops]);
+    for port in &stats.ports {
+        let [pod, interface, network] = owner_cells(&port.owner, &port.id);
+        ports.row([
+            pod,
+            interface,
+            network,
+            port.rx_packets.to_string(),
+            port.rx_bytes.to_string(),
+            port.tx_packets.to_string(),
+            port.tx_bytes.to_string(),
+            sum(port.drops.values()).to_string(),
+            figure(some(port.cycles_per_packet)),
+            p99(&port.latency),
+            seconds(port.ring_full_ns),
+        ]);
     }
     let mut workers = Table::new(&[
         ("WORKER", Right),
         ("CPU", Right),
+        ("QUEUES", Right),
         ("PACKETS", Right),
         ("BURSTS", Right),
         ("SLEEPS", Right),
         ("BUSY", Right),
+        ("CYCLES", Right),
+        ("P99", Right),
         ("FORWARDED", Right),
         ("REPLIED", Right),
         ("ORIGINATED", Right),
         ("DROPS", Right),
     ]);
     for worker in &stats.workers {
-        let WorkerStats {
-            index,
-            cpu,
-            packets,
-            bursts,
-            sleeps,
-            busy_ns,
-            forwarded,
-            replied,
-            originated,
-            drops,
-        } = worker;
         workers.row([
-            index.to_string(),
-            cpu.to_string(),
-            packets.to_string(),
-            bursts.to_string(),
-            sleeps.to_string(),
-            format!("{}.{:03} s", busy_ns / 1_000_000_000, busy_ns / 1_000_000 % 1000),
-            forwarded.to_string(),
-            replied.to_string(),
-            originated.to_string(),
-            sum(drops.values()).to_string(),
+            worker.index.to_string(),
+            worker.cpu.to_string(),
+            worker.queues.to_string(),
+            worker.packets.to_string(),
+            worker.bursts.to_string(),
+            worker.sleeps.to_string(),
+            seconds(worker.busy_ns),
+            figure(some(worker.cycles_per_packet)),
+            p99(&worker.latency),
+            worker.forwarded.to_string(),
+            worker.replied.to_string(),
+            worker.originated.to_string(),
+            sum(worker.drops.values()).to_string(),
         ]);
     }
     format!("{}\n{}", ports.render(), workers.render())
@@ -147,20 +160,24 @@ pub(crate) fn rates(rates: &Rates) -> String {
         ("TX PPS", Right),
         ("TX BIT/S", Right),
         ("DROPS/S", Right),
+        ("CYCLES", Right),
+        ("BURST", Right),
+        ("FULL", Right),
     ]);
     for port in &rates.ports {
         let [pod, interface, network] = owner_cells(&port.owner, &port.id);
-        let PortRates { rx_packets_per_second, rx_bits_per_second, .. } = port;
-        let PortRates { tx_packets_per_second, tx_bits_per_second, drops_per_second, .. } = port;
         ports.row([
             pod,
             interface,
             network,
-            rx_packets_per_second.to_string(),
-            scaled(*rx_bits_per_second),
-            tx_packets_per_second.to_string(),
-            scaled(*tx_bits_per_second),
-            drops_per_second.to_string(),
+            port.rx_packets_per_second.to_string(),
+            scaled(port.rx_bits_per_second),
+            port.tx_packets_per_second.to_string(),
+            scaled(port.tx_bits_per_second),
+            port.drops_per_second.to_string(),
+            figure(port.cycles_per_packet),
+            figure(port.packets_per_burst),
+            format!("{}%", port.ring_full_percent),
         ]);
     }
     let columns = [
@@ -169,28 +186,48 @@ pub(crate) fn rates(rates: &Rates) -> String {
         ("PPS", Right),
         ("SLEEPS/S", Right),
         ("BUSY", Right),
+        ("CYCLES", Right),
+        ("BURST", Right),
         ("DROPS/S", Right),
     ];
     let mut workers = Table::new(&columns);
     for worker in &rates.workers {
-        let WorkerRates {
-            index,
-            cpu,
-            packets_per_second,
-            sleeps_per_second,
-            drops_per_second,
-            busy_percent,
-        } = worker;
         workers.row([
-            index.to_string(),
-            cpu.to_string(),
-            packets_per_second.to_string(),
-            sleeps_per_second.to_string(),
-            format!("{busy_percent}%"),
-            drops_per_second.to_string(),
+            worker.index.to_string(),
+            worker.cpu.to_string(),
+            worker.packets_per_second.to_string(),
+            worker.sleeps_per_second.to_string(),
+            format!("{}%", worker.busy_percent),
+            figure(worker.cycles_per_packet),
+            figure(worker.packets_per_burst),
+            worker.drops_per_second.to_string(),
         ]);
     }
     format!("{}\n{}", ports.render(), workers.render())
+}
+
+/// A figure that only exists once there were packets.
+fn figure(value: Option<f64>) -> String {
+    value.map(|value| format!("{value:.1}")).unwrap_or_default()
+}
+
+/// The wire says 0 for a figure that does not exist yet.
+fn some(value: f64) -> Option<f64> {
+    (value > 0.0).then_some(value)
+}
+
+fn seconds(nanoseconds: u64) -> String {
+    format!("{}.{:03} s", nanoseconds / 1_000_000_000, nanoseconds / 1_000_000 % 1000)
+}
+
+/// What 99 of 100 bursts stayed below.
+fn p99(latency: &Latency) -> String {
+    match latency.percentile(99) {
+        None => String::new(),
+        Some(None) => "long".to_owned(),
+        Some(Some(ns)) if ns < 1000 => format!("{ns} ns"),
+        Some(Some(ns)) => format!("{} us", ns / 1000),
+    }
 }
 
 pub(crate) fn drops(drops: &Drops) -> String {
@@ -225,6 +262,7 @@ pub(crate) fn event(event: &Event) -> String {
         Event::PortRemoved { id } => format!("port {id} removed"),
         Event::Synced => "synced".to_owned(),
         Event::PeerRefused { id, pid, why } => format!("port {id} refused process {pid}: {why}"),
+        Event::WorkersChanged { workers } => format!("workers now: {}", on_cpus(workers)),
     };
     format!("{}\n", plain(&line))
 }

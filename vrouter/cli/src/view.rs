@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vrouter_api::v1;
 
+mod latency;
 mod rates;
 
-pub(crate) use rates::{PortRates, Rates, WorkerRates};
+pub(crate) use latency::Latency;
+pub(crate) use rates::Rates;
 
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Info {
@@ -55,6 +57,9 @@ pub(crate) struct Port {
     pub(crate) memory_bytes: u64,
     pub(crate) peer_pid: Option<u32>,
     pub(crate) worker: u32,
+    pub(crate) workers: Vec<u32>,
+    pub(crate) pinned_worker: Option<u32>,
+    pub(crate) numa_node: Option<i32>,
     pub(crate) socket_path: String,
     pub(crate) peer_cgroups: Vec<String>,
 }
@@ -79,6 +84,24 @@ pub(crate) enum State {
 pub(crate) struct Stats {
     pub(crate) ports: Vec<PortStats>,
     pub(crate) workers: Vec<WorkerStats>,
+    pub(crate) ticks_per_second: u64,
+}
+
+/// A worker as `ringway workers` shows it.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct WorkerQueues {
+    pub(crate) index: u32,
+    pub(crate) cpu: u32,
+    pub(crate) queues: u32,
+}
+
+/// One queue that a pod sends on.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct QueueStats {
+    pub(crate) pair: u32,
+    pub(crate) worker: u32,
+    pub(crate) rx_packets: u64,
+    pub(crate) busy_ticks: u64,
 }
 
 /// Whose a port is, for people.
@@ -100,6 +123,13 @@ pub(crate) struct PortStats {
     pub(crate) tx_packets: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) drops: BTreeMap<String, u64>,
+    pub(crate) busy_ticks: u64,
+    pub(crate) cycles_per_packet: f64,
+    pub(crate) ring_full_ns: u64,
+    pub(crate) numa_crossings: u64,
+    pub(crate) burst_sizes: Vec<u64>,
+    pub(crate) latency: Latency,
+    pub(crate) queues: Vec<QueueStats>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -114,6 +144,11 @@ pub(crate) struct WorkerStats {
     pub(crate) replied: u64,
     pub(crate) originated: u64,
     pub(crate) drops: BTreeMap<String, u64>,
+    pub(crate) busy_ticks: u64,
+    pub(crate) cycles_per_packet: f64,
+    pub(crate) burst_sizes: Vec<u64>,
+    pub(crate) latency: Latency,
+    pub(crate) queues: u32,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -148,16 +183,19 @@ pub(crate) enum Event {
     PortRemoved { id: String },
     Synced,
     PeerRefused { id: String, pid: u32, why: String },
+    WorkersChanged { workers: Vec<Worker> },
+}
+
+impl From<v1::QueueStats> for QueueStats {
+    fn from(queue: v1::QueueStats) -> Self {
+        let v1::QueueStats { pair, worker, rx_packets, busy_ticks } = queue;
+        Self { pair, worker, rx_packets, busy_ticks }
+    }
 }
 
 impl From<v1::Info> for Info {
     fn from(info: v1::Info) -> Self {
-        let mut workers: Vec<_> = info
-            .workers
-            .iter()
-            .map(|worker| Worker { index: worker.index, cpu: worker.cpu })
-            .collect();
-        workers.sort_by_key(|worker| worker.index);
+        let workers = workers(&info.workers);
         Self {
             version: info.version,
             dpdk_version: info.dpdk_version,
@@ -215,6 +253,9 @@ impl From<v1::Port> for Port {
             memory_bytes: port.memory_bytes,
             peer_pid: (port.peer_pid != 0).then_some(port.peer_pid),
             worker: port.worker,
+            workers: port.workers,
+            pinned_worker: spec.worker,
+            numa_node: (port.numa_node >= 0).then_some(port.numa_node),
             socket_path: spec.socket_path,
             peer_cgroups: spec.peer_cgroups,
         }
@@ -234,6 +275,9 @@ impl Event {
             Wire::Synced(v1::Synced {}) => Self::Synced,
             Wire::PeerRefused(refused) => {
                 Self::PeerRefused { id: refused.port, pid: refused.pid, why: refused.why }
+            }
+            Wire::WorkersChanged(changed) => {
+                Self::WorkersChanged { workers: workers(&changed.workers) }
             }
         })
     }
@@ -259,6 +303,13 @@ impl Stats {
             tx_packets: port.tx_packets,
             tx_bytes: port.tx_bytes,
             drops: by_reason(port.drops),
+            busy_ticks: port.busy_ticks,
+            cycles_per_packet: port.cycles_per_packet,
+            ring_full_ns: port.ring_full_ns,
+            numa_crossings: port.numa_crossings,
+            burst_sizes: port.burst_sizes,
+            latency: Latency(port.latency),
+            queues: port.queues.into_iter().map(QueueStats::from).collect(),
         };
         let worker = |worker: v1::WorkerStats| WorkerStats {
             index: worker.index,
@@ -271,12 +322,26 @@ impl Stats {
             replied: worker.replied,
             originated: worker.originated,
             drops: by_reason(worker.drops),
+            busy_ticks: worker.busy_ticks,
+            cycles_per_packet: worker.cycles_per_packet,
+            burst_sizes: worker.burst_sizes,
+            latency: Latency(worker.latency),
+            queues: worker.queues,
         };
         let mut ports: Vec<_> = stats.ports.into_iter().map(port).collect();
         ports.sort_by(|a, b| (&a.owner, &a.id).cmp(&(&b.owner, &b.id)));
         let mut workers: Vec<_> = stats.workers.into_iter().map(worker).collect();
         workers.sort_by_key(|worker| worker.index);
-        Self { ports, workers }
+        Self { ports, workers, ticks_per_second: stats.ticks_per_second }
+    }
+
+    pub(crate) fn workers(&self) -> Vec<WorkerQueues> {
+        let queues = |worker: &WorkerStats| WorkerQueues {
+            index: worker.index,
+            cpu: worker.cpu,
+            queues: worker.queues,
+        };
+        self.workers.iter().map(queues).collect()
     }
 
     pub(crate) fn drops(&self) -> Drops {
@@ -299,6 +364,13 @@ impl Stats {
             workers: self.workers.iter().flat_map(of_worker).collect(),
         }
     }
+}
+
+fn workers(wire: &[v1::Worker]) -> Vec<Worker> {
+    let mut workers: Vec<_> =
+        wire.iter().map(|worker| Worker { index: worker.index, cpu: worker.cpu }).collect();
+    workers.sort_by_key(|worker| worker.index);
+    workers
 }
 
 pub(crate) fn ports(ports: Vec<v1::Port>) -> Vec<Port> {

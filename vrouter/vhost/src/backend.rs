@@ -9,17 +9,24 @@ use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use crate::memory::GuestMemory;
-use crate::session::Session;
 use crate::ring::MAX_QUEUE_SIZE;
+use crate::session::Session;
 use crate::vring::PortVring;
 
-/// Virtio feature bits offered to pods (virtio 1.2, 5.1.3 and 6; bit 30 is vhost-user's own). No checksum or
-/// segmentation offload, no EVENT_IDX (virtio-user has none, and polling does not need it), no packed ring.
-pub const FEATURES: u64 = (1 << 15) // MRG_RXBUF
+/// Virtio feature bits offered to pods (virtio 1.2, 5.1.3 and 6; bit 30 is vhost-user's own). No EVENT_IDX
+/// (virtio-user has none, and polling does not need it), no UDP fragmentation.
+pub const FEATURES: u64 = 1 // CSUM
+    | (1 << 1) // GUEST_CSUM
+    | (1 << 7) // GUEST_TSO4
+    | (1 << 8) // GUEST_TSO6
+    | (1 << 11) // HOST_TSO4
+    | (1 << 12) // HOST_TSO6
+    | (1 << 15) // MRG_RXBUF
     | (1 << 22) // MQ
     | (1 << 28) // INDIRECT_DESC
     | (1 << 30) // PROTOCOL_FEATURES
     | (1 << 32) // VERSION_1
+    | (1 << 34) // RING_PACKED
     | (1 << 35); // IN_ORDER: used buffers come back in the order they were offered
 
 #[derive(Clone)]

@@ -4,7 +4,7 @@
 //! ([`queue`]), a [`guard`] between the pod's socket and that daemon, and the life of a port ([`port`]).
 //! Does not parse packets, know networks or containers, or own worker threads. Used by `vrouterd` only.
 //!
-//! `unsafe` lives in `memory`, `ring`, `queue`, `truncation` and, for descriptors the kernel hands over, `guard`.
+//! `unsafe` lives in `memory`, `ring`, `queue`, `truncation`, `numa` and, for descriptors the kernel hands over, `guard`.
 
 #[cfg(target_endian = "big")]
 compile_error!("rings are read as little endian (virtio 1.x) without conversion");
@@ -12,6 +12,7 @@ compile_error!("rings are read as little endian (virtio 1.x) without conversion"
 mod backend;
 pub mod guard;
 mod memory;
+mod numa;
 pub mod offload;
 pub mod port;
 pub mod queue;

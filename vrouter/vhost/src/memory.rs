@@ -357,14 +357,14 @@ unsafe fn copy_line(from: *const u8, to: *mut u8, n: usize) {
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch(at: *const u8) {
+pub(crate) fn prefetch(at: *const u8) {
     // SAFETY: a prefetch is a hint; it never faults, whatever the address.
     unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast()) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch_for_write(at: *const u8) {
+pub(crate) fn prefetch_for_write(at: *const u8) {
     // The intrinsic becomes a plain prefetch on the baseline CPU; PREFETCHW is a no-op where it is unknown.
     // SAFETY: a prefetch is a hint; it never faults, whatever the address.
     unsafe {
@@ -373,10 +373,10 @@ fn prefetch_for_write(at: *const u8) {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_at: *const u8) {}
+pub(crate) fn prefetch(_at: *const u8) {}
 
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch_for_write(_at: *const u8) {}
+pub(crate) fn prefetch_for_write(_at: *const u8) {}
 
 /// Loads a ring's 16-bit index that the guest publishes.
 ///

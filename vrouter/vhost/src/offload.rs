@@ -82,11 +82,7 @@ impl Offloads {
 
     /// What a private copy of a sender's header asks for, brought into one form: fields that mean nothing are zero.
     /// `None`: not agreed on, or impossible for a frame of `frame_len` bytes.
-    pub(crate) fn check(
-        self,
-        fields: &[u8; NET_HEADER_FIELDS],
-        frame_len: u32,
-    ) -> Option<Offload> {
+    pub(crate) fn check(self, fields: &[u8; NET_HEADER_FIELDS], frame_len: u32) -> Option<Offload> {
         let mut wanted = Offload(*fields);
         // Only NEEDS_CSUM means anything from a driver (5.1.6.2.1).
         wanted.0[0] &= FLAG_NEEDS_CSUM;
@@ -121,12 +117,18 @@ mod tests {
     fn a_header_is_read_checked_and_brought_into_one_form() {
         let checksum = [1, 0, 0, 0, 0, 0, 34, 0, 16, 0];
         let tso = [1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0];
-        let cases: [(&str, Offloads, [u8; 10], Option<[u8; 10]>); 10] = [
+        type Case = (&'static str, Offloads, [u8; 10], Option<[u8; 10]>);
+        let cases: [Case; 10] = [
             ("nothing", ALL, [0; 10], Some([0; 10])),
             ("a checksum", CHECKSUM, checksum, Some(checksum)),
             ("segmentation", ALL, tso, Some(tso)),
             ("segmentation, not agreed on", CHECKSUM, tso, None),
-            ("a checksum, not agreed on", Offloads { tcp4: true, ..Offloads::default() }, checksum, None),
+            (
+                "a checksum, not agreed on",
+                Offloads { tcp4: true, ..Offloads::default() },
+                checksum,
+                None,
+            ),
             ("fields without a flag", ALL, [0, 0, 1, 2, 3, 4, 5, 6, 7, 8], Some([0; 10])),
             ("DATA_VALID from a driver", ALL, [2, 0, 0, 0, 0, 0, 0, 0, 0, 0], Some([0; 10])),
             ("segmentation without a checksum", ALL, [0, 1, 54, 0, 0xb4, 5, 0, 0, 0, 0], None),

@@ -16,7 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::queues::PortQueues;
 use crate::session::Session;
-use crate::wake::Wake;
+use crate::wake::{Token, Wake};
 pub use socket::{MAX_SOCKET_PATH, SocketError};
 
 /// How long closing a port waits for its thread before it takes the queues away itself.
@@ -44,6 +44,8 @@ pub struct PortConfig {
     pub cgroups: Vec<String>,
     /// A root-only directory for the guard's own sockets.
     pub private_dir: PathBuf,
+    /// What the pod's kicks say of it to the worker they wake.
+    pub token: Token,
 }
 
 /// Where a port stands.
@@ -75,6 +77,8 @@ pub struct Status {
     pub memory_bytes: u64,
     /// Process at the other end; 0 when nobody is connected.
     pub peer_pid: i32,
+    /// NUMA node of the page with the used ring that was set up last; `None` while unknown.
+    pub numa_node: Option<u32>,
 }
 
 /// What a port tells its observer.
@@ -129,13 +133,14 @@ pub struct Port {
 }
 
 impl Port {
-    /// Opens the port: from now on the pod can connect (or is connected to).
+    /// Opens the port: from now on the pod can connect (or is connected to). `wake`: whom the kicks of a queue pair
+    /// wake; [`PortQueues::set_wake`] changes it.
     ///
     /// # Errors
     /// [`SocketError`] when the socket can't be made or its directory can't be used.
     pub fn open(
         config: PortConfig,
-        wake: Arc<Wake>,
+        wake: impl Fn(usize) -> Arc<Wake>,
         observer: Observer,
     ) -> Result<Self, SocketError> {
         let failed = |source: io::Error| SocketError::Resources { source };
@@ -148,18 +153,12 @@ impl Port {
             notice,
             stopping: AtomicU32::new(0),
         });
-        let queues = Arc::new(PortQueues::new());
+        let queues = Arc::new(PortQueues::new(config.token, wake));
         let door = socket::Door::open(&config.socket, config.owner)?;
         let id = config.id.clone();
         let (done, ended) = mpsc::channel();
-        let runner = run::Runner::new(
-            config,
-            door,
-            Arc::clone(&queues),
-            wake,
-            Arc::clone(&shared),
-            observer,
-        );
+        let runner =
+            run::Runner::new(config, door, Arc::clone(&queues), Arc::clone(&shared), observer);
         std::thread::Builder::new()
             .name("port".to_owned())
             .spawn(move || {

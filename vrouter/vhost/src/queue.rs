@@ -133,13 +133,8 @@ impl Queue {
         ring.set_notify(false);
         let mut active = self.lock();
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *active = Some(Active {
-            ring,
-            format: with.format,
-            call: with.call,
-            broken: false,
-            drain: None,
-        });
+        *active =
+            Some(Active { ring, format: with.format, call: with.call, broken: false, drain: None });
         self.running.store(true, Ordering::Release);
         Ok(())
     }

@@ -1,8 +1,12 @@
 //! The virtqueues of one port.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::queue::Queue;
+use crate::wake::{Token, Wake};
 
 /// Queue pairs every port has, whatever its pod uses: a frontend that asks for more than there are is cut off in
 /// the middle of its start.
@@ -14,12 +18,102 @@ pub struct PortQueues {
     virtqueues: Vec<Queue>,
     /// Bit n: the pod sends on pair n.
     sending: AtomicU32,
+    /// The NUMA node of the pod's memory; negative when unknown.
+    node: AtomicI32,
+    /// What the pod's kicks say to whom they wake.
+    token: Token,
+    /// For each pair, whom they wake.
+    watches: Vec<Mutex<Watch>>,
+}
+
+/// The kicks of one sending queue: where they go, and the descriptor that goes there.
+struct Watch {
+    wake: Arc<Wake>,
+    /// Held until it is removed from `wake`, which knows a file by the number it was added with.
+    kick: Option<Arc<OwnedFd>>,
+}
+
+impl Watch {
+    fn add(&self, token: Token) -> io::Result<()> {
+        self.kick.as_ref().map_or(Ok(()), |kick| self.wake.add(kick.as_fd(), token))
+    }
+
+    fn remove(&self) {
+        if let Some(kick) = &self.kick {
+            self.wake.remove(kick.as_fd());
+        }
+    }
 }
 
 impl PortQueues {
-    pub(crate) fn new() -> Self {
+    /// `token`: what the pod's kicks say; `wake`: whom the kicks of a pair wake at first.
+    pub(crate) fn new(token: Token, wake: impl Fn(usize) -> Arc<Wake>) -> Self {
         let virtqueues = (0..2 * QUEUE_PAIRS).map(|_| Queue::new()).collect();
-        Self { virtqueues, sending: AtomicU32::new(0) }
+        let watches = (0..QUEUE_PAIRS).map(|pair| Watch { wake: wake(pair), kick: None });
+        Self {
+            virtqueues,
+            sending: AtomicU32::new(0),
+            node: AtomicI32::new(-1),
+            token,
+            watches: watches.map(Mutex::new).collect(),
+        }
+    }
+
+    fn watch_of(&self, pair: usize) -> MutexGuard<'_, Watch> {
+        // A watch is whole at every point where a panic is possible.
+        self.watches[pair % QUEUE_PAIRS].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the queue that pair `pair` of the pod sends to to the worker that sleeps on `wake`: from now on the pod
+    /// wakes this one. The workers themselves learn from their snapshot who polls what; while both still poll the
+    /// queue, its lock lets one burst at a time pass, in order.
+    ///
+    /// A kick that came while nobody watched is not lost: adding a descriptor that is readable is an event of its own,
+    /// kicks are never read, and the new worker is woken in any case.
+    ///
+    /// # Errors
+    /// The kick can't be watched; the new worker will find the pod's packets when it wakes by itself.
+    pub fn set_wake(&self, pair: usize, wake: Arc<Wake>) -> io::Result<()> {
+        let mut watch = self.watch_of(pair);
+        if Arc::ptr_eq(&watch.wake, &wake) {
+            return Ok(());
+        }
+        watch.remove();
+        watch.wake = wake;
+        let added = watch.add(self.token);
+        watch.wake.poke(self.token);
+        added
+    }
+
+    /// Wakes whoever polls pair `pair`, to look at this port.
+    pub(crate) fn wake(&self, pair: usize) {
+        self.watch_of(pair).wake.poke(self.token);
+    }
+
+    /// From now on `kick` is what the pod kicks pair `pair` with; `None`: it can't.
+    pub(crate) fn watch(&self, pair: usize, kick: Option<Arc<OwnedFd>>) -> io::Result<()> {
+        let mut watch = self.watch_of(pair);
+        watch.remove();
+        watch.kick = kick;
+        watch.add(self.token)
+    }
+
+    /// The NUMA node of the memory that the pod shares, if it is known. For the workers, one load.
+    #[inline]
+    pub fn node(&self) -> Option<u32> {
+        u32::try_from(self.node.load(Ordering::Relaxed)).ok()
+    }
+
+    /// Whether a frame that goes from here to `other` crosses from one NUMA node to another.
+    #[inline]
+    pub fn crosses_to(&self, other: &Self) -> bool {
+        let (from, to) = (self.node.load(Ordering::Relaxed), other.node.load(Ordering::Relaxed));
+        from != to && from >= 0 && to >= 0
+    }
+
+    pub(crate) fn set_node(&self, node: Option<u32>) {
+        let node = node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1);
+        self.node.store(node, Ordering::Relaxed);
     }
 
     pub(crate) fn is_tx(virtqueue: usize) -> bool {
@@ -72,3 +166,6 @@ impl PortQueues {
         if same.is_running() { same } else { self.virtqueue(0) }
     }
 }
+
+#[cfg(test)]
+mod tests;

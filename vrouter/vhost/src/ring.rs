@@ -88,6 +88,16 @@ impl Ring {
         }
     }
 
+    /// Has the lines fetched that will be needed next: where to write what is used, and, if the guest goes round its
+    /// table in order as most do, the next burst's descriptors. A packed ring has both in one place, which is
+    /// fetched already.
+    #[inline(always)]
+    pub(crate) fn look_ahead(&self) {
+        if let Self::Split(ring) = self {
+            ring.look_ahead();
+        }
+    }
+
     /// Puts back chains that were taken last, as if they had not been.
     #[inline]
     pub(crate) fn put_back(&mut self, chains: &[Chain]) {

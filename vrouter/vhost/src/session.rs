@@ -1,14 +1,14 @@
 //! The state of one connection: what the frontend has set up so far, and which queues run because of it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::GuestMemory;
+use crate::numa;
+use crate::offload::Offloads;
 use crate::queue::{Activation, Queue, RingFormat};
 use crate::queues::PortQueues;
-use crate::offload::Offloads;
 use crate::ring::{Direction, Layout, RingAddresses};
-use crate::wake::Wake;
 
 const F_CSUM: u64 = 1;
 const F_GUEST_CSUM: u64 = 1 << 1;
@@ -32,7 +32,7 @@ pub(crate) struct Setup {
     pub base: u16,
     pub ready: bool,
     pub enabled: bool,
-    pub kick: Option<OwnedFd>,
+    pub kick: Option<Arc<OwnedFd>>,
     pub call: Option<OwnedFd>,
     running: bool,
 }
@@ -58,7 +58,6 @@ pub(crate) struct SessionView {
 /// One connection of a pod.
 pub(crate) struct Session {
     queues: Arc<PortQueues>,
-    wake: Arc<Wake>,
     setups: Vec<Mutex<Setup>>,
     device: Mutex<Device>,
     changed: Box<dyn Fn() + Send + Sync>,
@@ -70,13 +69,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    pub(crate) fn new(
-        queues: Arc<PortQueues>,
-        wake: Arc<Wake>,
-        changed: Box<dyn Fn() + Send + Sync>,
-    ) -> Self {
+    pub(crate) fn new(queues: Arc<PortQueues>, changed: Box<dyn Fn() + Send + Sync>) -> Self {
         let setups = (0..queues.virtqueues()).map(|_| Mutex::default()).collect();
-        Self { queues, wake, setups, device: Mutex::default(), changed }
+        Self { queues, setups, device: Mutex::default(), changed }
     }
 
     pub(crate) fn virtqueues(&self) -> usize {
@@ -107,10 +102,6 @@ impl Session {
     pub(crate) fn change(&self, index: usize, change: impl FnOnce(&mut Setup)) -> Option<u16> {
         let setup = self.setups.get(index)?;
         let mut setup = lock(setup);
-        if let (true, Some(kick)) = (setup.running, &setup.kick) {
-            // By this very descriptor: epoll knows a file by the number it was added with.
-            self.wake.remove(kick.as_fd());
-        }
         change(&mut setup);
         let wanted = setup.ready && setup.enabled && setup.addressed && setup.size > 0;
         let mut position = None;
@@ -147,6 +138,8 @@ impl Session {
             let checksum = has(F_GUEST_CSUM);
             Offloads { checksum, tcp4: has(F_GUEST_TSO4), tcp6: has(F_GUEST_TSO6) }
         };
+        // Where the used ring lies: a page that is there for certain, as starting the ring reads it.
+        let node = memory.resolve_ring(setup.used, 4, 4).ok().and_then(|at| numa::node_of(at));
         let activation = Activation {
             memory,
             addresses: RingAddresses {
@@ -171,11 +164,12 @@ impl Session {
         match self.queues.virtqueue(index).start(activation) {
             Ok(()) => {
                 setup.running = true;
+                self.queues.set_node(node);
                 if PortQueues::is_tx(index) {
                     self.queues.set_sending(index, true);
                 }
                 self.watch(index, setup);
-                self.wake.wake();
+                self.queues.wake(index / 2);
             }
             Err(error) => {
                 lock(&self.device).fault = Some(format!("queue {index} can't start: {error}"));
@@ -184,9 +178,8 @@ impl Session {
     }
 
     fn watch(&self, index: usize, setup: &Setup) {
-        if let (true, Some(kick)) = (PortQueues::is_tx(index), &setup.kick)
-            && let Err(error) = self.wake.add(kick.as_fd())
-            && error.raw_os_error() != Some(nix::errno::Errno::EEXIST as i32)
+        if PortQueues::is_tx(index)
+            && let Err(error) = self.queues.watch(index / 2, setup.kick.clone())
         {
             lock(&self.device).fault = Some(format!("queue {index} can't be watched: {error}"));
         }
@@ -194,12 +187,9 @@ impl Session {
 
     fn stop(&self, index: usize, setup: &mut Setup, drain: bool) -> Option<u16> {
         let queue: &Queue = self.queues.virtqueue(index);
-        let wake = || self.wake.wake();
+        let wake = || self.queues.wake(index / 2);
         let drain = drain && PortQueues::is_tx(index);
         let position = queue.stop(drain.then_some(&wake as &dyn Fn()));
-        if let Some(kick) = &setup.kick {
-            self.wake.remove(kick.as_fd());
-        }
         setup.running = false;
         if let Some(position) = position {
             // A packed ring goes on here when it is started again without a new SET_VRING_BASE.
@@ -207,6 +197,8 @@ impl Session {
         }
         if PortQueues::is_tx(index) {
             self.queues.set_sending(index, false);
+            // Taking a watch away does not fail.
+            let _ = self.queues.watch(index / 2, None);
         }
         position
     }
@@ -220,6 +212,7 @@ impl Session {
             }
             *setup = Setup::default();
         }
+        self.queues.set_node(None);
         lock(&self.device).memory = None;
     }
 

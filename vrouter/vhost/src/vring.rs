@@ -142,7 +142,7 @@ impl VringT<Memory> for PortVring {
     }
 
     fn set_kick(&self, file: Option<File>) {
-        let kick = duplicate(file.as_ref());
+        let kick = duplicate(file.as_ref()).map(Arc::new);
         self.inner.set_kick(file);
         self.session.change(self.index, |s| s.kick = kick);
     }

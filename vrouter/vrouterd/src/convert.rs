@@ -1,13 +1,17 @@
 //! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use vrouter_api::v1;
-use vrouter_core::{Counters, DropReason, PolicyError};
+use vrouter_core::{DropReason, PolicyError, RouteError};
 use vrouter_net::{Ipv4Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
+
+use crate::assign::{Owners, WorkerIndex};
+use crate::counters::{PortCounts, WorkerTally};
 
 /// Longest name of a network, and of the words people see.
 const MAX_NAME: usize = 63;
@@ -59,6 +63,39 @@ pub enum Refusal {
         /// How many there can be.
         limit: usize,
     },
+    /// No worker has the number.
+    #[error("worker {worker}: no such worker; use one of {known}, or leave it out")]
+    UnknownWorker {
+        /// The number.
+        worker: u32,
+        /// Those that run.
+        known: String,
+    },
+    /// A worker can't end.
+    #[error(
+        "port {port:?} is pinned to worker {worker} on CPU {cpu}; unpin it (ringway workers pin {port} auto) or keep that CPU"
+    )]
+    Pinned {
+        /// The port.
+        port: String,
+        /// The worker.
+        worker: WorkerIndex,
+        /// Its CPU.
+        cpu: u16,
+    },
+    /// A worker can't start.
+    #[error(
+        "cannot start a worker on CPU {cpu}: {source}; free what is missing, or name another CPU"
+    )]
+    Worker {
+        /// Its CPU.
+        cpu: u16,
+        /// What the system or DPDK said.
+        source: io::Error,
+    },
+    /// The network can't have the route.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// The tables can't hold it.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -76,7 +113,10 @@ impl From<Refusal> for tonic::Status {
                 Code::InvalidArgument
             }
             Refusal::UnknownNetwork { .. } => Code::NotFound,
-            Refusal::NetworkInUse { .. } | Refusal::Socket(_) => Code::FailedPrecondition,
+            Refusal::NetworkInUse { .. }
+            | Refusal::Socket(_)
+            | Refusal::Pinned { .. }
+            | Refusal::Worker { .. } => Code::FailedPrecondition,
             Refusal::Exists { .. }
             | Refusal::Policy(
                 PolicyError::DuplicateAddress { .. }
@@ -84,7 +124,9 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::AddressOfGateway { .. }
                 | PolicyError::MacOfGateway { .. },
             ) => Code::AlreadyExists,
-            Refusal::Policy(_) => Code::InvalidArgument,
+            Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
+                Code::InvalidArgument
+            }
             Refusal::Full { .. } => Code::ResourceExhausted,
         };
         Self::new(code, refusal.to_string())
@@ -149,14 +191,15 @@ impl NetworkRequest {
         Ok(Self { name, prefix, gateway, gateway_mac, mtu })
     }
 
-    /// Writes it with everything filled in.
-    pub fn write(&self) -> v1::Network {
+    /// Writes it with everything filled in. `routes`: how many it has.
+    pub fn write(&self, routes: usize) -> v1::Network {
         v1::Network {
             name: self.name.clone(),
             ipv4: self.prefix.to_string(),
             gateway: self.gateway.to_string(),
             mtu: u32::from(self.mtu),
             gateway_mac: self.gateway_mac.to_string(),
+            routes: u64::try_from(routes).unwrap_or(u64::MAX),
         }
     }
 }
@@ -183,6 +226,8 @@ pub struct PortRequest {
     pub socket: PathBuf,
     /// Who listens.
     pub owner: SocketOwner,
+    /// Queue pairs the pod is meant to use.
+    pub pairs: usize,
 }
 
 impl PortRequest {
@@ -209,10 +254,10 @@ impl PortRequest {
             v1::SocketOwner::Vrouter | v1::SocketOwner::Unspecified => SocketOwner::Vrouter,
         };
         let queue_pairs = wire.queue_pairs.max(1);
-        if usize::try_from(queue_pairs).map_or(true, |n| n > QUEUE_PAIRS) {
-            let remedy = format!("use 1 to {QUEUE_PAIRS}");
-            return Err(invalid("queue_pairs", queue_pairs, remedy));
-        }
+        let pairs =
+            usize::try_from(queue_pairs).ok().filter(|n| *n <= QUEUE_PAIRS).ok_or_else(|| {
+                invalid("queue_pairs", queue_pairs, format!("use 1 to {QUEUE_PAIRS}"))
+            })?;
         if let Some(bad) = wire.peer_cgroups.iter().find(|c| !c.starts_with('/') || c.len() < 2) {
             let remedy = "use absolute cgroup paths below the root, as in /proc/PID/cgroup";
             return Err(invalid("peer_cgroups", bad, remedy));
@@ -229,25 +274,26 @@ impl PortRequest {
             queue_pairs,
             ..wire
         };
-        Ok(Self { spec, mac, ipv4, socket, owner })
+        Ok(Self { spec, mac, ipv4, socket, owner, pairs })
     }
 
-    /// Whether another request is for the same port, whoever may connect.
+    /// Whether another request is for the same port, whoever may connect and whoever polls it.
     pub fn same_port(&self, other: &Self) -> bool {
-        let strip = |r: &Self| v1::PortSpec { peer_cgroups: Vec::new(), ..r.spec.clone() };
+        let strip =
+            |r: &Self| v1::PortSpec { peer_cgroups: Vec::new(), worker: None, ..r.spec.clone() };
         strip(self) == strip(other)
     }
 }
 
 /// A port with its state.
-pub fn port(spec: v1::PortSpec, status: &Status, worker: usize) -> v1::Port {
+pub fn port(request: &PortRequest, status: &Status, owners: &Owners) -> v1::Port {
     let state = match status.state {
         State::Waiting => v1::PortState::Waiting,
         State::Connected => v1::PortState::Connected,
         State::Up => v1::PortState::Up,
     };
     v1::Port {
-        spec: Some(spec),
+        spec: Some(request.spec.clone()),
         state: state.into(),
         reason: status.reason.clone(),
         features: status.features,
@@ -255,19 +301,72 @@ pub fn port(spec: v1::PortSpec, status: &Status, worker: usize) -> v1::Port {
         memory_regions: u32::try_from(status.memory_regions).unwrap_or(u32::MAX),
         memory_bytes: status.memory_bytes,
         peer_pid: u32::try_from(status.peer_pid).unwrap_or(0),
-        worker: u32::try_from(worker).unwrap_or(u32::MAX),
+        worker: u32::from(owners.of(0).0),
+        workers: owners.iter().take(request.pairs).map(|(_, w)| u32::from(w.0)).collect(),
+        numa_node: status.numa_node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1),
     }
 }
 
+fn per_packet(ticks: u64, packets: u64) -> f64 {
+    // Both far below 2^53 for years of traffic; it is a figure for people and benches.
+    if packets == 0 { 0.0 } else { ticks as f64 / packets as f64 }
+}
+
 /// A port's counters.
-pub fn port_stats(id: &str, counters: &Counters) -> v1::PortStats {
+pub fn port_stats(id: &str, counts: &PortCounts, owners: &Owners) -> v1::PortStats {
+    let PortCounts { total, bursts, latency, full_ns, crossings, queues } = counts;
+    let used = queues.iter().zip(0..).filter(|(queue, _)| queue.packets > 0);
     v1::PortStats {
         id: id.to_owned(),
-        rx_packets: counters.rx_packets,
-        rx_bytes: counters.rx_bytes,
-        tx_packets: counters.tx_packets,
-        tx_bytes: counters.tx_bytes,
-        drops: drops(counters.drops()),
+        rx_packets: total.rx_packets,
+        rx_bytes: total.rx_bytes,
+        tx_packets: total.tx_packets,
+        tx_bytes: total.tx_bytes,
+        drops: drops(total.drops()),
+        burst_sizes: bursts.to_vec(),
+        busy_ticks: counts.ticks(),
+        cycles_per_packet: per_packet(counts.ticks(), total.rx_packets),
+        ring_full_ns: *full_ns,
+        latency: latency.to_vec(),
+        numa_crossings: *crossings,
+        queues: used
+            .map(|(queue, pair)| v1::QueueStats {
+                pair,
+                worker: u32::from(owners.of(pair as usize).0),
+                rx_packets: queue.packets,
+                busy_ticks: queue.ticks,
+            })
+            .collect(),
+    }
+}
+
+/// A worker's counters. `queues`: sending queues it polls; `hz`: TSC ticks in a second.
+pub fn worker_stats(
+    worker: v1::Worker,
+    tally: &WorkerTally,
+    queues: usize,
+    hz: u64,
+) -> v1::WorkerStats {
+    let all = tally.read_all();
+    let (packets, ticks) = (tally.packets.get(), tally.busy_ticks.get());
+    let busy_ns = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
+    let counted = DropReason::ALL.into_iter().zip(tally.drops.iter().map(|d| d.get()));
+    v1::WorkerStats {
+        index: worker.index,
+        cpu: worker.cpu,
+        packets,
+        bursts: tally.bursts.get(),
+        sleeps: tally.sleeps.get(),
+        busy_ns: u64::try_from(busy_ns).unwrap_or(u64::MAX),
+        forwarded: tally.forwarded.get(),
+        replied: tally.replied.get(),
+        originated: tally.originated.get(),
+        drops: drops(counted.filter(|(_, n)| *n > 0)),
+        busy_ticks: ticks,
+        cycles_per_packet: per_packet(ticks, packets),
+        burst_sizes: all.bursts.to_vec(),
+        latency: all.latency.to_vec(),
+        queues: u32::try_from(queues).unwrap_or(u32::MAX),
     }
 }
 
@@ -288,12 +387,15 @@ mod tests {
 
     #[test]
     fn a_network_gets_its_defaults() {
-        let read = NetworkRequest::read(&network()).unwrap().write();
+        let read = NetworkRequest::read(&network()).unwrap().write(0);
         assert_eq!(read.gateway, "10.66.0.1");
         assert_eq!(read.mtu, 1500);
-        assert_eq!(read.gateway_mac, NetworkRequest::read(&network()).unwrap().write().gateway_mac);
+        assert_eq!(
+            read.gateway_mac,
+            NetworkRequest::read(&network()).unwrap().write(0).gateway_mac
+        );
         let blue = v1::Network { name: "blue".into(), ..network() };
-        assert_ne!(read.gateway_mac, NetworkRequest::read(&blue).unwrap().write().gateway_mac);
+        assert_ne!(read.gateway_mac, NetworkRequest::read(&blue).unwrap().write(0).gateway_mac);
     }
 
     #[test]

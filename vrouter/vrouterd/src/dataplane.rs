@@ -5,6 +5,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use vrouter_core::{PortIndex, Tables};
 use vrouter_vhost::queues::PortQueues;
+use vrouter_vhost::wake::Wake;
+
+use crate::assign::{Owners, WorkerIndex};
 
 /// A port as the workers see it.
 #[derive(Clone)]
@@ -13,48 +16,111 @@ pub struct DataPort {
     pub index: PortIndex,
     /// Its rings.
     pub queues: Arc<PortQueues>,
-    /// Who polls what its pod sends.
-    pub worker: usize,
+}
+
+/// What one worker polls of one port.
+pub struct Polled {
+    /// The port.
+    pub port: DataPort,
+    /// Its queue pairs that are this worker's: bit n for pair n.
+    pub pairs: u32,
+}
+
+impl Polled {
+    /// The pairs to look at now: this worker's, on which the pod sends.
+    #[inline]
+    pub fn sending(&self) -> u32 {
+        self.port.queues.sending() & self.pairs
+    }
+}
+
+/// The ports there are, and who polls what of them.
+#[derive(Default)]
+pub struct Layout {
+    /// Ports by index.
+    ports: Vec<Option<DataPort>>,
+    workers: Vec<Share>,
+}
+
+/// One worker's share.
+struct Share {
+    /// What it polls.
+    polled: Vec<Polled>,
+    /// By port index, where in `polled` the port is.
+    places: Vec<Option<usize>>,
+    /// How it is woken, if it runs.
+    wake: Option<Arc<Wake>>,
+}
+
+impl Layout {
+    /// `ports` in any order, with the owners of their queues; `wakes` by worker.
+    pub fn new(
+        ports: impl Iterator<Item = (DataPort, Owners)>,
+        wakes: Vec<Option<Arc<Wake>>>,
+    ) -> Self {
+        let share = |wake| Share { polled: Vec::new(), places: Vec::new(), wake };
+        let mut layout =
+            Self { ports: Vec::new(), workers: wakes.into_iter().map(share).collect() };
+        for (port, owners) in ports {
+            let at = usize::from(port.index.0);
+            for (worker, mine) in layout.workers.iter_mut().enumerate() {
+                let pairs = owners.pairs_of(worker);
+                if pairs != 0 {
+                    put(&mut mine.places, at, mine.polled.len());
+                    mine.polled.push(Polled { port: port.clone(), pairs });
+                }
+            }
+            put(&mut layout.ports, at, port);
+        }
+        layout
+    }
+
+    /// What a worker polls.
+    #[inline]
+    pub fn polled(&self, worker: WorkerIndex) -> &[Polled] {
+        self.workers.get(worker.slot()).map_or(&[], |share| &share.polled)
+    }
+
+    /// Where in the list of what a worker polls a port is.
+    pub fn place(&self, worker: WorkerIndex, port: usize) -> Option<usize> {
+        *self.workers.get(worker.slot())?.places.get(port)?
+    }
+
+    /// Wakes every worker to look for a new snapshot.
+    pub fn nudge_all(&self) {
+        self.workers.iter().filter_map(|share| share.wake.as_ref()).for_each(|wake| wake.nudge());
+    }
+
+    /// Makes every worker but `me` ask all its pods to kick again.
+    pub fn doubt_all_but(&self, me: WorkerIndex) {
+        for (worker, share) in self.workers.iter().enumerate() {
+            if let (true, Some(wake)) = (worker != me.slot(), &share.wake) {
+                wake.wake();
+            }
+        }
+    }
+}
+
+fn put<T>(slots: &mut Vec<Option<T>>, at: usize, value: T) {
+    if slots.len() <= at {
+        slots.resize_with(at + 1, || None);
+    }
+    slots[at] = Some(value);
 }
 
 /// Everything a worker needs for a burst.
 pub struct Dataplane {
     /// Networks and addresses.
     pub tables: Tables,
-    /// Ports by index.
-    ports: Vec<Option<DataPort>>,
-    /// For each worker, the ports it polls.
-    polled: Vec<Vec<DataPort>>,
+    /// Ports and who polls them: the very same as in the last snapshot when only tables have changed.
+    pub layout: Arc<Layout>,
 }
 
 impl Dataplane {
-    /// `ports` in any order.
-    pub fn new(tables: Tables, ports: impl Iterator<Item = DataPort>, workers: usize) -> Self {
-        let mut by_index: Vec<Option<DataPort>> = Vec::new();
-        let mut polled = vec![Vec::new(); workers];
-        for port in ports {
-            let at = usize::from(port.index.0);
-            if by_index.len() <= at {
-                by_index.resize(at + 1, None);
-            }
-            if let Some(mine) = polled.get_mut(port.worker) {
-                mine.push(port.clone());
-            }
-            by_index[at] = Some(port);
-        }
-        Self { tables, ports: by_index, polled }
-    }
-
     /// The port a packet goes to.
     #[inline]
     pub fn port(&self, index: PortIndex) -> Option<&DataPort> {
-        self.ports.get(usize::from(index.0))?.as_ref()
-    }
-
-    /// The ports a worker polls.
-    #[inline]
-    pub fn polled(&self, worker: usize) -> &[DataPort] {
-        self.polled.get(worker).map_or(&[], Vec::as_slice)
+        self.layout.ports.get(usize::from(index.0))?.as_ref()
     }
 }
 

@@ -1,27 +1,40 @@
 //! One burst: from a pod's queue through the tables to other pods' queues.
 
 use vrouter_core::{
-    Counters, DropReason, ICMP_ERROR_BYTES, IcmpError, IcmpLimiter, Packet, PortIndex, Timestamp,
-    Verdict, icmp_error, process,
+    DropReason, ICMP_ERROR_BYTES, IcmpError, IcmpLimiter, Packet, PortIndex, Timestamp, Verdict,
+    icmp_error, process,
 };
 use vrouter_dpdk::Pool;
+use vrouter_vhost::offload::Offload;
 use vrouter_vhost::queue::{
     BURST, Body, FrameFault, PushError, RxLease, RxScratch, TxBurst, TxLease,
 };
 
-use crate::counters::WorkerTally;
+use crate::counters::{PortTally, WorkerTally};
 use crate::dataplane::{DataPort, Dataplane};
+use crate::software::{Refusal, Software};
+
+/// One bit for each packet of a burst.
+type Mask = u32;
+const _: () = assert!(BURST <= Mask::BITS as usize);
 
 /// Room for a burst; one for each worker, allocated once.
 pub struct Pipeline {
     burst: TxBurst,
     scratch: RxScratch,
-    packets: Vec<Packet>,
-    /// For each packet, which frame of the burst it is.
-    frames: Vec<usize>,
+    packets: Box<[Packet; BURST]>,
+    /// For each packet, which frame of the burst it is, and what its sender left to be done.
+    origins: [Origin; BURST],
     /// One for each port, so that no pod uses up the ICMP errors of another.
     limiters: Box<[IcmpLimiter]>,
     pool: Pool,
+    software: Software,
+}
+
+#[derive(Clone, Copy)]
+struct Origin {
+    frame: usize,
+    offload: Offload,
 }
 
 impl Pipeline {
@@ -30,10 +43,11 @@ impl Pipeline {
         Self {
             burst: TxBurst::new(),
             scratch: RxScratch::new(),
-            packets: Vec::with_capacity(BURST),
-            frames: Vec::with_capacity(BURST),
+            packets: Box::new([Packet::EMPTY; BURST]),
+            origins: [Origin { frame: 0, offload: Offload::NONE }; BURST],
             limiters: vec![IcmpLimiter::default(); ports].into(),
             pool,
+            software: Software::new(),
         }
     }
 
@@ -47,50 +61,69 @@ impl Pipeline {
         now: Timestamp,
         tally: &WorkerTally,
     ) -> usize {
-        let limiter = self.limiters.get_mut(usize::from(from.index.0));
-        let Some(limiter) = limiter else { return 0 };
+        let at = usize::from(from.index.0);
+        let (Some(limiter), Some(counts)) = (self.limiters.get_mut(at), tally.port(from.index))
+        else {
+            return 0;
+        };
         let Some(mut lease) = from.queues.tx(pair).lease_tx(&mut self.burst) else { return 0 };
         let taken = lease.fetch();
         if taken == 0 {
             return 0;
         }
-        let mut counted = Counters::ZERO;
-        self.packets.clear();
-        self.frames.clear();
+        let mut used = 0;
+        let mut bytes = 0;
         for frame in 0..taken {
-            match lease.frame(frame) {
-                Ok(len) => {
-                    let mut packet = Packet { frame_len: len, ..Packet::EMPTY };
-                    let have = lease.read_header(frame, &mut packet.header);
-                    packet.header_len = u16::try_from(have).unwrap_or(0);
-                    counted.received(len);
-                    self.packets.push(packet);
-                    self.frames.push(frame);
+            let Some(packet) = self.packets.get_mut(used) else { break };
+            match lease.head(frame, &mut packet.header, Packet::enough) {
+                Ok(head) => {
+                    packet.header_len = head.copied;
+                    packet.frame_len = head.frame_len;
+                    packet.segment_bytes = segment_bytes(&head.offload);
+                    bytes += u64::from(head.frame_len);
+                    if let Some(origin) = self.origins.get_mut(used) {
+                        *origin = Origin { frame, offload: head.offload };
+                    }
+                    used += 1;
                 }
-                Err(fault) => {
-                    counted.received(0);
-                    counted.dropped(reason(fault));
-                }
+                Err(fault) => tally.drop(counts, reason(fault)),
             }
         }
-        process(&plane.tables, now, from.index, &mut self.packets, limiter);
-        let mut output = Output {
+        let packets = self.packets.get_mut(..used).unwrap_or(&mut []);
+        let outcome = process(&plane.tables, now, from.index, packets, limiter);
+        let output = Output {
             plane,
             from,
             pair,
             lease: &lease,
-            packets: &self.packets,
-            frames: &self.frames,
+            packets,
+            origins: &self.origins,
             pool: &self.pool,
-            counted: &mut counted,
+            now,
+            counts,
             tally,
         };
-        output.deliver(&mut self.scratch);
-        tally.add(from.index, &counted);
+        match outcome.all_to {
+            Some(to) if !packets.is_empty() => {
+                let all = Mask::MAX >> (Mask::BITS - u32::try_from(packets.len()).unwrap_or(1));
+                output.deliver_to(to, all, &mut self.scratch, &mut self.software);
+            }
+            _ => output.deliver(&mut self.scratch, &mut self.software),
+        }
+        counts.rx(taken as u64, bytes);
         tally.packets.add(taken as u64);
         tally.bursts.add(1);
         taken
     }
+}
+
+/// The MTU counts for each piece of a frame that is to be cut.
+#[inline(always)]
+fn segment_bytes(offload: &Offload) -> u16 {
+    if offload.is_none() {
+        return 0;
+    }
+    offload.segmentation().map_or(0, |(_, size)| u16::try_from(size).unwrap_or(u16::MAX))
 }
 
 fn reason(fault: FrameFault) -> DropReason {
@@ -108,101 +141,155 @@ struct Output<'a> {
     pair: usize,
     lease: &'a TxLease<'a>,
     packets: &'a [Packet],
-    frames: &'a [usize],
+    origins: &'a [Origin; BURST],
     pool: &'a Pool,
-    counted: &'a mut Counters,
+    now: Timestamp,
+    counts: &'a PortTally,
     tally: &'a WorkerTally,
+}
+
+/// What was delivered under one lease.
+#[derive(Default)]
+struct Sent {
+    packets: u64,
+    bytes: u64,
+    forwarded: u64,
+    replied: u64,
+    originated: u64,
+    /// The receiver's ring was full at least once.
+    full: bool,
+}
+
+impl Sent {
+    /// Counts a packet of a pod, of however many frames, that was delivered whole.
+    #[inline(always)]
+    fn arrived(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Reply => self.replied += 1,
+            _ => self.forwarded += 1,
+        }
+    }
 }
 
 impl Output<'_> {
     /// Delivers group by group: all packets for one port under one lease of its queue, in their order.
-    fn deliver(&mut self, scratch: &mut RxScratch) {
-        let mut waiting: u32 = 0;
-        for (at, packet) in self.packets.iter().enumerate() {
+    #[inline]
+    fn deliver(&self, scratch: &mut RxScratch, software: &mut Software) {
+        let mut waiting: Mask = 0;
+        let mut targets = [self.from.index; BURST];
+        for (at, (packet, target)) in self.packets.iter().zip(&mut targets).enumerate() {
             match packet.verdict {
-                Verdict::Drop(reason) => self.counted.dropped(reason),
-                _ => waiting |= 1 << at,
+                Verdict::Drop(reason) => self.drop(reason),
+                Verdict::Forward(port) => {
+                    *target = port;
+                    waiting |= 1 << at;
+                }
+                Verdict::Reply | Verdict::Originate(_) => waiting |= 1 << at,
             }
         }
-        while waiting != 0 {
-            let to = self.target(waiting.trailing_zeros() as usize);
-            let mut group = 0;
-            let mut rest = waiting;
-            while rest != 0 {
-                let at = rest.trailing_zeros();
-                rest &= rest - 1;
-                if self.target(at as usize) == to {
-                    group |= 1 << at;
-                }
+        while let Some(&to) = targets.get(waiting.trailing_zeros() as usize) {
+            let mut group: Mask = 0;
+            for (at, target) in targets.iter().enumerate() {
+                group |= Mask::from(*target == to) << at;
             }
+            group &= waiting;
             waiting &= !group;
-            self.deliver_to(to, group, scratch);
+            self.deliver_to(to, group, scratch, software);
         }
     }
 
     #[inline]
-    fn target(&self, at: usize) -> PortIndex {
-        match self.packets[at].verdict {
-            Verdict::Forward(port) => port,
-            _ => self.from.index,
-        }
-    }
-
-    fn deliver_to(&mut self, to: PortIndex, mut group: u32, scratch: &mut RxScratch) {
-        let queue = self.plane.port(to).map(|p| p.queues.rx(self.pair));
-        let mut lease = queue.and_then(|q| q.lease_rx(scratch));
-        let mut sent = Counters::ZERO;
+    fn deliver_to(
+        &self,
+        to: PortIndex,
+        mut group: Mask,
+        scratch: &mut RxScratch,
+        software: &mut Software,
+    ) {
+        let receiver = self.plane.port(to).map(|p| &p.queues);
+        let lease = receiver.and_then(|queues| queues.rx(self.pair).lease_rx(scratch));
+        let (Some(receiver), Some(mut lease)) = (receiver, lease) else {
+            return self.lose(group);
+        };
+        lease.prepare(group.count_ones() as usize);
+        let mut sent = Sent::default();
         while group != 0 {
             let at = group.trailing_zeros() as usize;
             group &= group - 1;
-            let packet = &self.packets[at];
-            match lease.as_mut() {
-                Some(lease) => self.deliver_one(at, packet, lease, &mut sent),
-                None => self.counted.dropped(lost(packet.verdict, DropReason::ReceiverDown)),
+            if let (Some(packet), Some(origin)) = (self.packets.get(at), self.origins.get(at)) {
+                self.deliver_one(packet, origin, &mut lease, software, &mut sent);
             }
         }
         drop(lease);
-        if to == self.from.index {
-            self.counted.merge(&sent);
-        } else {
-            self.tally.add(to, &sent);
+        if let Some(counts) = self.tally.port(to) {
+            counts.tx(sent.packets, sent.bytes);
+            if sent.full { counts.refused(self.now) } else { counts.accepted(self.now) }
+        }
+        if sent.packets != 0 && self.from.queues.crosses_to(receiver) {
+            self.counts.crossed(sent.packets);
+        }
+        self.tally.forwarded.add(sent.forwarded);
+        self.tally.replied.add(sent.replied);
+        self.tally.originated.add(sent.originated);
+    }
+
+    #[inline(always)]
+    fn deliver_one(
+        &self,
+        packet: &Packet,
+        origin: &Origin,
+        lease: &mut RxLease<'_>,
+        software: &mut Software,
+        sent: &mut Sent,
+    ) {
+        if let Verdict::Originate(error) = packet.verdict {
+            self.drop(error.into());
+            return self.originate(packet, error, lease, sent);
+        }
+        let body = self.lease.body(origin.frame, u32::from(packet.header_len));
+        match lease.push(packet.head(), body, &origin.offload) {
+            Ok(()) => {
+                sent.packets += 1;
+                sent.bytes += u64::from(packet.frame_len);
+                sent.arrived(packet.verdict);
+            }
+            Err(PushError::Offload) => self.in_software(packet, origin, lease, software, sent),
+            Err(error) => {
+                sent.full |= error == PushError::RingFull;
+                self.drop(refused(error));
+            }
         }
     }
 
-    #[inline]
-    fn deliver_one(
-        &mut self,
-        at: usize,
+    /// The receiver has not agreed to do what the sender left.
+    #[cold]
+    fn in_software(
+        &self,
         packet: &Packet,
+        origin: &Origin,
         lease: &mut RxLease<'_>,
-        sent: &mut Counters,
+        software: &mut Software,
+        sent: &mut Sent,
     ) {
-        if let Verdict::Originate(error) = packet.verdict {
-            self.counted.dropped(error.into());
-            return self.originate(packet, error, lease, sent);
-        }
-        let head = packet.head();
-        let body = self.lease.body(self.frames[at], u32::from(packet.header_len));
-        match lease.push(head, body) {
-            Ok(()) => {
-                sent.sent(packet.frame_len);
-                match packet.verdict {
-                    Verdict::Reply => self.tally.replied.add(1),
-                    _ => self.tally.forwarded.add(1),
-                }
-            }
-            Err(error) => self.counted.dropped(refused(error)),
+        let body = self.lease.body(origin.frame, u32::from(packet.header_len));
+        let (pieces, done) = software.deliver(packet.head(), body, &origin.offload, lease);
+        sent.packets += pieces.frames;
+        sent.bytes += pieces.bytes;
+        match done {
+            Ok(()) => sent.arrived(packet.verdict),
+            Err(Refusal::Dropped(reason)) => self.drop(reason),
+            Err(Refusal::Refused(error)) => self.drop(refused(error)),
         }
     }
 
     /// Reports an error to the sender. If that fails too, its packet was counted already.
     #[cold]
     fn originate(
-        &mut self,
+        &self,
         packet: &Packet,
         error: IcmpError,
         lease: &mut RxLease<'_>,
-        sent: &mut Counters,
+        sent: &mut Sent,
     ) {
         let Ok(mut mbuf) = self.pool.alloc() else { return };
         let bytes = u16::try_from(ICMP_ERROR_BYTES).unwrap_or(u16::MAX);
@@ -211,18 +298,29 @@ impl Output<'_> {
             return;
         };
         let frame = mbuf.data().get(..len).unwrap_or(&[]);
-        if lease.push(frame, Body::EMPTY).is_ok() {
-            sent.sent(u32::try_from(len).unwrap_or(0));
-            self.tally.originated.add(1);
+        if lease.push(frame, Body::EMPTY, &Offload::NONE).is_ok() {
+            sent.packets += 1;
+            sent.bytes += u64::try_from(len).unwrap_or(0);
+            sent.originated += 1;
         }
     }
-}
 
-/// Why a packet that could not be handed over counts as dropped.
-fn lost(verdict: Verdict, reason: DropReason) -> DropReason {
-    match verdict {
-        Verdict::Originate(error) => error.into(),
-        _ => reason,
+    #[cold]
+    fn drop(&self, reason: DropReason) {
+        self.tally.drop(self.counts, reason);
+    }
+
+    /// The port they are for is not there, or its queue is off.
+    #[cold]
+    fn lose(&self, mut group: Mask) {
+        while group != 0 {
+            let at = group.trailing_zeros() as usize;
+            group &= group - 1;
+            match self.packets.get(at).map(|p| p.verdict) {
+                Some(Verdict::Originate(error)) => self.drop(error.into()),
+                _ => self.drop(DropReason::ReceiverDown),
+            }
+        }
     }
 }
 
@@ -231,5 +329,6 @@ fn refused(error: PushError) -> DropReason {
         PushError::RingFull => DropReason::ReceiverRingFull,
         PushError::BufferTooSmall => DropReason::ReceiverBufferTooSmall,
         PushError::BadDescriptor => DropReason::ReceiverBadDescriptor,
+        PushError::Offload => DropReason::UnsupportedOffload,
     }
 }

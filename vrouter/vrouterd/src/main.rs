@@ -5,14 +5,19 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod assign;
 mod convert;
 mod counters;
+mod crew;
 mod dataplane;
 mod forward;
 mod privileges;
 mod registry;
+mod rota;
+mod routes;
 mod service;
 mod socket;
+mod software;
 mod worker;
 
 use std::fs::{self, DirBuilder};
@@ -20,30 +25,35 @@ use std::io::IsTerminal;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::VrouterConfig;
+use ringway_config::{RouteAction, RouteSettings, VrouterConfig};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
 use vrouter_api::v1::v_router_server::VRouterServer;
 use vrouter_core::{Policy, Tables};
-use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus};
+use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus, tsc};
 
 use crate::args::Args;
 use crate::convert::NetworkRequest;
+use crate::crew::{Crew, Kit};
 use crate::dataplane::{Dataplane, Slot};
-use crate::registry::{Registry, WorkerHandle};
+use crate::registry::Registry;
 use crate::service::Service;
-use crate::worker::{Pace, Plan, Worker};
+use crate::worker::Pace;
 
 /// Buffers for packets made here (ICMP errors), for all workers; each worker may keep 1.5 x the cache.
 const MBUFS: u32 = 4095;
 const MBUF_CACHE: u32 = 128;
+/// How often the load of the workers is looked at: one queue moves in that time at most.
+const BALANCE_EVERY: Duration = Duration::from_secs(1);
+/// Bytes of a request at most: a million routes in a few of them.
+const REQUEST_BYTES: usize = 64 << 20;
 /// Bytes of such a packet at most; the usual size, as NIC ports will share the pool.
 const MBUF_BYTES: u16 = 2048;
 
@@ -97,57 +107,51 @@ fn run(config: &VrouterConfig) -> Result<()> {
         },
     )?;
 
-    let cpus = worker_cpus(config)?;
     let limit = usize::try_from(config.limits.ports)?;
     let tables = Tables::build(&Policy::default())?;
-    let empty = Dataplane::new(tables.clone(), std::iter::empty(), cpus.len());
+    let empty = Dataplane { tables: tables.clone(), layout: Arc::default() };
     let slot: Slot = Arc::new(ArcSwap::from_pointee(empty));
-    let stop = Arc::new(AtomicBool::new(false));
-    let pace = Pace {
-        spin: Duration::from_micros(config.workers.idle_spin_us.into()),
-        sleep: Duration::from_millis(config.workers.max_sleep_ms.into()),
-    };
-    let mut workers = Vec::new();
-    for (index, &cpu) in cpus.iter().enumerate() {
-        let plan = Plan {
-            index,
-            cpu,
-            pace,
-            ports: limit,
-            pool: pool.clone(),
-            slot: Arc::clone(&slot),
-            stop: Arc::clone(&stop),
-        };
-        workers.push(Worker::start(&eal, plan).context("cannot start a worker (workers.cpus)")?);
-    }
-    let workers = Arc::new(workers);
-    let handles = workers
-        .iter()
-        .map(|w| WorkerHandle { wake: Arc::clone(&w.wake), tally: Arc::clone(&w.tally) })
-        .collect();
-    let mut registry = Registry::new(tables, slot, handles, limit, private_dir);
+    let allowed = allowed_cpus().context("cannot read the CPUs this process may use")?;
+    let cpus = worker_cpus(config, &allowed)?;
+    let crew = Crew::new(Kit {
+        eal: Arc::clone(&eal),
+        allowed,
+        pace: Pace {
+            spin: Duration::from_micros(config.workers.idle_spin_us.into()),
+            sleep: Duration::from_millis(config.workers.max_sleep_ms.into()),
+        },
+        ports: limit,
+        pool: pool.clone(),
+        slot: Arc::clone(&slot),
+    });
+    let assignment = config.workers.assignment;
+    let mut registry = Registry::new(tables, slot, crew, assignment, limit, private_dir);
+    registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     for network in &config.networks {
         let request = NetworkRequest::read(&v1::Network {
             name: network.name.clone(),
             ipv4: network.ipv4.to_string(),
             gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
             mtu: network.mtu,
-            gateway_mac: String::new(),
+            ..Default::default()
         });
         request
             .and_then(|request| registry.create_network(request))
             .with_context(|| format!("configured network {:?}", network.name))?;
+        let set = network.routes.iter().map(configured_route).collect();
+        let wanted = v1::ChangeRoutesRequest { network: network.name.clone(), set, remove: vec![] };
+        routes::read(&wanted)
+            .and_then(|changes| registry.change_routes(&network.name, &changes))
+            .with_context(|| format!("routes of the configured network {:?}", network.name))?;
     }
     let registry = Arc::new(Mutex::new(registry));
 
-    let served = serve(config, &eal, &registry, &workers);
+    let served = serve(config, &eal, &registry);
 
     // In this order: ports close while workers still run, so that what pods have sent is forwarded.
-    registry.lock().unwrap_or_else(PoisonError::into_inner).close();
-    stop.store(true, Ordering::Relaxed);
-    for worker in Arc::into_inner(workers).into_iter().flatten() {
-        worker.join();
-    }
+    let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+    registry.close();
+    registry.dismiss();
     served
 }
 
@@ -187,22 +191,23 @@ fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
     .context("cannot start DPDK ([dpdk] in the configuration)")
 }
 
+fn configured_route(route: &RouteSettings) -> v1::Route {
+    let kind = match route.action {
+        RouteAction::Via => v1::RouteKind::Via,
+        RouteAction::Unreachable => v1::RouteKind::Unreachable,
+        RouteAction::Drop => v1::RouteKind::Drop,
+    };
+    let via = route.via.map(|via| via.to_string()).unwrap_or_default();
+    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via }
+}
+
 /// The configured CPUs, or the last one we may run on: the first ones have the machine's interrupts.
-fn worker_cpus(config: &VrouterConfig) -> Result<Vec<CpuId>> {
-    let allowed = allowed_cpus().context("cannot read the CPUs this process may use")?;
+fn worker_cpus(config: &VrouterConfig, allowed: &[CpuId]) -> Result<Vec<u32>> {
     if config.workers.cpus.is_empty() {
-        return Ok(vec![*allowed.last().context("this process may use no CPU")?]);
+        let last = allowed.last().context("this process may use no CPU")?;
+        return Ok(vec![last.0.into()]);
     }
-    let wanted = config.workers.cpus.iter().map(|&cpu| {
-        u16::try_from(cpu).ok().map(CpuId).filter(|c| allowed.contains(c)).ok_or_else(|| {
-            let list: Vec<_> = allowed.iter().map(|c| c.0.to_string()).collect();
-            anyhow!(
-                "workers.cpus: CPU {cpu} is offline or not allowed to this process; use some of {}",
-                list.join(", ")
-            )
-        })
-    });
-    wanted.collect()
+    Ok(config.workers.cpus.clone())
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -210,7 +215,6 @@ async fn serve(
     config: &VrouterConfig,
     eal: &Arc<Eal>,
     registry: &Arc<Mutex<Registry>>,
-    workers: &Arc<Vec<Worker>>,
 ) -> Result<()> {
     let control = socket::Control::listen(&config.control_socket, config.control_group.as_deref())?;
     let (connections, _file) = control.connections();
@@ -220,14 +224,11 @@ async fn serve(
         dpdk_version: vrouter_dpdk::version(),
         numa_node: eal.numa_node().map_or(-1, |n| i32::from(n.0)),
         pid: std::process::id(),
-        workers: workers
-            .iter()
-            .zip(0..)
-            .map(|(w, index)| v1::Worker { index, cpu: u32::from(w.cpu.0) })
-            .collect(),
+        workers: Vec::new(),
         instance_id: format!("{}-{}", std::process::id(), started.as_nanos()),
     };
-    let service = Service::new(Arc::clone(registry), Arc::clone(workers), info, eal.tsc_hz());
+    let service = Service::new(Arc::clone(registry), info, eal.tsc_hz());
+    let balanced = tokio::spawn(balance(Arc::clone(registry)));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let asked_to_end = async move {
@@ -240,15 +241,31 @@ async fn serve(
     tracing::info!(
         socket = %config.control_socket.display(),
         dpdk = vrouter_dpdk::version(),
-        workers = workers.len(),
+        workers = registry.lock().unwrap_or_else(PoisonError::into_inner).workers().len(),
         "ready"
     );
     let server = tonic::transport::Server::builder()
-        .add_service(VRouterServer::new(service))
+        .add_service(VRouterServer::new(service).max_decoding_message_size(REQUEST_BYTES))
         .serve_with_incoming(connections);
     // Watchers hold their connections open for ever, so the end does not wait for them.
     tokio::select! {
         served = server => served.context("the control API failed"),
         () = asked_to_end => Ok(()),
+        _ = balanced => Err(anyhow!("the task that balances workers has ended")),
+    }
+}
+
+/// Lets the registry even out the workers' load, for ever.
+async fn balance(registry: Arc<Mutex<Registry>>) {
+    let mut due = tokio::time::interval(BALANCE_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let registry = Arc::clone(&registry);
+        let look = move || registry.lock().unwrap_or_else(PoisonError::into_inner).balance(tsc());
+        if tokio::task::spawn_blocking(look).await.is_err() {
+            tracing::error!("balancing workers has panicked");
+            return;
+        }
     }
 }

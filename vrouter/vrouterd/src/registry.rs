@@ -2,17 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use ringway_config::Assignment;
 use tokio::sync::broadcast;
 use vrouter_api::v1::{self, event};
-use vrouter_core::{Counters, NetworkIndex, NetworkPolicy, Policy, PortIndex, PortPolicy, Tables};
-use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent};
-use vrouter_vhost::wake::Wake;
+use vrouter_core::{
+    NetworkIndex, NetworkPolicy, Policy, PortIndex, PortPolicy, RouteChange, Tables,
+};
+use vrouter_net::IpPrefix;
+use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent, Status};
+use vrouter_vhost::queues::QUEUE_PAIRS;
+use vrouter_vhost::wake::Token;
 
+use crate::assign::{self, Assigned, Balancer, Burden, Owners, QueueKey, QueueLoad, WorkerIndex};
 use crate::convert::{self, NetworkRequest, PortRequest, Refusal};
-use crate::counters::{WorkerTally, since};
-use crate::dataplane::{DataPort, Dataplane, Slot};
+use crate::counters::{PortCounts, since};
+use crate::crew::Crew;
+use crate::dataplane::{DataPort, Dataplane, Layout, Slot};
+use crate::routes::Routes;
 
 /// Events a slow watcher may lag behind before it has to start again.
 pub const EVENT_BACKLOG: usize = 4096;
@@ -20,25 +28,51 @@ pub const EVENT_BACKLOG: usize = 4096;
 struct NetworkRecord {
     index: NetworkIndex,
     request: NetworkRequest,
+    routes: Routes,
+}
+
+impl NetworkRecord {
+    fn wire(&self) -> v1::Network {
+        self.request.write(self.routes.len())
+    }
 }
 
 struct PortRecord {
     index: PortIndex,
     network: NetworkIndex,
-    request: PortRequest,
-    worker: usize,
+    facts: Facts,
     /// What its slot had counted when it got it.
-    start: Counters,
+    start: PortCounts,
     port: Port,
 }
 
-/// What the registry needs of a worker.
+/// What is known of a port besides its status, shared with its observer.
 #[derive(Clone)]
-pub struct WorkerHandle {
-    /// Wakes it.
-    pub wake: Arc<Wake>,
-    /// What it counts.
-    pub tally: Arc<WorkerTally>,
+struct Facts(Arc<Mutex<(PortRequest, Owners)>>);
+
+impl Facts {
+    fn new(request: PortRequest, owners: Owners) -> Self {
+        Self(Arc::new(Mutex::new((request, owners))))
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut PortRequest, &mut Owners) -> T) -> T {
+        // Each of the two is replaced whole.
+        let mut facts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (request, owners) = &mut *facts;
+        look(request, owners)
+    }
+
+    fn request(&self) -> PortRequest {
+        self.with(|request, _| request.clone())
+    }
+
+    fn owners(&self) -> Owners {
+        self.with(|_, owners| *owners)
+    }
+
+    fn wire(&self, status: &Status) -> v1::Port {
+        self.with(|request, owners| convert::port(request, status, owners))
+    }
 }
 
 /// Networks and ports.
@@ -47,18 +81,26 @@ pub struct Registry {
     ports: BTreeMap<String, PortRecord>,
     tables: Tables,
     slot: Slot,
-    workers: Vec<WorkerHandle>,
+    /// Snapshots that workers may still have.
+    retired: Vec<Arc<Dataplane>>,
+    crew: Crew,
+    assignment: Assignment,
+    balancer: Balancer,
+    /// When the balancer looked last, in TSC ticks.
+    looked: u64,
     limit: usize,
     private_dir: PathBuf,
     events: broadcast::Sender<v1::Event>,
 }
 
 impl Registry {
-    /// An empty one. `private_dir`: a root-only directory for the guard's sockets.
+    /// An empty one, whose snapshots go to `slot`, where the `crew` finds them. `limit`: how many ports there can be;
+    /// `private_dir`: a root-only directory for the guard's sockets.
     pub fn new(
         tables: Tables,
         slot: Slot,
-        workers: Vec<WorkerHandle>,
+        crew: Crew,
+        assignment: Assignment,
         limit: usize,
         private_dir: PathBuf,
     ) -> Self {
@@ -68,7 +110,11 @@ impl Registry {
             ports: BTreeMap::new(),
             tables,
             slot,
-            workers,
+            retired: Vec::new(),
+            crew,
+            assignment,
+            balancer: Balancer::default(),
+            looked: 0,
             limit,
             private_dir,
             events,
@@ -91,7 +137,7 @@ impl Registry {
 
     /// All networks by name.
     pub fn networks(&self) -> Vec<v1::Network> {
-        self.networks.values().map(|n| n.request.write()).collect()
+        self.networks.values().map(NetworkRecord::wire).collect()
     }
 
     /// All ports by id.
@@ -106,7 +152,7 @@ impl Registry {
     pub fn create_network(&mut self, request: NetworkRequest) -> Result<v1::Network, Refusal> {
         if let Some(known) = self.networks.get(&request.name) {
             return if known.request == request {
-                Ok(request.write())
+                Ok(known.wire())
             } else {
                 Err(Refusal::Exists { what: "network", name: request.name })
             };
@@ -115,17 +161,22 @@ impl Registry {
         let index = (0..u16::MAX)
             .find(|i| !taken.contains(i))
             .ok_or(Refusal::Full { limit: usize::from(u16::MAX) })?;
-        let record = NetworkRecord { index: NetworkIndex(index), request: request.clone() };
+        let record = NetworkRecord {
+            index: NetworkIndex(index),
+            request: request.clone(),
+            routes: Routes::default(),
+        };
+        let made = record.wire();
         let name = request.name.clone();
         self.networks.insert(name.clone(), record);
         if let Err(refusal) = self.rebuild() {
             self.networks.remove(&name);
             return Err(refusal);
         }
-        self.publish();
+        self.publish_tables();
         tracing::info!(network = name, ipv4 = %request.prefix, "network created");
-        self.tell(event::Event::NetworkAdded(request.write()));
-        Ok(request.write())
+        self.tell(event::Event::NetworkAdded(made.clone()));
+        Ok(made)
     }
 
     /// Deletes a network that has no ports. That there is none of the name is fine.
@@ -140,10 +191,51 @@ impl Registry {
         }
         self.networks.remove(name);
         self.rebuild()?;
-        self.publish();
+        self.publish_tables();
         tracing::info!(network = name, "network deleted");
         self.tell(event::Event::NetworkRemoved(name.to_owned()));
         Ok(())
+    }
+
+    /// Changes a network's routes, all or none; returns how many it has then.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn change_routes(
+        &mut self,
+        network: &str,
+        changes: &[RouteChange],
+    ) -> Result<usize, Refusal> {
+        let index = self.known_network(network)?.index;
+        self.tables = self.tables.with_routes(index, changes)?;
+        self.publish_tables();
+        let routes = self.networks.get_mut(network).map(|record| {
+            record.routes.apply(changes);
+            record.routes.len()
+        });
+        tracing::debug!(network, changes = changes.len(), routes, "routes changed");
+        Ok(routes.unwrap_or(0))
+    }
+
+    /// A page of a network's routes, and whether there are more.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownNetwork`].
+    pub fn routes(
+        &self,
+        network: &str,
+        after: Option<IpPrefix>,
+        limit: usize,
+    ) -> Result<(Vec<v1::Route>, bool), Refusal> {
+        Ok(self.known_network(network)?.routes.page(after, limit))
+    }
+
+    fn known_network(&self, name: &str) -> Result<&NetworkRecord, Refusal> {
+        self.networks.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.networks.keys().map(String::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            Refusal::UnknownNetwork { name: name.to_owned(), known }
+        })
     }
 
     /// Creates a port, or changes who may connect to the one there is.
@@ -152,22 +244,22 @@ impl Registry {
     /// [`Refusal`]; nothing has changed then.
     pub fn create_port(&mut self, request: PortRequest) -> Result<v1::Port, Refusal> {
         let id = request.spec.id.clone();
-        if let Some(known) = self.ports.get_mut(&id) {
-            if !known.request.same_port(&request) {
+        let pin = request.spec.worker.map(|worker| self.known_worker(worker)).transpose()?;
+        if let Some(known) = self.ports.get(&id) {
+            if !known.facts.request().same_port(&request) {
                 return Err(Refusal::Exists { what: "port", name: id });
             }
             known.port.set_cgroups(request.spec.peer_cgroups.clone());
-            known.request = request;
-            return Ok(known.wire());
-        }
-        let network = match self.networks.get(&request.spec.network) {
-            Some(network) => network.index,
-            None => {
-                let known: Vec<_> = self.networks.keys().map(String::as_str).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(Refusal::UnknownNetwork { name: request.spec.network, known });
+            // Without a pin its queues stay where they are until the load says otherwise.
+            let owners = pin.map_or_else(|| known.facts.owners(), Owners::one);
+            known.facts.with(|known, _| *known = request);
+            let moved = self.give(&id, owners);
+            if moved {
+                self.publish();
             }
-        };
+            return self.ports.get(&id).map(PortRecord::wire).ok_or(Refusal::Full { limit: 0 });
+        }
+        let network = self.known_network(&request.spec.network)?.index;
         let taken: std::collections::BTreeSet<_> =
             self.ports.values().map(|p| usize::from(p.index.0)).collect();
         let index = (0..self.limit)
@@ -175,7 +267,7 @@ impl Registry {
             .and_then(|i| u16::try_from(i).ok())
             .map(PortIndex)
             .ok_or(Refusal::Full { limit: self.limit })?;
-        let worker = self.least_loaded();
+        let owners = pin.map_or_else(|| assign::place(self.burdens(), request.pairs), Owners::one);
 
         // The tables first: they know whether the addresses are free.
         let policy =
@@ -187,12 +279,16 @@ impl Registry {
             owner: request.owner,
             cgroups: request.spec.peer_cgroups.clone(),
             private_dir: self.private_dir.clone(),
+            token: Token(u32::from(index.0)),
         };
-        let wake = self.workers.get(worker).map(|w| Arc::clone(&w.wake));
-        let wake = wake.ok_or(Refusal::Full { limit: 0 })?;
-        let port = Port::open(config, wake, self.observer(&request.spec, worker))?;
-        let start = since(&self.tallies(), index, &Counters::ZERO);
-        let record = PortRecord { index, network, request, worker, start, port };
+        let wakes = self.crew.wakes();
+        let wake = |pair: usize| wakes.get(owners.of(pair).slot()).and_then(Option::as_ref);
+        let Some(first) = wake(0) else { return Err(Refusal::Full { limit: 0 }) };
+        let wake = |pair: usize| Arc::clone(wake(pair).unwrap_or(first));
+        let facts = Facts::new(request, owners);
+        let port = Port::open(config, wake, self.observer(&id, &facts))?;
+        let start = since(&self.crew.tallies(), index, &PortCounts::default());
+        let record = PortRecord { index, network, facts, start, port };
         let wire = record.wire();
         self.ports.insert(id.clone(), record);
         self.tables = tables;
@@ -226,21 +322,171 @@ impl Registry {
 
     /// Counters of all ports.
     pub fn port_stats(&self) -> Vec<v1::PortStats> {
-        let tallies = self.tallies();
-        self.ports
-            .iter()
-            .map(|(id, p)| convert::port_stats(id, &since(&tallies, p.index, &p.start)))
+        let tallies = self.crew.tallies();
+        let stats = |(id, p): (&String, &PortRecord)| {
+            convert::port_stats(id, &since(&tallies, p.index, &p.start), &p.facts.owners())
+        };
+        self.ports.iter().map(stats).collect()
+    }
+
+    /// Counters of the workers that run. `hz`: TSC ticks in a second.
+    pub fn worker_stats(&self, hz: u64) -> Vec<v1::WorkerStats> {
+        let burdens = self.burdens();
+        let queues = |index| burdens.get(&index).map_or(0, |burden| burden.queues);
+        self.crew
+            .counting()
+            .map(|(index, cpu, tally)| {
+                let worker = v1::Worker { index: index.0.into(), cpu: cpu.0.into() };
+                convert::worker_stats(worker, tally, queues(index), hz)
+            })
             .collect()
     }
 
-    fn tallies(&self) -> Vec<Arc<WorkerTally>> {
-        self.workers.iter().map(|w| Arc::clone(&w.tally)).collect()
+    /// The workers that run.
+    pub fn workers(&self) -> Vec<v1::Worker> {
+        let worker = |(index, cpu): (WorkerIndex, vrouter_dpdk::CpuId)| v1::Worker {
+            index: index.0.into(),
+            cpu: cpu.0.into(),
+        };
+        self.crew.running().into_iter().map(worker).collect()
     }
 
-    /// The worker that polls the fewest ports.
-    fn least_loaded(&self) -> usize {
-        let load = |worker: usize| self.ports.values().filter(|p| p.worker == worker).count();
-        (0..self.workers.len()).min_by_key(|&w| load(w)).unwrap_or(0)
+    fn known_worker(&self, wanted: u32) -> Result<WorkerIndex, Refusal> {
+        let running = self.crew.running();
+        let found = running.keys().find(|index| u32::from(index.0) == wanted);
+        found.copied().ok_or_else(|| {
+            let known: Vec<_> = running.keys().map(ToString::to_string).collect();
+            Refusal::UnknownWorker { worker: wanted, known: known.join(", ") }
+        })
+    }
+
+    /// Changes which CPUs have workers.
+    ///
+    /// New ones start first; then queues change hands, under load and without loss (see [`PortQueues::set_wake`]); those
+    /// that are not wanted end last, when nothing is theirs any more.
+    ///
+    /// [`PortQueues::set_wake`]: vrouter_vhost::queues::PortQueues::set_wake
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn set_workers(&mut self, cpus: &[u32]) -> Result<Vec<v1::Worker>, Refusal> {
+        let change = self.crew.plan(cpus)?;
+        let mut running = self.crew.running();
+        for (id, record) in &self.ports {
+            let pin = record.facts.with(|request, _| request.spec.worker);
+            let ends = |index: &&WorkerIndex| Some(u32::from(index.0)) == pin;
+            if let Some(worker) = change.end.iter().find(ends) {
+                let cpu = running.get(worker).map_or(0, |cpu| cpu.0);
+                return Err(Refusal::Pinned { port: id.clone(), worker: *worker, cpu });
+            }
+        }
+        self.crew.start(&change.start)?;
+        running.extend(&change.start);
+        running.retain(|index, _| !change.end.contains(index));
+
+        let (ids, mut ports): (Vec<_>, Vec<_>) = self.assigned().unzip();
+        assign::spread(&mut ports, &running.keys().copied().collect::<Vec<_>>());
+        for (id, port) in ids.iter().zip(&ports) {
+            self.give(id, port.owners);
+        }
+        self.publish();
+        self.crew.end(&change.end);
+        let workers = self.workers();
+        if !change.start.is_empty() || !change.end.is_empty() {
+            self.tell(event::Event::WorkersChanged(v1::WorkersChanged {
+                workers: workers.clone(),
+            }));
+        }
+        Ok(workers)
+    }
+
+    /// Ends every worker, at the end of the process.
+    pub fn dismiss(&mut self) {
+        let all: Vec<_> = self.crew.running().into_keys().collect();
+        self.crew.end(&all);
+    }
+
+    /// Looks at what the workers have had to do since the last look, and moves at most one queue if one of them has far
+    /// more to do than another. `now`: TSC ticks.
+    pub fn balance(&mut self, now: u64) {
+        self.bury();
+        let interval = now.saturating_sub(std::mem::replace(&mut self.looked, now));
+        let busy = self.crew.counting().map(|(index, _, tally)| (index, tally.busy_ticks.get()));
+        let busy: BTreeMap<_, _> = busy.collect();
+        let tallies = self.crew.tallies();
+        let mut queues = Vec::new();
+        for record in self.ports.values() {
+            let (pinned, owners) =
+                record.facts.with(|request, owners| (request.spec.worker.is_some(), *owners));
+            if pinned {
+                continue;
+            }
+            let counts = since(&tallies, record.index, &PortCounts::default());
+            let used = counts.queues.iter().enumerate().filter(|(_, queue)| queue.ticks > 0);
+            queues.extend(used.map(|(pair, queue)| QueueLoad {
+                queue: QueueKey { port: record.index, pair },
+                owner: owners.of(pair),
+                ticks: queue.ticks,
+            }));
+        }
+        let Some(moved) = self.balancer.look(&busy, &queues, interval) else { return };
+        if self.assignment != Assignment::Load {
+            return;
+        }
+        let id = self.ports.iter().find(|(_, record)| record.index == moved.queue.port);
+        let Some((id, mut owners)) = id.map(|(id, r)| (id.clone(), r.facts.owners())) else {
+            return;
+        };
+        owners.set(moved.queue.pair, moved.to);
+        let (pair, from, to) = (moved.queue.pair, moved.from.0, moved.to.0);
+        tracing::info!(port = id, pair, from, to, "a queue goes to a worker with less to do");
+        self.give(&id, owners);
+        self.publish();
+    }
+
+    /// What each running worker has already.
+    fn burdens(&self) -> BTreeMap<WorkerIndex, Burden> {
+        let busy = |index| match self.assignment {
+            Assignment::Load => self.balancer.tenths(index),
+            Assignment::RoundRobin => 0,
+        };
+        let fresh = |index| (index, Burden { busy: busy(index), queues: 0 });
+        let mut burdens: BTreeMap<_, _> = self.crew.running().into_keys().map(fresh).collect();
+        for (_, port) in self.assigned() {
+            for (_, owner) in port.owners.iter().take(port.pairs) {
+                burdens.entry(owner).and_modify(|burden| burden.queues += 1);
+            }
+        }
+        burdens
+    }
+
+    fn assigned(&self) -> impl Iterator<Item = (String, Assigned)> + '_ {
+        self.ports.iter().map(|(id, record)| {
+            let assigned = record.facts.with(|request, owners| Assigned {
+                owners: *owners,
+                pairs: request.pairs,
+                pinned: request.spec.worker.is_some(),
+            });
+            (id.clone(), assigned)
+        })
+    }
+
+    /// Lets the kicks of a port's queues wake their new owners; the workers learn of it with the next snapshot. Says
+    /// whether anything changed.
+    fn give(&self, id: &str, owners: Owners) -> bool {
+        let Some(record) = self.ports.get(id) else { return false };
+        let before = record.facts.with(|_, mine| std::mem::replace(mine, owners));
+        if before == owners {
+            return false;
+        }
+        for pair in (0..QUEUE_PAIRS).filter(|&pair| before.of(pair) != owners.of(pair)) {
+            let Some(wake) = self.crew.wake(owners.of(pair)) else { continue };
+            if let Err(error) = record.port.queues().set_wake(pair, wake) {
+                tracing::warn!(port = id, pair, %error, "a worker can't watch a pod's kicks");
+            }
+        }
+        self.tell(event::Event::PortChanged(record.wire()));
+        true
     }
 
     fn policy(&self, more: Option<PortPolicy>) -> Policy {
@@ -251,11 +497,13 @@ impl Registry {
             gateway_mac: n.request.gateway_mac,
             mtu: n.request.mtu,
         });
-        let ports = self.ports.values().map(|p| PortPolicy {
-            index: p.index,
-            network: p.network,
-            mac: p.request.mac,
-            ipv4: p.request.ipv4,
+        let ports = self.ports.values().map(|p| {
+            p.facts.with(|request, _| PortPolicy {
+                index: p.index,
+                network: p.network,
+                mac: request.mac,
+                ipv4: request.ipv4,
+            })
         });
         Policy { networks: networks.collect(), ports: ports.chain(more).collect() }
     }
@@ -265,30 +513,42 @@ impl Registry {
         Ok(())
     }
 
-    /// Hands the workers the new state. Those asleep are woken, so that they look at it.
-    fn publish(&self) {
-        let ports = self.ports.values().map(|p| DataPort {
-            index: p.index,
-            queues: Arc::clone(p.port.queues()),
-            worker: p.worker,
-        });
-        let plane = Dataplane::new(self.tables.clone(), ports, self.workers.len());
-        self.slot.store(Arc::new(plane));
-        for worker in &self.workers {
-            worker.wake.wake();
-        }
+    /// Hands the workers new tables. Those asleep find them when they wake.
+    fn publish_tables(&mut self) {
+        let layout = Arc::clone(&self.slot.load().layout);
+        self.replace(Dataplane { tables: self.tables.clone(), layout });
     }
 
-    fn observer(&self, spec: &v1::PortSpec, worker: usize) -> Observer {
+    fn replace(&mut self, plane: Dataplane) {
+        self.retired.push(self.slot.swap(Arc::new(plane)));
+        self.bury();
+    }
+
+    /// Frees the snapshots that no worker has any more. The workers never do: a million routes take their time.
+    fn bury(&mut self) {
+        self.retired.retain(|plane| Arc::strong_count(plane) > 1);
+    }
+
+    /// Hands the workers the new state. Those asleep are woken, so that they look at it.
+    fn publish(&mut self) {
+        let ports = self.ports.values().map(|p| {
+            let port = DataPort { index: p.index, queues: Arc::clone(p.port.queues()) };
+            (port, p.facts.owners())
+        });
+        let layout = Arc::new(Layout::new(ports, self.crew.wakes()));
+        let tables = self.tables.clone();
+        self.replace(Dataplane { tables, layout: Arc::clone(&layout) });
+        layout.nudge_all();
+    }
+
+    fn observer(&self, id: &str, facts: &Facts) -> Observer {
         let events = self.events.clone();
-        let spec = spec.clone();
+        let (id, facts) = (id.to_owned(), facts.clone());
         Box::new(move |event| {
             let event = match event {
-                PortEvent::Changed(status) => {
-                    event::Event::PortChanged(convert::port(spec.clone(), &status, worker))
-                }
+                PortEvent::Changed(status) => event::Event::PortChanged(facts.wire(&status)),
                 PortEvent::Refused { pid, why } => event::Event::PeerRefused(v1::PeerRefused {
-                    port: spec.id.clone(),
+                    port: id.clone(),
                     pid: u32::try_from(pid).unwrap_or(0),
                     why,
                 }),
@@ -301,6 +561,9 @@ impl Registry {
 
 impl PortRecord {
     fn wire(&self) -> v1::Port {
-        convert::port(self.request.spec.clone(), &self.port.status(), self.worker)
+        self.facts.wire(&self.port.status())
     }
 }
+
+#[cfg(test)]
+mod tests;

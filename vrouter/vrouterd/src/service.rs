@@ -10,11 +10,10 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use vrouter_api::v1;
 use vrouter_api::v1::v_router_server::VRouter;
-use vrouter_core::DropReason;
 
-use crate::convert::{self, NetworkRequest, PortRequest};
+use crate::convert::{NetworkRequest, PortRequest};
 use crate::registry::Registry;
-use crate::worker::Worker;
+use crate::routes;
 
 /// A control request that takes longer than this is reported: the NRI plugin gives up after a second.
 const SLOW: Duration = Duration::from_millis(250);
@@ -24,20 +23,14 @@ type Answer<T> = Result<Response<T>, Status>;
 /// Serves one vRouter.
 pub struct Service {
     registry: Arc<Mutex<Registry>>,
-    workers: Arc<Vec<Worker>>,
     info: v1::Info,
     ticks_per_second: u64,
 }
 
 impl Service {
-    /// `info` says what does not change.
-    pub fn new(
-        registry: Arc<Mutex<Registry>>,
-        workers: Arc<Vec<Worker>>,
-        info: v1::Info,
-        ticks_per_second: u64,
-    ) -> Self {
-        Self { registry, workers, info, ticks_per_second }
+    /// `info` says what does not change; workers do.
+    pub fn new(registry: Arc<Mutex<Registry>>, info: v1::Info, ticks_per_second: u64) -> Self {
+        Self { registry, info, ticks_per_second }
     }
 
     /// Runs `work` where it may block: opening and closing ports waits for their threads.
@@ -67,31 +60,22 @@ impl Service {
         .await
         .map_err(|e| Status::internal(format!("the request failed inside the vRouter: {e}")))
     }
-
-    fn worker_stats(&self, index: usize, worker: &Worker) -> v1::WorkerStats {
-        let tally = &worker.tally;
-        let ticks = u128::from(tally.busy_ticks.get());
-        let busy_ns = ticks * 1_000_000_000 / u128::from(self.ticks_per_second.max(1));
-        let drops = DropReason::ALL.into_iter().zip(tally.drops.iter().map(|d| d.get()));
-        v1::WorkerStats {
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            cpu: u32::from(worker.cpu.0),
-            packets: tally.packets.get(),
-            bursts: tally.bursts.get(),
-            sleeps: tally.sleeps.get(),
-            busy_ns: u64::try_from(busy_ns).unwrap_or(u64::MAX),
-            forwarded: tally.forwarded.get(),
-            replied: tally.replied.get(),
-            originated: tally.originated.get(),
-            drops: convert::drops(drops.filter(|(_, n)| *n > 0)),
-        }
-    }
 }
 
 #[tonic::async_trait]
 impl VRouter for Service {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::Info> {
-        Ok(Response::new(self.info.clone()))
+        let workers = self.with_registry(|r| r.workers()).await?;
+        Ok(Response::new(v1::Info { workers, ..self.info.clone() }))
+    }
+
+    async fn set_workers(
+        &self,
+        request: Request<v1::SetWorkersRequest>,
+    ) -> Answer<v1::SetWorkersResponse> {
+        let cpus = request.into_inner().cpus;
+        let workers = self.with_registry(move |r| r.set_workers(&cpus)).await??;
+        Ok(Response::new(v1::SetWorkersResponse { workers }))
     }
 
     async fn create_network(&self, request: Request<v1::Network>) -> Answer<v1::Network> {
@@ -115,6 +99,36 @@ impl VRouter for Service {
     ) -> Answer<v1::ListNetworksResponse> {
         let networks = self.with_registry(|r| r.networks()).await?;
         Ok(Response::new(v1::ListNetworksResponse { networks }))
+    }
+
+    async fn change_routes(
+        &self,
+        request: Request<v1::ChangeRoutesRequest>,
+    ) -> Answer<v1::ChangeRoutesResponse> {
+        let request = request.into_inner();
+        // Many are read where it may take a while, and before anything is locked.
+        let wanted = tokio::task::spawn_blocking(move || {
+            routes::read(&request).map(|changes| (request.network, changes))
+        });
+        let (network, changes) = wanted
+            .await
+            .map_err(|e| Status::internal(format!("the routes were not read: {e}")))??;
+        let changed = self.with_registry(move |r| r.change_routes(&network, &changes)).await??;
+        let routes = u64::try_from(changed).unwrap_or(u64::MAX);
+        Ok(Response::new(v1::ChangeRoutesResponse { routes }))
+    }
+
+    async fn list_routes(
+        &self,
+        request: Request<v1::ListRoutesRequest>,
+    ) -> Answer<v1::ListRoutesResponse> {
+        let v1::ListRoutesRequest { network, after, limit } = request.into_inner();
+        let after = routes::after(&after)?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let limit = if limit == 0 { routes::PAGE } else { limit.min(routes::PAGE) };
+        let page = self.with_registry(move |r| r.routes(&network, after, limit)).await?;
+        let (routes, more) = page?;
+        Ok(Response::new(v1::ListRoutesResponse { routes, more }))
     }
 
     async fn create_port(&self, request: Request<v1::PortSpec>) -> Answer<v1::Port> {
@@ -143,9 +157,10 @@ impl VRouter for Service {
     }
 
     async fn get_stats(&self, _: Request<v1::GetStatsRequest>) -> Answer<v1::Stats> {
-        let ports = self.with_registry(|r| r.port_stats()).await?;
-        let workers = self.workers.iter().enumerate().map(|(i, w)| self.worker_stats(i, w));
-        Ok(Response::new(v1::Stats { ports, workers: workers.collect() }))
+        let hz = self.ticks_per_second;
+        let counted = self.with_registry(move |r| (r.port_stats(), r.worker_stats(hz))).await?;
+        let (ports, workers) = counted;
+        Ok(Response::new(v1::Stats { ports, workers, ticks_per_second: hz }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

@@ -9,12 +9,28 @@ use std::time::Duration;
 use arc_swap::Cache;
 use vrouter_core::Timestamp;
 use vrouter_dpdk::{CpuId, Eal, Pool, pin_current_thread, tsc};
-use vrouter_vhost::queue::TxBurst;
-use vrouter_vhost::wake::Wake;
+use vrouter_vhost::queue::{TxBurst, TxLease};
+use vrouter_vhost::wake::{Token, Wake};
 
+use crate::assign::WorkerIndex;
 use crate::counters::WorkerTally;
-use crate::dataplane::{Dataplane, Slot};
+use crate::dataplane::{Dataplane, Layout, Polled, Slot};
 use crate::forward::Pipeline;
+use crate::rota::{Ports, Rota};
+
+/// How long a worker looks at a port without packets before it asks the pod to kick and looks no more. Pods that send more
+/// often than this never have to kick a worker that is awake.
+const PATIENCE: Duration = Duration::from_micros(500);
+
+/// How often a worker that is awake asks the kernel for kicks, with packets and without: how long the first packet of a
+/// quiet port may have to wait. A question costs some 300 ns, so the first is about one hundredth of a busy worker's time,
+/// however many quiet ports there are.
+const KICKS_BUSY: Duration = Duration::from_micros(25);
+const KICKS_IDLE: Duration = Duration::from_micros(2);
+
+/// One burst in this many is timed from taking it to giving it away. A prime, or two ports that send in turn would have
+/// all samples from one of them.
+const SAMPLED: u32 = 1021;
 
 /// How a worker behaves.
 #[derive(Clone, Copy, Debug)]
@@ -29,29 +45,28 @@ pub struct Pace {
 pub struct Worker {
     /// CPU it is pinned to.
     pub cpu: CpuId,
-    /// What it counts.
-    pub tally: Arc<WorkerTally>,
     /// Wakes it.
     pub wake: Arc<Wake>,
+    stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
 /// What a worker is made of.
 pub struct Plan {
-    /// Its number, from 0.
-    pub index: usize,
+    /// Its number.
+    pub index: WorkerIndex,
     /// Where it runs.
     pub cpu: CpuId,
     /// How it behaves.
     pub pace: Pace,
-    /// Ports to count for.
+    /// Ports there can be.
     pub ports: usize,
+    /// What it counts; nobody else does.
+    pub tally: Arc<WorkerTally>,
     /// Buffers for packets made here.
     pub pool: Pool,
     /// Where the snapshot is.
     pub slot: Slot,
-    /// Set when the daemon ends.
-    pub stop: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -61,15 +76,10 @@ impl Worker {
     /// No thread or descriptor left, the CPU can't be used, or DPDK has no lcore id left.
     pub fn start(eal: &Arc<Eal>, plan: Plan) -> io::Result<Self> {
         let wake = Arc::new(Wake::new()?);
-        let tally = Arc::new(WorkerTally::new(plan.ports));
+        let stop = Arc::new(AtomicBool::new(false));
         let cpu = plan.cpu;
         let (started, report) = std::sync::mpsc::channel();
-        let run = Run {
-            wake: Arc::clone(&wake),
-            tally: Arc::clone(&tally),
-            ticks_per_second: eal.tsc_hz(),
-            idle: TxBurst::new(),
-        };
+        let (its_wake, its_stop) = (Arc::clone(&wake), Arc::clone(&stop));
         let eal = Arc::clone(eal);
         let thread =
             thread::Builder::new().name(format!("worker-{}", plan.index)).spawn(move || {
@@ -84,18 +94,19 @@ impl Worker {
                     }
                 };
                 let _ = started.send(Ok(()));
-                run.run(plan);
+                Run::new(&eal, its_wake, &plan).run(plan.slot, &its_stop);
                 drop(registered);
             })?;
         match report.recv() {
-            Ok(Ok(())) => Ok(Self { cpu, tally, wake, thread }),
+            Ok(Ok(())) => Ok(Self { cpu, wake, stop, thread }),
             Ok(Err(why)) => Err(io::Error::other(why)),
             Err(_) => Err(io::Error::other("the worker ended at once")),
         }
     }
 
-    /// Waits for the end of the thread; the stop flag must be set before.
-    pub fn join(self) {
+    /// Ends the thread and waits for that. What it still polls is polled no more.
+    pub fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
         self.wake.wake();
         if self.thread.join().is_err() {
             tracing::error!("a worker had panicked");
@@ -106,93 +117,270 @@ impl Worker {
 /// What the thread itself holds.
 struct Run {
     wake: Arc<Wake>,
-    tally: Arc<WorkerTally>,
-    ticks_per_second: u64,
-    /// For looking at queues before and after a sleep.
-    idle: TxBurst,
+    me: WorkerIndex,
+    pace: Pace,
+    work: Work,
+    kicks: Kicks,
 }
 
-impl Run {
-    fn ticks(&self, time: Duration) -> u64 {
+/// From TSC ticks to time and back.
+#[derive(Clone, Copy)]
+struct Clock {
+    ticks_per_second: u64,
+    /// In units of 2^-32.
+    ns_per_tick: u64,
+}
+
+impl Clock {
+    fn ticks(self, time: Duration) -> u64 {
         let ticks = u128::from(self.ticks_per_second) * time.as_nanos() / 1_000_000_000;
         u64::try_from(ticks).unwrap_or(u64::MAX)
     }
 
-    fn time(&self, ticks: u64) -> Timestamp {
-        let ns = u128::from(ticks) * 1_000_000_000 / u128::from(self.ticks_per_second.max(1));
-        Timestamp::from_nanoseconds(u64::try_from(ns).unwrap_or(u64::MAX))
+    /// Without a division: it is asked for in every round.
+    #[inline]
+    fn nanoseconds(self, ticks: u64) -> u64 {
+        let ns = (u128::from(ticks) * u128::from(self.ns_per_tick)) >> 32;
+        u64::try_from(ns).unwrap_or(u64::MAX)
+    }
+}
+
+impl Run {
+    fn new(eal: &Eal, wake: Arc<Wake>, plan: &Plan) -> Self {
+        let hz = eal.tsc_hz().max(1);
+        let work = Work {
+            pipeline: Pipeline::new(plan.pool.clone(), plan.ports),
+            tally: Arc::clone(&plan.tally),
+            clock: Clock { ticks_per_second: hz, ns_per_tick: (1_000_000_000 << 32) / hz },
+            until_sample: SAMPLED,
+        };
+        Self { wake, me: plan.index, pace: plan.pace, work, kicks: Kicks::new() }
     }
 
-    fn run(mut self, plan: Plan) {
-        let spin = self.ticks(plan.pace.spin);
-        let mut pipeline = Pipeline::new(plan.pool, plan.ports);
-        let mut cache = Cache::new(plan.slot);
+    fn run(mut self, slot: Slot, stop: &AtomicBool) {
+        let clock = self.work.clock;
+        let spin = clock.ticks(self.pace.spin);
+        let (busy, idle) = (clock.ticks(KICKS_BUSY), clock.ticks(KICKS_IDLE));
+        let mut cache = Cache::new(slot);
+        let mut plane = Arc::clone(cache.load());
+        let mut rota = Rota::new(clock.ticks(PATIENCE));
+        self.begin(&Layout::default(), &plane.layout, &mut rota);
         let mut last = tsc();
-        let mut idle_since = last;
-        while !plan.stop.load(Ordering::Relaxed) {
-            let plane = cache.load();
-            let now = self.time(last);
-            let mut moved = 0;
-            for port in plane.polled(plan.index) {
-                let mut pairs = port.queues.sending();
-                while pairs != 0 {
-                    let pair = pairs.trailing_zeros() as usize;
-                    pairs &= pairs - 1;
-                    moved += pipeline.run(plane, port, pair, now, &self.tally);
+        let (mut idle_since, mut listened) = (last, last);
+        while !stop.load(Ordering::Relaxed) {
+            let newest = cache.load();
+            if !Arc::ptr_eq(newest, &plane) {
+                let old = std::mem::replace(&mut plane, Arc::clone(newest));
+                if !Arc::ptr_eq(&old.layout, &plane.layout) {
+                    self.finish(&old.layout, &plane.layout);
+                    self.begin(&old.layout, &plane.layout, &mut rota);
                 }
             }
-            let after = tsc();
+            let mut round = self.round(&plane, last);
+            let moved = rota.round(last, &mut round);
+            let done = round.done;
             if moved > 0 {
-                self.tally.busy_ticks.add(after - last);
-                idle_since = after;
-            } else if after - idle_since >= spin {
-                self.sleep(plane, plan.index, plan.pace.sleep);
-                idle_since = tsc();
-                last = idle_since;
+                // The last burst has just been timed. What was idle polling since counts for the next round.
+                self.work.tally.busy_ticks.add(done - last);
+                (last, idle_since) = (done, done);
+            } else {
+                last = tsc();
+            }
+            if rota.has_quiet() && last - listened >= if moved > 0 { busy } else { idle } {
+                listened = last;
+                if self.listen(Duration::ZERO, &plane.layout, &mut rota, last) {
+                    continue;
+                }
+            }
+            if last - idle_since >= spin {
+                if rota.ask_all(&mut self.round(&plane, last)) {
+                    self.work.tally.sleeps.add(1);
+                    self.listen(self.pace.sleep, &plane.layout, &mut rota, last);
+                }
+                last = tsc();
+                (idle_since, listened) = (last, last);
+            }
+        }
+        let newest = cache.load();
+        self.finish(&plane.layout, &newest.layout);
+    }
+
+    /// A round that begins at `now` ticks.
+    #[inline]
+    fn round<'a>(&'a mut self, plane: &'a Dataplane, now: u64) -> Round<'a> {
+        let time = Timestamp::from_nanoseconds(self.work.clock.nanoseconds(now));
+        let polled = plane.layout.polled(self.me);
+        Round { work: &mut self.work, kicks: &mut self.kicks, plane, polled, now: time, done: now }
+    }
+
+    /// Begins with a new layout.
+    fn begin(&mut self, old: &Layout, new: &Layout, rota: &mut Rota) {
+        let ports = new.polled(self.me);
+        rota.restart(ports.iter().map(|p| old.place(self.me, usize::from(p.port.index.0))));
+        self.kicks.restart(ports.len());
+    }
+
+    /// Has done with a layout.
+    ///
+    /// Some of its queues may be another worker's by now, who may have asked their pods to kick before this worker takes
+    /// that back here. So that nobody sleeps on kicks that do not come, everybody is told to ask again.
+    fn finish(&mut self, old: &Layout, new: &Layout) {
+        self.kicks.take_back(old.polled(self.me));
+        new.doubt_all_but(self.me);
+    }
+
+    /// Waits for kicks and for the control side, `limit` at most; who kicked is looked at from the next round on. Says
+    /// whether it heard anything: then there may be a new snapshot, or it is time to end, and nothing will say so again.
+    fn listen(&mut self, limit: Duration, layout: &Layout, rota: &mut Rota, now: u64) -> bool {
+        match self.wake.wait(limit) {
+            Ok(woken) => {
+                if woken.control {
+                    rota.doubt();
+                }
+                for Token(port) in woken.ports() {
+                    if let Some(place) = layout.place(self.me, *port as usize) {
+                        rota.kicked(place, now);
+                    }
+                }
+                woken.anything
+            }
+            Err(error) => {
+                // Polling all is the safe answer; it costs CPU, not packets.
+                rota.doubt();
+                tracing::error!(%error, "a worker can't listen to kicks");
+                true
+            }
+        }
+    }
+}
+
+/// What it takes to move packets.
+struct Work {
+    pipeline: Pipeline,
+    tally: Arc<WorkerTally>,
+    clock: Clock,
+    /// Bursts until the next one that is timed.
+    until_sample: u32,
+}
+
+/// One round over the worker's ports.
+struct Round<'a> {
+    work: &'a mut Work,
+    kicks: &'a mut Kicks,
+    plane: &'a Dataplane,
+    polled: &'a [Polled],
+    /// When it began.
+    now: Timestamp,
+    /// When the last burst was done with, or the round began; the next one's time is counted from there.
+    done: u64,
+}
+
+impl Ports for Round<'_> {
+    /// Takes one burst from each of a port's queues that are ours.
+    #[inline]
+    fn look(&mut self, place: usize) -> usize {
+        let Some(polled) = self.polled.get(place) else { return 0 };
+        let work = &mut *self.work;
+        let mut moved = 0;
+        let mut pairs = polled.sending();
+        while pairs != 0 {
+            let pair = pairs.trailing_zeros() as usize;
+            pairs &= pairs - 1;
+            let begun = if work.until_sample == 0 { tsc() } else { 0 };
+            let taken = work.pipeline.run(self.plane, &polled.port, pair, self.now, &work.tally);
+            if taken == 0 {
                 continue;
             }
-            last = after;
+            moved += taken;
+            let done = tsc();
+            if let Some(port) = work.tally.port(polled.port.index) {
+                port.burst(pair, taken, done - self.done);
+                if begun != 0 {
+                    port.sample(work.clock.nanoseconds(done - begun));
+                    work.until_sample = SAMPLED;
+                }
+            }
+            work.until_sample = work.until_sample.saturating_sub(1);
+            self.done = done;
+        }
+        if moved != 0 {
+            self.kicks.not_needed(polled, place);
+        }
+        moved
+    }
+
+    fn ask(&mut self, place: usize) -> bool {
+        self.polled.get(place).is_none_or(|polled| self.kicks.ask(polled, place))
+    }
+}
+
+/// Which pods may have been asked to kick.
+///
+/// A pod stays asked until it sends. Between two looks of the worker a pod that was asked can't send without kicking, and
+/// the kick stays pending until the worker listens. What could take the request back unseen is its queue being set up
+/// anew, after which the worker is woken to look at the port, and another worker that polled it before, see
+/// [`Run::finish`].
+struct Kicks {
+    /// By place in the worker's list.
+    asked: Vec<bool>,
+    burst: TxBurst,
+}
+
+impl Kicks {
+    fn new() -> Self {
+        Self { asked: Vec::new(), burst: TxBurst::new() }
+    }
+
+    fn restart(&mut self, ports: usize) {
+        self.asked.clear();
+        self.asked.resize(ports, false);
+    }
+
+    /// Asks a pod; `false` when it has sent meanwhile, or one of its queues is being changed right now.
+    fn ask(&mut self, polled: &Polled, place: usize) -> bool {
+        if let Some(asked) = self.asked.get_mut(place) {
+            *asked = true;
+        }
+        each(polled, &mut self.burst, |lease| lease.arm())
+    }
+
+    /// A pod sends, and the worker looks anyway.
+    #[inline]
+    fn not_needed(&mut self, polled: &Polled, place: usize) {
+        if let Some(asked) = self.asked.get_mut(place)
+            && *asked
+        {
+            *asked = false;
+            each(polled, &mut self.burst, disarm);
         }
     }
 
-    /// Sleeps until a pod kicks, the control side wakes us, or the limit passes. Returns at once when packets came
-    /// in while it was asking the pods to kick.
-    fn sleep(&mut self, plane: &Dataplane, me: usize, limit: Duration) {
-        if self.arm(plane, me) {
-            self.tally.sleeps.add(1);
-            if let Err(error) = self.wake.wait(limit) {
-                // Polling on is the safe answer; it costs CPU, not packets.
-                tracing::error!(%error, "a worker can't sleep");
+    /// All of them: the worker has done with these ports.
+    fn take_back(&mut self, polled: &[Polled]) {
+        for (polled, asked) in polled.iter().zip(&mut self.asked) {
+            if std::mem::take(asked) {
+                each(polled, &mut self.burst, disarm);
             }
         }
-        for port in plane.polled(me) {
-            self.each(port, |lease| {
-                lease.disarm();
-                true
-            });
-        }
     }
+}
 
-    fn arm(&mut self, plane: &Dataplane, me: usize) -> bool {
-        plane.polled(me).iter().all(|port| self.each(port, |lease| lease.arm()))
-    }
+fn disarm(lease: &TxLease<'_>) -> bool {
+    lease.disarm();
+    true
+}
 
-    /// Looks at every sending queue of a port; `false` when one says so or is being changed right now.
-    fn each(
-        &mut self,
-        port: &crate::dataplane::DataPort,
-        look: impl Fn(&vrouter_vhost::queue::TxLease<'_>) -> bool,
-    ) -> bool {
-        let mut all = true;
-        let mut pairs = port.queues.sending();
-        while pairs != 0 {
-            let queue = port.queues.tx(pairs.trailing_zeros() as usize);
-            pairs &= pairs - 1;
-            all &= match queue.lease_tx(&mut self.idle) {
-                Some(lease) => look(&lease),
-                None => !queue.is_running(),
-            };
-        }
-        all
+/// Looks at every sending queue of ours; `false` when one says so or is being changed right now.
+fn each(polled: &Polled, burst: &mut TxBurst, look: impl Fn(&TxLease<'_>) -> bool) -> bool {
+    let mut all = true;
+    let mut pairs = polled.sending();
+    while pairs != 0 {
+        let queue = polled.port.queues.tx(pairs.trailing_zeros() as usize);
+        pairs &= pairs - 1;
+        all &= match queue.lease_tx(burst) {
+            Some(lease) => look(&lease),
+            None => !queue.is_running(),
+        };
     }
+    all
 }

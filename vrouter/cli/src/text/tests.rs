@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use vrouter_api::v1;
 
-use super::{drops, event, info, networks, ports, rates, scaled, stats};
+use super::{drops, event, info, networks, p99, ports, rates, scaled, stats, workers};
 use crate::view::tests::{stats as sample, wire_port};
-use crate::view::{self, Event, Info, Rates};
+use crate::view::{self, Event, Info, Latency, Rates, Worker};
 
 #[test]
 fn ports_table() {
@@ -36,6 +36,7 @@ fn networks_table() {
         gateway: "10.66.0.1".into(),
         mtu: 1500,
         gateway_mac: "02:00:00:00:00:01".into(),
+        ..Default::default()
     };
     assert_eq!(
         networks(&view::networks(vec![network])),
@@ -66,14 +67,15 @@ fn stats_and_drops_tables() {
     assert_eq!(
         stats(&sample()),
         "\
-POD            INTERFACE  NETWORK  RX PACKETS  RX BYTES  TX PACKETS  TX BYTES  DROPS
-default/red-b  net0       red             100      6400          50      3200      6
-unknown        -          -                 7       448           3       224      0
+POD            INTERFACE  NETWORK  RX PACKETS  RX BYTES  TX PACKETS  TX BYTES  DROPS  CYCLES     P99     FULL
+default/red-b  net0       red             100      6400          50      3200      6    50.0  512 ns  0.012 s
+unknown        -          -                 7       448           3       224      0    50.0  512 ns  0.012 s
 
-WORKER  CPU  PACKETS  BURSTS  SLEEPS     BUSY  FORWARDED  REPLIED  ORIGINATED  DROPS
-     0    1      107       9       2  1.234 s         90       10           1      5
+WORKER  CPU  QUEUES  PACKETS  BURSTS  SLEEPS     BUSY  CYCLES  P99  FORWARDED  REPLIED  ORIGINATED  DROPS
+     0    1       3      107       9       2  1.234 s   100.0    -         90       10           1      5
 "
     );
+    assert_eq!(workers(&sample().workers()), "WORKER  CPU  QUEUES\n     0    1       3\n");
     assert_eq!(
         drops(&sample().drops()),
         "\
@@ -92,15 +94,18 @@ fn rates_table() {
     let (before, mut after) = (sample(), sample());
     after.ports[0].rx_packets += 1_000_000;
     after.ports[0].rx_bytes += 64_000_000;
+    after.ports[0].busy_ticks += 64_000_000;
+    after.ports[0].burst_sizes[5] += 31_250;
+    after.ports[0].ring_full_ns += 50_000_000;
     after.workers[0].busy_ns += 990_000_000;
     let text = rates(&Rates::new(&before, &after, Duration::from_secs(1)));
     assert!(
         text.contains(
-            "default/red-b  net0       red      1000000   512.00M       0         0        0\n"
+            "default/red-b  net0       red      1000000   512.00M       0         0        0    64.0   32.0    5%\n"
         ),
         "{text}"
     );
-    assert!(text.contains("0    1    0         0   99%        0\n"), "{text}");
+    assert!(text.contains("0    1    0         0   99%       -      -        0\n"), "{text}");
 }
 
 #[test]
@@ -111,6 +116,10 @@ fn event_lines() {
         (
             Event::PortAdded { port: Box::new(wire_port("a/0/net0", "red-a").into()) },
             "port default/red-a net0 added: up, red 10.66.0.2, queues 1/2\n",
+        ),
+        (
+            Event::WorkersChanged { workers: vec![Worker { index: 1, cpu: 3 }] },
+            "workers now: 1 on CPU 3\n",
         ),
         (
             Event::PeerRefused { id: "a/0/net0".into(), pid: 9, why: "\u{1b}[31mno".into() },
@@ -132,5 +141,18 @@ fn scaled_numbers() {
         (u64::MAX, "18446744.07T"),
     ] {
         assert_eq!(scaled(value), text);
+    }
+}
+
+#[test]
+fn percentiles_are_readable() {
+    for (latency, text) in [
+        (vec![], ""),
+        (vec![1, 0], "128 ns"),
+        (vec![0, 0, 0, 1, 0], "1 us"),
+        (vec![0; 14].into_iter().chain([1, 0]).collect(), "2097 us"),
+        (vec![0, 1], "long"),
+    ] {
+        assert_eq!(p99(&Latency(latency)), text);
     }
 }

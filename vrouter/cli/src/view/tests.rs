@@ -19,6 +19,7 @@ pub(crate) fn wire_port(id: &str, pod: &str) -> v1::Port {
             pod_namespace: "default".into(),
             pod_name: pod.into(),
             interface: "net0".into(),
+            worker: Some(0),
         }),
         state: v1::PortState::Up.into(),
         reason: String::new(),
@@ -28,6 +29,8 @@ pub(crate) fn wire_port(id: &str, pod: &str) -> v1::Port {
         memory_bytes: 1 << 29,
         peer_pid: 4711,
         worker: 0,
+        workers: vec![0, 0],
+        numa_node: -1,
     }
 }
 
@@ -39,6 +42,13 @@ pub(crate) fn stats() -> Stats {
         tx_packets: rx / 2,
         tx_bytes: rx * 32,
         drops: drops.iter().map(|(reason, packets)| drop(reason, *packets)).collect(),
+        burst_sizes: vec![rx, 0, 0, 0, 0, 0],
+        busy_ticks: rx * 50,
+        cycles_per_packet: 50.0,
+        ring_full_ns: 12_000_000,
+        latency: vec![0, 0, rx, 0],
+        numa_crossings: 1,
+        queues: vec![v1::QueueStats { pair: 0, worker: 0, rx_packets: rx, busy_ticks: rx * 50 }],
     };
     let wire = v1::Stats {
         ports: vec![
@@ -56,7 +66,13 @@ pub(crate) fn stats() -> Stats {
             replied: 10,
             originated: 1,
             drops: vec![drop("ttl_exceeded", 5)],
+            busy_ticks: 10_700,
+            cycles_per_packet: 100.0,
+            burst_sizes: vec![9, 0, 0, 0, 0, 0],
+            latency: Vec::new(),
+            queues: 3,
         }],
+        ticks_per_second: 2_600_000_000,
     };
     let mut stats = Stats::new(wire, &ports(vec![wire_port("b/0/net0", "red-b")]));
     // Known owners first, for the sake of the tests that index.
@@ -78,7 +94,8 @@ fn a_port_as_documented() {
             "namespace": "default", "pod": "red-a", "interface": "net0", "network": "red",
             "ip": "10.66.0.2", "mac": "02:2a:0a:42:00:02", "mode": "pod", "state": "up", "reason": null,
             "queue_pairs": 2, "active_queue_pairs": 1, "features": "0x130008000", "memory_regions": 1,
-            "memory_bytes": 536_870_912, "peer_pid": 4711, "worker": 0,
+            "memory_bytes": 536_870_912, "peer_pid": 4711, "worker": 0, "workers": [0, 0], "pinned_worker": 0,
+            "numa_node": null,
             "socket_path": "/run/ringway/pods/0123456789abcdef/0/net0.sock", "peer_cgroups": ["/pods/a"],
         })
     );
@@ -140,10 +157,22 @@ fn stats_know_their_owners_and_add_up_reasons() {
             "id": "b/0/net0", "namespace": "default", "pod": "red-b", "interface": "net0", "network": "red",
             "rx_packets": 100, "rx_bytes": 6400, "tx_packets": 50, "tx_bytes": 3200,
             "drops": {"no_route": 1, "ttl_exceeded": 5},
+            "busy_ticks": 5000, "cycles_per_packet": 50.0, "ring_full_ns": 12_000_000, "numa_crossings": 1,
+            "burst_sizes": [100, 0, 0, 0, 0, 0],
+            "latency": [
+                {"below_ns": 128, "bursts": 0}, {"below_ns": 256, "bursts": 0}, {"below_ns": 512, "bursts": 100},
+                {"below_ns": null, "bursts": 0},
+            ],
+            "queues": [{"pair": 0, "worker": 0, "rx_packets": 100, "busy_ticks": 5000}],
         })
     );
     assert_eq!(value["ports"][1]["pod"], json!(""));
     assert_eq!(value["workers"][0]["busy_ns"], json!(1_234_567_890));
+    assert_eq!(value["ticks_per_second"], json!(2_600_000_000_u64));
+    assert_eq!(
+        serde_json::to_value(stats.workers()).unwrap(),
+        json!([{"index": 0, "cpu": 1, "queues": 3}])
+    );
     assert_eq!(
         serde_json::to_value(stats.drops()).unwrap(),
         json!({
@@ -165,6 +194,12 @@ fn events_as_documented() {
         v1::PeerRefused { port: "a/0/net0".into(), pid: 9, why: "not in its cgroup".into() };
     for (wire, expected) in [
         (Wire::Synced(v1::Synced {}), json!({"event": "synced"})),
+        (
+            Wire::WorkersChanged(v1::WorkersChanged {
+                workers: vec![v1::Worker { index: 1, cpu: 3 }, v1::Worker { index: 0, cpu: 2 }],
+            }),
+            json!({"event": "workers_changed", "workers": [{"index": 0, "cpu": 2}, {"index": 1, "cpu": 3}]}),
+        ),
         (Wire::NetworkRemoved("red".into()), json!({"event": "network_removed", "name": "red"})),
         (Wire::PortRemoved("a/0/net0".into()), json!({"event": "port_removed", "id": "a/0/net0"})),
         (

@@ -21,7 +21,6 @@ use crate::guard::relay::{End, Relay};
 use crate::queues::PortQueues;
 use crate::session::Session;
 use crate::vring::of_session;
-use crate::wake::Wake;
 
 /// How often a pod's socket is tried: soon at first, then once a second.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
@@ -42,7 +41,6 @@ pub(super) struct Runner {
     config: PortConfig,
     door: Door,
     queues: Arc<PortQueues>,
-    wake: Arc<Wake>,
     shared: Arc<Shared>,
     observer: Observer,
     live: Option<Live>,
@@ -66,7 +64,6 @@ impl Runner {
         config: PortConfig,
         door: Door,
         queues: Arc<PortQueues>,
-        wake: Arc<Wake>,
         shared: Arc<Shared>,
         observer: Observer,
     ) -> Self {
@@ -74,7 +71,6 @@ impl Runner {
             config,
             door,
             queues,
-            wake,
             shared,
             observer,
             live: None,
@@ -217,11 +213,8 @@ impl Runner {
     /// A daemon of its own for each connection: the crate's can't be claimed twice.
     fn begin(&self, pod: UnixStream, pid: i32) -> io::Result<Live> {
         let shared = Arc::clone(&self.shared);
-        let session = Arc::new(Session::new(
-            Arc::clone(&self.queues),
-            Arc::clone(&self.wake),
-            Box::new(move || shared.notify()),
-        ));
+        let session =
+            Arc::new(Session::new(Arc::clone(&self.queues), Box::new(move || shared.notify())));
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let backend = PortBackend::new(Arc::clone(&session));
         let mut daemon =
@@ -274,6 +267,7 @@ impl Runner {
                     memory_regions: view.regions,
                     memory_bytes: view.bytes,
                     peer_pid: live.pid,
+                    numa_node: self.queues.node(),
                 }
             }
         };

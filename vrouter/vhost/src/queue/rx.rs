@@ -76,6 +76,7 @@ impl<'q> RxLease<'q> {
             chain.first.prefetch_read(0);
             chain.first.prefetch_write(net_header);
         }
+        active.ring.look_ahead();
     }
 
     /// Delivers one frame: `header` from private memory, `body` straight from the sender's memory.

@@ -12,7 +12,8 @@ use crate::ring::{Chain, ChainFault, Chains};
 pub const BURST: usize = 32;
 
 /// Bytes of a frame that are copied in any case: one cache line, where a DPDK pod's frame starts.
-const LINE: usize = 64;
+const LINE: usize = LINE_BYTES as usize;
+const LINE_BYTES: u32 = 64;
 
 /// Most bytes of a frame that [`TxLease::head`] copies.
 pub const HEAD_BYTES: usize = 128;
@@ -125,6 +126,7 @@ impl<'q> TxLease<'q> {
         for chain in self.chains.all() {
             chain.first.prefetch_read(self.net_header);
         }
+        active.ring.look_ahead();
         self.chains.len()
     }
 
@@ -164,7 +166,7 @@ impl<'q> TxLease<'q> {
         if copied == LINE && !enough(line) {
             let rest = into.get_mut(LINE..).unwrap_or(&mut []);
             // SAFETY: as above.
-            copied += unsafe { frame.skip(LINE as u32).read(rest) };
+            copied += unsafe { frame.skip(LINE_BYTES).read(rest) };
         }
         Ok(Head {
             frame_len: frame.len(),
@@ -189,8 +191,7 @@ impl<'q> TxLease<'q> {
         if offloads.any() {
             let mut fields = [0; NET_HEADER_FIELDS];
             Body { segments, skip: 0, len: chain.bytes }.read(&mut fields);
-            offload =
-                offloads.check(&fields, frame_len).ok_or(FrameFault::UnsupportedOffload)?;
+            offload = offloads.check(&fields, frame_len).ok_or(FrameFault::UnsupportedOffload)?;
         }
         let copied = self.behind(segments, self.net_header, frame_len).read(into);
         Ok(Head { frame_len, copied: u16::try_from(copied).unwrap_or(0), offload })

@@ -86,15 +86,8 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    const EMPTY: Self = Self {
-        first: Segment::EMPTY,
-        bytes: 0,
-        start: 0,
-        end: 0,
-        id: 0,
-        slots: 0,
-        fault: None,
-    };
+    const EMPTY: Self =
+        Self { first: Segment::EMPTY, bytes: 0, start: 0, end: 0, id: 0, slots: 0, fault: None };
 
     /// One descriptor in one region: nearly every chain there is.
     #[inline(always)]

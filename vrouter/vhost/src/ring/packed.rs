@@ -169,12 +169,7 @@ impl PackedRing {
 
     /// Follows a chain whose first descriptor was read already.
     #[inline(never)]
-    fn walk(
-        &mut self,
-        flags: u16,
-        first: Descriptor,
-        out: &mut Chains,
-    ) -> Result<(), RingError> {
+    fn walk(&mut self, flags: u16, first: Descriptor, out: &mut Chains) -> Result<(), RingError> {
         let start = self.next;
         let (mut d, mut flags, mut slots) = (first, flags, 1);
         let (desc, size) = (self.desc, self.size);

@@ -8,13 +8,18 @@ use super::chain::{
     Direction, MAX_CHAIN,
 };
 use super::{MAX_QUEUE_SIZE, RingAddresses, RingError};
-use crate::memory::{GuestMemory, Mapped, load_index, store_index};
+use crate::memory::{GuestMemory, Mapped, load_index, prefetch, prefetch_for_write, store_index};
 
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 pub(super) const USED_F_NO_NOTIFY: u16 = 1;
 
 /// Chains that are looked at together: first all heads, then all descriptors, so that the loads overlap.
-const STRIDE: usize = 32;
+const STRIDE: usize = STRIDE_ENTRIES as usize;
+const STRIDE_ENTRIES: u16 = 32;
+
+/// Entries of a cache line.
+const DESC_PER_LINE: usize = 4;
+const USED_PER_LINE: usize = 8;
 
 /// See [`super::Ring`] for what the methods do.
 pub(crate) struct SplitRing {
@@ -137,11 +142,7 @@ impl SplitRing {
         let mut heads = [0u16; STRIDE];
         let mut at = self.next;
         for head in heads.iter_mut().take(n) {
-            let slot = usize::from(at & (self.size - 1));
-            // SAFETY: `slot` is below `size`; the ring starts 2 u16s into `avail` (checked in `new`).
-            let entry = unsafe { self.avail.add(2 + slot) };
-            // SAFETY: aligned and mapped as long as `memory` lives.
-            *head = unsafe { load_index(entry, Ordering::Relaxed) };
+            *head = self.head(at);
             at = at.wrapping_add(1);
         }
         self.next = at;
@@ -162,6 +163,36 @@ impl SplitRing {
                 self.walk(head, d, out);
             }
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn look_ahead(&self) {
+        let slot = usize::from(self.used_next & (self.size - 1));
+        // Addresses of hints may lie anywhere, so the ring's end needs no care.
+        let entries = self.used.wrapping_add(2 + 4 * slot).cast::<u8>();
+        for line in 0..=STRIDE / USED_PER_LINE {
+            prefetch_for_write(entries.wrapping_add(64 * line));
+        }
+        prefetch_for_write(self.used.cast());
+        let known = usize::from(self.offered.wrapping_sub(self.next));
+        // Not what the guest may be writing just now: that would take the line away from it.
+        if known >= 2 * STRIDE {
+            let next = self.head(self.next);
+            for ahead in (0..STRIDE_ENTRIES).step_by(DESC_PER_LINE) {
+                let index = next.wrapping_add(ahead) & (self.size - 1);
+                prefetch(self.desc.wrapping_add(usize::from(index) * DESC_BYTES));
+            }
+        }
+    }
+
+    /// The available ring's entry at a free-running position.
+    #[inline(always)]
+    fn head(&self, at: u16) -> u16 {
+        let slot = usize::from(at & (self.size - 1));
+        // SAFETY: `slot` is below `size`; the ring starts 2 u16s into `avail` (checked in `new`).
+        let entry = unsafe { self.avail.add(2 + slot) };
+        // SAFETY: aligned and mapped as long as `memory` lives.
+        unsafe { load_index(entry, Ordering::Relaxed) }
     }
 
     /// # Safety

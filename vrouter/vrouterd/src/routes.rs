@@ -1,0 +1,184 @@
+//! The operator's routes: as they are on the wire, and as the tables want them. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Bound;
+
+use vrouter_api::v1;
+use vrouter_core::{RouteChange, RouteTarget};
+use vrouter_net::IpPrefix;
+
+use crate::convert::Refusal;
+
+/// Most routes of a page: some 1 MB on the wire.
+pub const PAGE: usize = 20_000;
+
+/// The routes of one network, for people to read; what packets are judged by is in the tables.
+#[derive(Default)]
+pub struct Routes(BTreeMap<IpPrefix, RouteTarget>);
+
+impl Routes {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Notes changes that the tables have taken.
+    pub fn apply(&mut self, changes: &[RouteChange]) {
+        for RouteChange { prefix, target } in changes {
+            match target {
+                Some(target) => self.0.insert(*prefix, *target),
+                None => self.0.remove(prefix),
+            };
+        }
+    }
+
+    /// Those behind a prefix, in order; and whether there are more.
+    pub fn page(&self, after: Option<IpPrefix>, limit: usize) -> (Vec<v1::Route>, bool) {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.0.range((start, Bound::Unbounded));
+        let page = rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, *target));
+        let page = page.collect();
+        (page, rest.next().is_some())
+    }
+}
+
+fn write(prefix: IpPrefix, target: RouteTarget) -> v1::Route {
+    let (kind, via) = match target {
+        RouteTarget::Via(via) => (v1::RouteKind::Via, via.to_string()),
+        RouteTarget::Unreachable => (v1::RouteKind::Unreachable, String::new()),
+        RouteTarget::Drop => (v1::RouteKind::Drop, String::new()),
+    };
+    v1::Route { prefix: prefix.to_string(), kind: kind.into(), via }
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for the first thing that is wrong.
+pub fn read(wire: &v1::ChangeRoutesRequest) -> Result<Vec<RouteChange>, Refusal> {
+    let mut changes = Vec::with_capacity(wire.remove.len() + wire.set.len());
+    for text in &wire.remove {
+        changes.push(RouteChange { prefix: prefix(text)?, target: None });
+    }
+    for route in &wire.set {
+        changes.push(RouteChange { prefix: prefix(&route.prefix)?, target: Some(target(route)?) });
+    }
+    Ok(changes)
+}
+
+/// Reads where a page begins; empty: at the beginning.
+///
+/// # Errors
+/// [`Refusal::Invalid`].
+pub fn after(text: &str) -> Result<Option<IpPrefix>, Refusal> {
+    if text.is_empty() { Ok(None) } else { prefix(text).map(Some) }
+}
+
+fn prefix(text: &str) -> Result<IpPrefix, Refusal> {
+    text.parse().map_err(|e: vrouter_net::PrefixError| Refusal::Invalid {
+        field: "prefix",
+        value: text.to_owned(),
+        remedy: e.to_string(),
+    })
+}
+
+fn target(route: &v1::Route) -> Result<RouteTarget, Refusal> {
+    let invalid = |remedy: &str| {
+        let value = format!("{} of route {}", route.via, route.prefix);
+        Err(Refusal::Invalid { field: "via", value, remedy: remedy.to_owned() })
+    };
+    match v1::RouteKind::try_from(route.kind) {
+        Ok(v1::RouteKind::Unspecified | v1::RouteKind::Via) => match route.via.parse::<IpAddr>() {
+            Ok(via) => Ok(RouteTarget::Via(via)),
+            Err(_) => invalid("use the address of a port, or another kind of route"),
+        },
+        Ok(_) if !route.via.is_empty() => {
+            invalid("such a route leads nowhere; leave `via` out, or use the kind `via`")
+        }
+        Ok(v1::RouteKind::Unreachable) => Ok(RouteTarget::Unreachable),
+        Ok(v1::RouteKind::Drop) => Ok(RouteTarget::Drop),
+        Err(_) => Err(Refusal::Invalid {
+            field: "kind",
+            value: route.kind.to_string(),
+            remedy: "use via, unreachable or drop".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(prefix: &str, kind: v1::RouteKind, via: &str) -> v1::Route {
+        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into() }
+    }
+
+    fn request(remove: &[&str], set: Vec<v1::Route>) -> v1::ChangeRoutesRequest {
+        let remove = remove.iter().map(|&prefix| prefix.to_owned()).collect();
+        v1::ChangeRoutesRequest { network: "red".into(), remove, set }
+    }
+
+    #[test]
+    fn what_is_removed_comes_first_and_of_one_prefix_the_last_counts() {
+        use v1::RouteKind::{Drop, Unreachable, Unspecified, Via};
+        let request = request(
+            &["10.1.0.0/16", "10.9.0.0/16"],
+            vec![
+                route("10.1.0.0/16", Via, "10.66.0.2"),
+                route("0.0.0.0/0", Unspecified, "10.66.0.3"),
+                route("10.2.0.0/16", Unreachable, ""),
+                route("10.3.0.0/16", Drop, ""),
+                route("10.3.0.0/16", Unreachable, ""),
+            ],
+        );
+        let changes = read(&request).unwrap();
+        assert_eq!(changes[0].target, None);
+        let mut routes = Routes::default();
+        routes.apply(&changes);
+        let expected = [
+            route("0.0.0.0/0", Via, "10.66.0.3"),
+            route("10.1.0.0/16", Via, "10.66.0.2"),
+            route("10.2.0.0/16", Unreachable, ""),
+            route("10.3.0.0/16", Unreachable, ""),
+        ];
+        assert_eq!((routes.page(None, 9), routes.len()), ((expected.to_vec(), false), 4));
+        // Page by page, also from behind a prefix that is not there.
+        assert_eq!(routes.page(None, 3), (expected[..3].to_vec(), true));
+        let behind = after(&expected[2].prefix).unwrap();
+        assert_eq!(routes.page(behind, 3), (expected[3..].to_vec(), false));
+        assert_eq!(
+            routes.page(after("10.1.128.0/17").unwrap(), 1),
+            (expected[2..3].to_vec(), true)
+        );
+        assert_eq!(after("").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        use v1::RouteKind::{Drop, Via};
+        for (wire, text) in [
+            (request(&["10.1.0.0"], vec![]), "prefix \"10.1.0.0\": not an IPv4 prefix"),
+            (
+                request(&[], vec![route("10.1.0.1/16", Via, "10.66.0.2")]),
+                "prefix \"10.1.0.1/16\": 10.1.0.1/16 has bits set beyond its length: write 10.1.0.0/16",
+            ),
+            (
+                request(&[], vec![route("10.1.0.0/16", Via, "red")]),
+                "via \"red of route 10.1.0.0/16\": use the address of a port, or another kind of route",
+            ),
+            (
+                request(&[], vec![route("10.1.0.0/16", Drop, "10.66.0.2")]),
+                "via \"10.66.0.2 of route 10.1.0.0/16\": such a route leads nowhere",
+            ),
+            (
+                request(&[], vec![v1::Route { kind: 9, ..route("10.1.0.0/16", Drop, "") }]),
+                "kind \"9\": use via, unreachable or drop",
+            ),
+        ] {
+            let error = read(&wire).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
+        assert!(after("x").is_err());
+    }
+}

@@ -1,0 +1,105 @@
+//! What a pod left to its device and the receiver has not agreed to do: checksums and TCP segmentation, on a private
+//! copy of the whole frame.
+
+use vrouter_core::DropReason;
+use vrouter_net::segment::{TcpPieces, complete_checksum};
+use vrouter_vhost::offload::Offload;
+use vrouter_vhost::queue::{Body, PushError, RxLease};
+
+/// The largest frame a pod can leave to be cut up: 64 KiB of IP packet behind an Ethernet header.
+const WHOLE_BYTES: usize = 65_536 + 14;
+/// The largest piece of it.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// Room for one frame and one piece of it; allocated once per worker.
+pub struct Software {
+    whole: Box<[u8]>,
+    piece: Box<[u8]>,
+}
+
+/// What was delivered of one frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pieces {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Software {
+    /// Allocates.
+    pub fn new() -> Self {
+        Self { whole: vec![0; WHOLE_BYTES].into(), piece: vec![0; PIECE_BYTES].into() }
+    }
+
+    /// Does what `offload` asks for, and delivers what comes out of it. Stops at the first piece that does not
+    /// arrive; the sender's TCP sends the rest again.
+    ///
+    /// # Errors
+    /// Why the frame, or the rest of it, was not delivered, beside what was.
+    pub fn deliver(
+        &mut self,
+        head: &[u8],
+        body: Body<'_>,
+        offload: &Offload,
+        lease: &mut RxLease<'_>,
+    ) -> (Pieces, Result<(), Refusal>) {
+        let mut sent = Pieces::default();
+        let done = self.try_deliver(head, body, offload, |frame| {
+            lease.push(frame, Body::EMPTY, &Offload::NONE)?;
+            sent.frames += 1;
+            sent.bytes += frame.len() as u64;
+            Ok(())
+        });
+        (sent, done)
+    }
+
+    fn try_deliver(
+        &mut self,
+        head: &[u8],
+        body: Body<'_>,
+        offload: &Offload,
+        mut push: impl FnMut(&[u8]) -> Result<(), PushError>,
+    ) -> Result<(), Refusal> {
+        let bytes = head.len() + body.len();
+        let whole = self.whole.get_mut(..bytes).ok_or(DropReason::TooBig)?;
+        let (first, rest) = whole.split_at_mut(head.len());
+        first.copy_from_slice(head);
+        if body.read(rest) != rest.len() {
+            return Err(DropReason::BadDescriptor.into());
+        }
+        let Some((_, size)) = offload.segmentation() else {
+            if let Some((start, at)) = offload.checksum() {
+                complete_checksum(whole, start, at).ok_or(DropReason::UnsupportedOffload)?;
+            }
+            return Ok(push(whole)?);
+        };
+        let pieces = TcpPieces::new(whole, size).ok_or(DropReason::UnsupportedOffload)?;
+        for n in 0..pieces.len() {
+            let len = pieces.write(n, &mut self.piece).ok_or(DropReason::TooBig)?;
+            push(self.piece.get(..len).unwrap_or(&[]))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a frame was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// For what it is.
+    Dropped(DropReason),
+    /// By the receiver's queue.
+    Refused(PushError),
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+impl From<PushError> for Refusal {
+    fn from(error: PushError) -> Self {
+        Self::Refused(error)
+    }
+}
