@@ -16,7 +16,7 @@ DESTDIR ?=
 target := $(or $(CARGO_TARGET_DIR),target)
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test integration bench install
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-deep integration bench install
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -55,6 +55,9 @@ doc:
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
 
 test: check integration ## check, then the daemons on a real node (root, hugepages, containerd 1.7 and 2.1)
+
+test-deep: setup ## AddressSanitizer over the crates with unsafe code, and longer fuzzing of what pods feed
+	@integration/setup/deep.sh
 
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build

@@ -103,7 +103,7 @@ pub fn unavailable(subject: &Subject) -> Option<String> {
         (!Path::new(program).exists()).then(|| format!("{program} is missing (package {package})"))
     };
     match subject.switch {
-        SwitchKind::Ringway => ringway::lacks(subject).map(ToOwned::to_owned),
+        SwitchKind::Ringway => None,
         SwitchKind::TestpmdIo => missing(testpmd::PROGRAM, "dpdk"),
         SwitchKind::OvsNormal | SwitchKind::OvsPort => {
             missing(ovs::PROGRAM, "openvswitch-switch-dpdk")

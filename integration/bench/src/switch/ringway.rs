@@ -13,7 +13,9 @@ use integration::vrouter::VRouter;
 use integration::wait::{self, runtime};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use vrouter_api::v1::{Network, PortSpec, PortState, WorkerStats};
+use vrouter_api::v1::{
+    ChangeRoutesRequest, Network, PortSpec, PortState, Route, RouteKind, WorkerStats,
+};
 use vrouter_api::{Client, connect};
 
 use crate::cells::{Subject, Traffic};
@@ -26,10 +28,12 @@ use crate::switch::{Place, Switch, Window, mtu, per_packet};
 /// Time for many handshakes.
 const ATTACH: Duration = Duration::from_secs(60);
 
-/// Why a subject cannot be had from the control API of today.
-pub fn lacks(subject: &Subject) -> Option<&'static str> {
-    subject.routes.map(|_| "the control API takes no routes")
-}
+/// Where each pod's flows go: addresses that lead to the other pod by a route of their own.
+const DESTINATIONS: [Ipv4Addr; 2] = [Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(12, 0, 0, 0)];
+/// Routes of the two pods together, unless the subject says otherwise: one for each flow of the usual cells.
+const ROUTES: u32 = 2 * 1024;
+/// Routes of one request.
+const BATCH: u32 = 50_000;
 
 /// A running vRouter. Fields are dropped in this order: pods leave before it ends.
 pub struct Ringway {
@@ -40,6 +44,8 @@ pub struct Ringway {
     tsc_hz: f64,
     begun: Option<(Instant, WorkerStats)>,
     before_pods: Resident,
+    /// Destinations of a pod that have a route.
+    addresses: u32,
 }
 
 impl Ringway {
@@ -66,7 +72,9 @@ impl Ringway {
             let mac = format!("02:00:00:00:00:{:02x}", 0x0a + index);
             api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
             let [a, b] = ips;
-            let to_ip = if ip == a { b } else { a };
+            let other = if ip == a { b } else { a };
+            let to_ip = DESTINATIONS[index];
+            api.routes(&network.name, to_ip, subject.routes.unwrap_or(ROUTES) / 2, other)?;
             let to_mac = network.gateway_mac.clone();
             endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip });
         }
@@ -80,6 +88,7 @@ impl Ringway {
             tsc_hz: place.tsc_hz,
             begun: None,
             before_pods,
+            addresses: subject.routes.unwrap_or(ROUTES) / 2,
         };
         if subject.idle_pods > 0 {
             let sockets = api.idle_ports(&place.directory, subject.idle_pods)?;
@@ -142,9 +151,8 @@ impl Switch for Ringway {
         self.endpoints.clone()
     }
 
-    /// A pod has one address as long as the network has no routes.
-    fn addresses(&self, _wanted: u32) -> u32 {
-        1
+    fn addresses(&self, wanted: u32) -> u32 {
+        wanted.min(self.addresses)
     }
 
     /// Sessions start threads of their own.
@@ -238,6 +246,25 @@ impl Api {
         };
         let answer = runtime()?.block_on(self.client.clone().create_port(spec));
         answer.map_err(|status| anyhow!("port {id}: {}", status.message()))?;
+        Ok(())
+    }
+
+    /// Host routes for `count` addresses from `first` on, all to one port.
+    fn routes(&self, network: &str, first: Ipv4Addr, count: u32, via: Ipv4Addr) -> Result<()> {
+        let route = |n: u32| Route {
+            prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
+            kind: RouteKind::Via.into(),
+            via: via.to_string(),
+        };
+        for start in (0..count).step_by(usize::try_from(BATCH)?) {
+            let request = ChangeRoutesRequest {
+                network: network.to_owned(),
+                remove: Vec::new(),
+                set: (start..count.min(start + BATCH)).map(route).collect(),
+            };
+            let answer = runtime()?.block_on(self.client.clone().change_routes(request));
+            answer.map_err(|status| anyhow!("routes of {network}: {}", status.message()))?;
+        }
         Ok(())
     }
 
