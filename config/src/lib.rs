@@ -17,8 +17,8 @@ pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
 pub use prefix::{Ipv4Prefix, PrefixError};
 pub use vrouter::{
-    Assignment, DpdkSettings, LimitSettings, NetworkSettings, RouteAction, RouteSettings, VrouterConfig,
-    WorkerSettings,
+    Assignment, DpdkSettings, LimitSettings, NetworkSettings, RouteAction, RouteSettings,
+    VrouterConfig, WorkerSettings,
 };
 
 /// Where the packages put the configuration of the vRouter.

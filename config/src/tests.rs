@@ -173,11 +173,17 @@ fn errors_of_vrouter_toml() {
         ),
         (
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [\n{ prefix = '10.1.0.0/8', via = '10.66.0.9' }]",
-            &["vrouter.toml:5: bad value \"10.1.0.0/8\" for `networks[0].routes[0].prefix`", "no bits"],
+            &[
+                "vrouter.toml:5: bad value \"10.1.0.0/8\" for `networks[0].routes[0].prefix`",
+                "no bits",
+            ],
         ),
         (
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [{ prefix = 'fd00::/129', via = '10.66.0.9' }]",
-            &["bad value \"fd00::/129\" for `networks[0].routes[0].prefix`", "a slash and a length"],
+            &[
+                "bad value \"fd00::/129\" for `networks[0].routes[0].prefix`",
+                "a slash and a length",
+            ],
         ),
         (
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nroutes = [{ prefix = '::/0', via = 'red' }]",
