@@ -226,7 +226,7 @@ JSON: one object
             latency: [{below_ns, bursts}] of sampled bursts, below_ns null for longer than all others,
             queues: [{pair, worker, rx_packets, busy_ticks}]}]
   workers  [{index, cpu, packets, bursts, sleeps, busy_ns, forwarded, replied, originated,
-            drops: {reason: packets}, busy_ticks, cycles_per_packet, burst_sizes, latency, queues: number}]
+            flooded, drops: {reason: packets}, busy_ticks, cycles_per_packet, burst_sizes, latency, queues: number}]
   ticks_per_second  number
 With --watch one object of rates per line and interval: {seconds, ports: [{id, namespace, pod, interface, network,
   rx_packets_per_second, rx_bits_per_second, tx_packets_per_second, tx_bits_per_second, drops_per_second,

@@ -128,6 +128,7 @@ pub(crate) fn stats(stats: &Stats) -> String {
         ("FORWARDED", Right),
         ("REPLIED", Right),
         ("ORIGINATED", Right),
+        ("FLOODED", Right),
         ("DROPS", Right),
     ]);
     for worker in &stats.workers {
@@ -144,6 +145,7 @@ pub(crate) fn stats(stats: &Stats) -> String {
             worker.forwarded.to_string(),
             worker.replied.to_string(),
             worker.originated.to_string(),
+            worker.flooded.to_string(),
             sum(worker.drops.values()).to_string(),
         ]);
     }

@@ -5,14 +5,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use vrouter_core::{
-    IcmpLimiter, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex, PortPolicy, RouteChange,
-    RouteTarget, Tables, Timestamp, Verdict, process,
+    Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex, PortLimits,
+    PortPolicy, RouteChange, RouteTarget, Tables, Timestamp, Verdict, process,
 };
-use vrouter_net::{Ipv4Prefix, Mac, checksum};
+use vrouter_net::vxlan::{Encapsulation, Endpoint, Vni, decapsulate};
+use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, checksum};
 
 const BATCH: usize = 32;
 const PORTS: u16 = 16;
@@ -36,12 +37,20 @@ fn tables() -> Tables {
         gateway: Ipv4Addr::new(10, 66, 0, 1),
         gateway_mac: Mac::new(GATEWAY_MAC),
         mtu: 1500,
+        ipv6: Some(Ipv6Network {
+            prefix: "fd00:66::/64".parse().unwrap(),
+            gateway: Ipv6Addr::new(0xfd00, 0x66, 0, 0, 0, 0, 0, 1),
+        }),
+        mode: Mode::Routed,
     };
     let port = |index| PortPolicy {
         index: PortIndex(index),
         network: NetworkIndex(0),
         mac: mac(index),
         ipv4: address(index),
+        ipv6: Some(address6(index)),
+        allowed: Vec::new(),
+        trunk: false,
     };
     let ports = (0..PORTS).map(port).collect();
     Tables::build(&Policy { networks: vec![network], ports }).unwrap()
@@ -76,6 +85,22 @@ fn head(to: Ipv4Addr) -> [u8; 64] {
     head
 }
 
+fn address6(index: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x66, 0, 0, 0, 0, 1, index)
+}
+
+/// The first 64 bytes of a UDP frame over IPv6 from port 0, as short as the other.
+fn head6(to: Ipv6Addr) -> [u8; 64] {
+    let mut head = [0; 64];
+    head[..6].copy_from_slice(&GATEWAY_MAC);
+    head[6..12].copy_from_slice(&mac(0).octets());
+    head[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+    head[19..22].copy_from_slice(&[6, 17, 64]);
+    head[22..38].copy_from_slice(&address6(0).octets());
+    head[38..54].copy_from_slice(&to.octets());
+    head
+}
+
 fn fill(batch: &mut [Packet; BATCH], heads: &[[u8; 64]]) {
     for (packet, head) in batch.iter_mut().zip(heads) {
         packet.header[..64].copy_from_slice(head);
@@ -99,7 +124,7 @@ fn forward(c: &mut Criterion) {
             })
             .collect();
         let mut batch = [Packet::EMPTY; BATCH];
-        let mut limiter = IcmpLimiter::default();
+        let mut limits = PortLimits::default();
         let mut parts = heads.chunks_exact(BATCH).cycle();
         let name = format!("{count} routes of /{length}");
         group.bench_function(BenchmarkId::new("copy", &name), |b| {
@@ -108,13 +133,96 @@ fn forward(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("copy and process", &name), |b| {
             b.iter(|| {
                 fill(black_box(&mut batch), parts.next().unwrap());
-                process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limiter)
+                process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits)
             });
         });
         fill(&mut batch, parts.next().unwrap());
-        process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limiter);
+        process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits);
         assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Forward(_))));
     }
+}
+
+/// The same over IPv6, to ports and by many routes.
+fn forward6(c: &mut Criterion) {
+    let mut group = c.benchmark_group("forward IPv6");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let address = |bits: u32| Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(bits) << 80 | 1);
+    for count in [0, 1_024, 1_000_000] {
+        let via = |port| Some(RouteTarget::Via(address6(port).into()));
+        let changes: Vec<_> = (0..count)
+            .zip((1..PORTS).cycle())
+            .map(|(i, port)| RouteChange {
+                prefix: Ipv6Prefix::containing(address(i), 48).into(),
+                target: via(port),
+            })
+            .collect();
+        let tables = tables().with_routes(NetworkIndex(0), &changes).unwrap();
+        let heads: Vec<_> = (0..FLOWS)
+            .zip((1..PORTS).cycle())
+            .map(|(i, port)| match count {
+                0 => head6(address6(port)),
+                count => head6(address(i.wrapping_mul(0x9e37_79b9) % count)),
+            })
+            .collect();
+        let mut batch = [Packet::EMPTY; BATCH];
+        let mut limits = PortLimits::default();
+        let mut parts = heads.chunks_exact(BATCH).cycle();
+        let name = if count == 0 { "ports".into() } else { format!("{count} routes of /48") };
+        group.bench_function(BenchmarkId::new("copy and process", name), |b| {
+            b.iter(|| {
+                fill(black_box(&mut batch), parts.next().unwrap());
+                process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits)
+            });
+        });
+        fill(&mut batch, parts.next().unwrap());
+        process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits);
+        assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Forward(_))));
+    }
+}
+
+/// Forwarding into a tunnel and out of one, beside plain forwarding.
+fn tunnel(c: &mut Criterion) {
+    let mut group = c.benchmark_group("tunnel");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let tables = tables();
+    let heads: Vec<_> = (1..PORTS).cycle().take(1024).map(|port| head(address(port))).collect();
+    let end = |last| Endpoint {
+        mac: mac(last),
+        ipv4: Ipv4Addr::from_bits(0xc000_0200 + u32::from(last)),
+    };
+    let encapsulation = Encapsulation::new(Vni::new(7).unwrap(), end(1), end(2));
+    let outer = encapsulation.outer(&heads[0], 60).unwrap();
+    let mut batch = [Packet::EMPTY; BATCH];
+    let mut outers = [outer; BATCH];
+    let mut limits = PortLimits::default();
+    let mut parts = heads.chunks_exact(BATCH).cycle();
+    group.bench_function("plain", |b| {
+        b.iter(|| {
+            fill(black_box(&mut batch), parts.next().unwrap());
+            process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits)
+        });
+    });
+    group.bench_function("into", |b| {
+        b.iter(|| {
+            fill(black_box(&mut batch), parts.next().unwrap());
+            process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits);
+            for (packet, outer) in batch.iter().zip(&mut outers) {
+                let head = packet.header.first_chunk().unwrap();
+                *outer = encapsulation.outer(head, packet.frame_len).unwrap();
+            }
+            black_box(&mut outers);
+        });
+    });
+    outers = [outer; BATCH];
+    group.bench_function("out of", |b| {
+        b.iter(|| {
+            fill(black_box(&mut batch), parts.next().unwrap());
+            for (packet, outer) in batch.iter_mut().zip(black_box(&outers)) {
+                packet.frame_len = decapsulate(outer, 110, end(2)).unwrap().frame_bytes;
+            }
+            process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits)
+        });
+    });
 }
 
 /// Loading many routes, and changing one of them afterwards.
@@ -139,5 +247,5 @@ fn change(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, forward, change);
+criterion_group!(benches, forward, forward6, tunnel, change);
 criterion_main!(benches);

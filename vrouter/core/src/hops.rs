@@ -12,6 +12,8 @@ pub enum NextHop {
     Drop(DropReason),
     /// Nowhere: the address is on the network but nobody has it. The sender is told so.
     Unreachable,
+    /// Nowhere: there is no route. The sender is told so. (IPv6 only: IPv4 packets without a route are dropped.)
+    NoRoute,
     /// To the vRouter itself.
     Gateway,
     /// To a port.
@@ -66,7 +68,7 @@ impl PortHop {
 pub(crate) struct HopIndex(pub u32);
 
 impl HopIndex {
-    /// Addresses that no route contains: the default route, if there is one.
+    /// IPv4 addresses that no route contains: the default route, if there is one.
     pub const DEFAULT: Self = Self(0);
     /// Addresses that are never routed.
     pub const NEVER: Self = Self(1);
@@ -78,15 +80,18 @@ impl HopIndex {
     pub const GATEWAY: Self = Self(4);
     /// Routes that lead nowhere on purpose.
     pub const BLACKHOLE: Self = Self(5);
+    /// IPv6 addresses that no route contains.
+    pub const NO_ROUTE: Self = Self(6);
 
     /// What is in the slots above.
-    const FIXED: [NextHop; 6] = [
+    const FIXED: [NextHop; 7] = [
         NextHop::Drop(DropReason::NoRoute),
         NextHop::Drop(DropReason::NoRoute),
         NextHop::Drop(DropReason::Multicast),
         NextHop::Unreachable,
         NextHop::Gateway,
         NextHop::Drop(DropReason::Blackhole),
+        NextHop::NoRoute,
     ];
 
     fn at(self) -> usize {
@@ -287,7 +292,7 @@ mod tests {
         // Its slot is used again, for whoever is next.
         assert_eq!(hops.acquire(neighbour(3)), a);
         assert_eq!(hops.used(), 2);
-        for fixed in 0..6 {
+        for fixed in 0..7 {
             hops.release(HopIndex(fixed));
         }
         assert_eq!(*hops.get(HopIndex::GATEWAY), NextHop::Gateway);

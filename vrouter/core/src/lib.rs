@@ -1,12 +1,14 @@
 //! The vRouter's decisions: immutable tables and the stages that turn a batch of packet heads into verdicts.
 //!
-//! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally; check,
-//! look up and rewrite IPv4 packets, answer ARP and ping for the gateway ([`process`]); write ICMP errors
-//! ([`icmp_error`]) within a limit; name every reason a packet is dropped for ([`DropReason`]).
+//! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
+//! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
+//! Neighbor Discovery and ping for the gateway ([`process`]); write ICMP errors ([`icmp_error`]); limit those, floods
+//! and what a port sends ([`PortLimits`], [`Policer`]); name every reason a packet is dropped for ([`DropReason`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
-//! [`Counters`]). It sees a private copy of the first [`HEADER_BYTES`] of each frame, never guest memory, so
-//! what it decided on is what is sent.
+//! [`Counters`]). It sees a
+//! private copy of the first [`HEADER_BYTES`] of each frame, never guest memory, so that what it decided on is what is
+//! sent.
 //!
 //! May be used by: the crates that move packets and `vrouterd`. Uses: `vrouter-net`.
 #![no_std]
@@ -18,11 +20,14 @@ extern crate std;
 
 mod counters;
 mod fib;
+mod fib6;
 mod hops;
 mod icmp;
+mod index;
 mod limiter;
 mod network;
 mod packet;
+mod policer;
 mod policy;
 mod process;
 mod routes;
@@ -32,11 +37,14 @@ mod verdict;
 pub use counters::Counters;
 pub use hops::{NextHop, PortHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
-pub use limiter::{IcmpLimiter, Timestamp};
+pub use limiter::{FloodLimiter, IcmpLimiter, PortLimits, Timestamp};
 pub use network::Network;
 pub use packet::{HEADER_BYTES, Packet};
-pub use policy::{NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy};
+pub use policer::{Policer, Rate, Rates};
+pub use policy::{
+    Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy,
+};
 pub use process::{Outcome, process};
 pub use routes::{RouteChange, RouteError, RouteTarget};
 pub use tables::Tables;
-pub use verdict::{DropReason, IcmpError, Verdict};
+pub use verdict::{DropReason, Flood, IcmpError, Verdict};

@@ -1,4 +1,4 @@
-//! Time as an argument, and the limit on ICMP errors.
+//! Time as an argument, and limits on what one port can make the vRouter do.
 
 /// A moment of a monotonic clock whose start does not matter, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,12 +18,22 @@ impl Timestamp {
     }
 }
 
-/// Limits the ICMP errors one worker originates: a token bucket without a clock of its own.
+/// What one port can make one worker do beyond moving its packets; one for each port, so that no pod uses up what
+/// another may.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PortLimits {
+    /// ICMP errors sent to it.
+    pub errors: IcmpLimiter,
+    /// Frames repeated to other ports of a bridged network.
+    pub floods: FloodLimiter,
+}
+
+/// A token bucket without a clock of its own.
 ///
 /// Kept as the moment at which the bucket would be full again (the "virtual scheduling" form): one compare
-/// and one addition for each question, and a clock that jumps back can only delay errors.
+/// and one addition for each question, and a clock that jumps back can only delay tokens.
 #[derive(Clone, Copy, Debug)]
-pub struct IcmpLimiter {
+struct Bucket {
     /// Nanoseconds until one token is back.
     interval: u64,
     /// Nanoseconds of the whole bucket less one token.
@@ -32,14 +42,8 @@ pub struct IcmpLimiter {
     full_at: u64,
 }
 
-impl IcmpLimiter {
-    /// Errors per second of one worker: what Linux allows a host (`net.ipv4.icmp_msgs_per_sec`).
-    pub const DEFAULT_PER_SECOND: u32 = 1000;
-    /// Errors in a row (`net.ipv4.icmp_msgs_burst`).
-    pub const DEFAULT_BURST: u32 = 50;
-
-    /// Allows `burst` errors at once and `per_second` in the long run. Zero of either allows none.
-    pub const fn new(per_second: u32, burst: u32) -> Self {
+impl Bucket {
+    const fn new(per_second: u32, burst: u32) -> Self {
         if per_second == 0 || burst == 0 {
             return Self { interval: 0, tolerance: 0, full_at: u64::MAX };
         }
@@ -48,8 +52,7 @@ impl IcmpLimiter {
         Self { interval, tolerance: interval * (burst as u64 - 1), full_at: 0 }
     }
 
-    /// Takes one token if there is one.
-    pub fn allow(&mut self, now: Timestamp) -> bool {
+    fn allow(&mut self, now: Timestamp) -> bool {
         if self.full_at > now.nanoseconds.saturating_add(self.tolerance) {
             return false;
         }
@@ -58,10 +61,45 @@ impl IcmpLimiter {
     }
 }
 
-impl Default for IcmpLimiter {
-    fn default() -> Self {
-        Self::new(Self::DEFAULT_PER_SECOND, Self::DEFAULT_BURST)
-    }
+/// Declares limits that differ in what they are for and in their defaults.
+macro_rules! limiters {
+    ($($(#[$meta:meta])* $name:ident: $per_second:literal, $burst:literal;)*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name(Bucket);
+
+        impl $name {
+            /// Tokens per second by default.
+            pub const DEFAULT_PER_SECOND: u32 = $per_second;
+            /// Tokens in a row by default.
+            pub const DEFAULT_BURST: u32 = $burst;
+
+            /// Allows `burst` at once and `per_second` in the long run. Zero of either allows none.
+            pub const fn new(per_second: u32, burst: u32) -> Self {
+                Self(Bucket::new(per_second, burst))
+            }
+
+            /// Takes one token if there is one.
+            pub fn allow(&mut self, now: Timestamp) -> bool {
+                self.0.allow(now)
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new(Self::DEFAULT_PER_SECOND, Self::DEFAULT_BURST)
+            }
+        }
+    )*};
+}
+
+limiters! {
+    /// Limits the ICMP errors one worker originates. The defaults are what Linux allows a host
+    /// (`net.ipv4.icmp_msgs_per_sec` and `net.ipv4.icmp_msgs_burst`).
+    IcmpLimiter: 1000, 50;
+    /// Limits the frames one worker repeats. By default as many as a thousand ports can be told each second without
+    /// the copies taking more than a few percent of a worker.
+    FloodLimiter: 1000, 100;
 }
 
 #[cfg(test)]

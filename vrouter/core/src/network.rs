@@ -1,21 +1,33 @@
 //! One virtual network: what it is, who is in it, and where its addresses lead.
 
 use crate::fib::Fib;
+use crate::fib6::Fib6;
 use crate::hops::{HopIndex, Hops, NextHop, PortHop};
+use crate::index::{Index, Key};
 use crate::routes::{RouteChange, RouteError, RouteTarget, reserved_around};
-use crate::{NetworkPolicy, PortPolicy};
+use crate::{Mode, NetworkPolicy, PortIndex, PortPolicy};
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr};
-use vrouter_net::{IpPrefix, Ipv4Prefix};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// A network in the tables.
 #[derive(Clone, Debug)]
 pub struct Network {
     policy: NetworkPolicy,
-    /// Sorted by address.
+    /// Sorted by IPv4 address.
     members: Vec<PortPolicy>,
     hops: Hops,
     fib: Fib,
+    fib6: Fib6,
+    bridge: Bridge,
+}
+
+/// What a bridged network knows of its ports; empty in a routed one.
+#[derive(Clone, Debug)]
+struct Bridge {
+    macs: Index<PortIndex>,
+    ports: Vec<PortIndex>,
+    trunks: Vec<PortIndex>,
 }
 
 impl Network {
@@ -30,10 +42,10 @@ impl Network {
         let groups = Ipv4Prefix::containing(Ipv4Addr::new(224, 0, 0, 0), 4);
         fib.set_own(groups, Some(HopIndex::NOT_UNICAST));
         fib.set_own(Ipv4Prefix::host(Ipv4Addr::BROADCAST), Some(HopIndex::NOT_UNICAST));
-        let mut network = Self { policy, members: Vec::new(), hops: Hops::new(), fib };
-        for (prefix, hop) in own_routes(&policy) {
-            network.fib.set_own(prefix, Some(hop));
-        }
+        let bridge = Bridge { macs: Index::new(), ports: Vec::new(), trunks: Vec::new() };
+        let (hops, fib6) = (Hops::new(), Fib6::new());
+        let mut network = Self { policy, members: Vec::new(), hops, fib, fib6, bridge };
+        network.set_own_routes(true);
         network.change_members(members);
         network
     }
@@ -44,39 +56,76 @@ impl Network {
         if policy != self.policy {
             // All ports leave and come again: their hops hold values of the policy.
             network.change_members(&[]);
-            for (prefix, _) in own_routes(&self.policy) {
-                network.fib.set_own(prefix, None);
-            }
-            for (prefix, hop) in own_routes(&policy) {
-                network.fib.set_own(prefix, Some(hop));
-            }
+            network.set_own_routes(false);
             network.policy = policy;
+            network.set_own_routes(true);
         }
         network.change_members(members);
         network
     }
 
-    /// Changes ports and what leads to them by what differs between the two lists, both sorted by address.
+    /// Sets or takes away the routes that follow from the network's own addresses.
+    fn set_own_routes(&mut self, set: bool) {
+        let NetworkPolicy { prefix, gateway, gateway_mac, ipv6, .. } = self.policy;
+        let hop = |hop| set.then_some(hop);
+        let fib = &mut self.fib;
+        fib.set_own(prefix, hop(HopIndex::UNREACHABLE));
+        // RFC 1812 sections 4.2.2.11 and 4.2.3.1: the network's own address counts as a broadcast too.
+        fib.set_own(Ipv4Prefix::host(prefix.network()), hop(HopIndex::NOT_UNICAST));
+        fib.set_own(Ipv4Prefix::host(prefix.last()), hop(HopIndex::NOT_UNICAST));
+        fib.set_own(Ipv4Prefix::host(gateway), hop(HopIndex::GATEWAY));
+        if let Some(ipv6) = ipv6 {
+            let fib = &mut self.fib6;
+            fib.set_own(ipv6.prefix, hop(HopIndex::UNREACHABLE));
+            // The Subnet-Router anycast address, unless it is the gateway's of a link of two.
+            fib.set_own(Ipv6Prefix::host(ipv6.prefix.network()), hop(HopIndex::NEVER));
+            fib.set_own(Ipv6Prefix::host(ipv6.gateway), hop(HopIndex::GATEWAY));
+            let link_local = ipv6::link_local(gateway_mac);
+            fib.set_own(Ipv6Prefix::host(link_local), hop(HopIndex::GATEWAY));
+        }
+    }
+
+    /// Changes ports and what leads to them by what differs between the two lists, both sorted by IPv4 address.
     fn change_members(&mut self, members: &[PortPolicy]) {
         let old_members = core::mem::replace(&mut self.members, members.to_vec());
-        let find = |list: &[PortPolicy], address: Ipv4Addr| {
-            list.binary_search_by_key(&address, |port| port.ipv4).ok().map(|at| list[at])
-        };
         for old in &old_members {
-            if find(members, old.ipv4).is_none() {
-                self.fib.set_own(Ipv4Prefix::host(old.ipv4), None);
-                self.hops.leave(old.ipv4.into());
+            if find(members, old.ipv4) != Some(old) {
+                self.leave(old);
             }
         }
-        let NetworkPolicy { gateway_mac, mtu, .. } = self.policy;
         for new in members {
-            let old = find(&old_members, new.ipv4);
-            if old == Some(*new) {
-                continue;
+            if find(&old_members, new.ipv4) != Some(new) {
+                self.join(new);
             }
-            let hop = NextHop::Port(PortHop::new(new.index, new.mac, gateway_mac, mtu));
-            let index = self.hops.join(new.ipv4.into(), hop);
-            self.fib.set_own(Ipv4Prefix::host(new.ipv4), Some(index));
+        }
+        if self.policy.mode == Mode::Bridged {
+            self.bridge.ports = members.iter().map(|port| port.index).collect();
+            let trunks = members.iter().filter(|port| port.trunk);
+            self.bridge.trunks = trunks.map(|port| port.index).collect();
+        }
+    }
+
+    fn leave(&mut self, port: &PortPolicy) {
+        self.fib.set_own(Ipv4Prefix::host(port.ipv4), None);
+        self.hops.leave(port.ipv4.into());
+        if let Some(address) = port.ipv6 {
+            self.fib6.set_own(Ipv6Prefix::host(address), None);
+            self.hops.leave(address.into());
+        }
+        self.bridge.macs.set(key(port.mac), None);
+    }
+
+    fn join(&mut self, port: &PortPolicy) {
+        let NetworkPolicy { gateway_mac, mtu, .. } = self.policy;
+        let hop = NextHop::Port(PortHop::new(port.index, port.mac, gateway_mac, mtu));
+        let index = self.hops.join(port.ipv4.into(), hop);
+        self.fib.set_own(Ipv4Prefix::host(port.ipv4), Some(index));
+        if let Some(address) = port.ipv6 {
+            let index = self.hops.join(address.into(), hop);
+            self.fib6.set_own(Ipv6Prefix::host(address), Some(index));
+        }
+        if self.policy.mode == Mode::Bridged {
+            self.bridge.macs.set(key(port.mac), Some(port.index));
         }
     }
 
@@ -117,7 +166,7 @@ impl Network {
         });
         let old = match change.prefix {
             IpPrefix::V4(prefix) => self.fib.set_fixed(&mut self.hops, prefix, hop),
-            IpPrefix::V6(_) => None,
+            IpPrefix::V6(prefix) => self.fib6.set_fixed(prefix, hop),
         };
         if let Some(old) = old {
             self.hops.release(old);
@@ -129,19 +178,42 @@ impl Network {
         &self.policy
     }
 
-    /// Its ports, sorted by address.
+    /// Its ports, sorted by IPv4 address.
     pub fn ports(&self) -> &[PortPolicy] {
         &self.members
     }
 
-    /// Where an address leads in this network.
+    /// Where an IPv4 address leads in this network.
     pub fn next_hop(&self, address: Ipv4Addr) -> &NextHop {
         self.hops.get(self.fib.lookup(address.to_bits()))
     }
 
+    /// Where an address leads in this network. In one without IPv6 its addresses lead nowhere.
+    pub fn next_hop_ip(&self, address: IpAddr) -> &NextHop {
+        match address {
+            IpAddr::V4(address) => self.next_hop(address),
+            IpAddr::V6(address) => self.hops.get(self.fib6.lookup(address)),
+        }
+    }
+
     /// How many routes the operator gave it.
     pub fn routes(&self) -> usize {
-        self.fib.fixed_routes()
+        self.fib.fixed_routes() + self.fib6.fixed_routes()
+    }
+
+    /// In a bridged network, the port with a MAC address.
+    pub fn port_of(&self, mac: Mac) -> Option<PortIndex> {
+        self.bridge.macs.get(key(mac))
+    }
+
+    /// In a bridged network, all its ports.
+    pub(crate) fn bridged_ports(&self) -> &[PortIndex] {
+        &self.bridge.ports
+    }
+
+    /// In a bridged network, its trunk ports.
+    pub(crate) fn trunks(&self) -> &[PortIndex] {
+        &self.bridge.trunks
     }
 
     #[inline]
@@ -150,34 +222,22 @@ impl Network {
     }
 
     #[inline]
+    pub(crate) fn lookup6(&self, address: Ipv6Addr) -> HopIndex {
+        self.fib6.lookup(address)
+    }
+
+    #[inline]
     pub(crate) fn hops(&self) -> &Hops {
         &self.hops
     }
 }
 
-/// The routes that follow from a network's own addresses.
-fn own_routes(policy: &NetworkPolicy) -> [(Ipv4Prefix, HopIndex); 4] {
-    let NetworkPolicy { prefix, gateway, .. } = *policy;
-    [
-        (prefix, HopIndex::UNREACHABLE),
-        // RFC 1812 sections 4.2.2.11 and 4.2.3.1: the network's own address counts as a broadcast too.
-        (Ipv4Prefix::host(prefix.network()), HopIndex::NOT_UNICAST),
-        (Ipv4Prefix::host(prefix.last()), HopIndex::NOT_UNICAST),
-        (Ipv4Prefix::host(gateway), HopIndex::GATEWAY),
-    ]
+fn find(list: &[PortPolicy], address: Ipv4Addr) -> Option<&PortPolicy> {
+    let at = list.binary_search_by_key(&address, |port| port.ipv4).ok()?;
+    list.get(at)
 }
 
-impl NetworkPolicy {
-    /// Whether a port of the network could have this address.
-    pub(crate) fn may_have(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => {
-                self.prefix.contains(address)
-                    && address != self.prefix.network()
-                    && address != self.prefix.last()
-                    && address != self.gateway
-            }
-            IpAddr::V6(_) => false,
-        }
-    }
+fn key(mac: Mac) -> Key {
+    let [a, b, c, d, e, f] = mac.octets();
+    Key { bits: u128::from(u64::from_be_bytes([0, 0, a, b, c, d, e, f])), kind: 0 }
 }

@@ -1,10 +1,12 @@
 //! What the tables are built from: plain values, checked as a whole.
 
-use crate::routes::reserved4;
+mod error;
+
+use crate::routes::{reserved_around, reserved4, reserved6};
 use alloc::vec::Vec;
-use core::fmt;
-use core::net::Ipv4Addr;
-use vrouter_net::{Ipv4Prefix, Mac};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+pub use error::PolicyError;
+use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// Slot of a port. The caller gives them out, dense from zero; a slot may be used again later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,10 +38,34 @@ pub struct NetworkPolicy {
     pub gateway_mac: Mac,
     /// Bytes of the largest IP packet.
     pub mtu: u16,
+    /// The same in IPv6, if the network has it.
+    pub ipv6: Option<Ipv6Network>,
+    /// What happens to frames that are not for the gateway.
+    pub mode: Mode,
 }
 
-/// A port: the one MAC and the one IPv4 address its pod may use.
+/// The IPv6 side of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Network {
+    /// Addresses of its ports and its gateway; at most 127 bits long.
+    pub prefix: Ipv6Prefix,
+    /// The address the vRouter answers for, beside the link-local one made from its MAC address.
+    pub gateway: Ipv6Addr,
+}
+
+/// What a network does with frames that are not for the gateway. Those that are, are routed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// They are dropped: pods reach each other through the gateway, which answers ARP and Neighbor Discovery for
+    /// all.
+    #[default]
+    Routed,
+    /// They go to the port with the destination MAC address, or to all ports for a group.
+    Bridged,
+}
+
+/// A port: the MAC and the addresses its pod may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortPolicy {
     /// Its slot.
     pub index: PortIndex,
@@ -49,128 +75,24 @@ pub struct PortPolicy {
     pub mac: Mac,
     /// The pod's address.
     pub ipv4: Ipv4Addr,
+    /// The pod's IPv6 address, if it has one. It may use link-local ones too, to talk to the gateway.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Source addresses the pod may use beside its own, for a pod that routes for others: at most 64 prefixes,
+    /// compared one after the other. It is the operator's to leave out what belongs to others.
+    pub allowed: Vec<IpPrefix>,
+    /// In a bridged network: a way to stations that are no ports. The pod may use any address that is no other
+    /// port's, and gets frames for MAC addresses that no port has.
+    pub trunk: bool,
 }
 
 /// Smallest MTU every IPv4 link must take (RFC 791 section 3.2).
 const MIN_MTU: u16 = 68;
 /// Longest prefix with room for a network, a gateway, a port and a broadcast address.
 const MAX_PREFIX_LENGTH: u8 = 30;
-
-/// A policy contradicts itself. Slots name the culprit; the caller knows the names people use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the texts below say what each field is")]
-pub enum PolicyError {
-    /// Two networks in one slot.
-    DuplicateNetwork { network: NetworkIndex },
-    /// Two ports in one slot.
-    DuplicatePort { port: PortIndex },
-    /// A prefix without room for a port.
-    PrefixTooLong { network: NetworkIndex, prefix: Ipv4Prefix },
-    /// A prefix with addresses that no host can have.
-    PrefixReserved { network: NetworkIndex, prefix: Ipv4Prefix, reserved: Ipv4Prefix },
-    /// A gateway address outside the prefix, or the first or last address of it.
-    Gateway { network: NetworkIndex, gateway: Ipv4Addr, prefix: Ipv4Prefix },
-    /// A gateway MAC address that no station can have.
-    GatewayMac { network: NetworkIndex, mac: Mac },
-    /// An MTU below the smallest allowed.
-    Mtu { network: NetworkIndex, mtu: u16 },
-    /// A port of a network that is not there.
-    UnknownNetwork { port: PortIndex, network: NetworkIndex },
-    /// A port address outside the prefix, or the first or last address of it.
-    Address { port: PortIndex, address: Ipv4Addr, prefix: Ipv4Prefix },
-    /// A port with the gateway's address.
-    AddressOfGateway { port: PortIndex, address: Ipv4Addr },
-    /// Two ports of a network with one address.
-    DuplicateAddress { first: PortIndex, second: PortIndex, address: Ipv4Addr },
-    /// A MAC address that no station can have.
-    PortMac { port: PortIndex, mac: Mac },
-    /// A port with the gateway's MAC address.
-    MacOfGateway { port: PortIndex, mac: Mac },
-    /// Two ports of a network with one MAC address.
-    DuplicateMac { first: PortIndex, second: PortIndex, mac: Mac },
-}
-
-impl fmt::Display for PolicyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DuplicateNetwork { network } => {
-                write!(f, "network slot {} is used twice: give each network its own", network.0)
-            }
-            Self::DuplicatePort { port } => {
-                write!(f, "port slot {} is used twice: give each port its own", port.0)
-            }
-            Self::PrefixTooLong { prefix, .. } => write!(
-                f,
-                "ipv4 {prefix} has no room for a gateway and a port: use a length of at most \
-                 {MAX_PREFIX_LENGTH}"
-            ),
-            Self::PrefixReserved { prefix, reserved, .. } => write!(
-                f,
-                "ipv4 {prefix} overlaps {reserved}, which hosts cannot use: choose a unicast prefix \
-                 such as 10.66.0.0/24"
-            ),
-            Self::Gateway { gateway, prefix, .. } => write!(
-                f,
-                "gateway {gateway} is not a host address of {prefix}: choose one {}",
-                Between(*prefix)
-            ),
-            Self::GatewayMac { mac, .. } => write!(
-                f,
-                "gateway_mac {mac} is a group or zero address: choose a unicast one such as \
-                 02:00:00:00:00:01"
-            ),
-            Self::Mtu { mtu, .. } => {
-                write!(f, "mtu {mtu} is too small: choose at least {MIN_MTU}")
-            }
-            Self::UnknownNetwork { port, network } => write!(
-                f,
-                "port slot {} belongs to network slot {}, which does not exist: create the network \
-                 first",
-                port.0, network.0
-            ),
-            Self::Address { address, prefix, .. } => write!(
-                f,
-                "ipv4 {address} is not a host address of {prefix}: choose one {}",
-                Between(*prefix)
-            ),
-            Self::AddressOfGateway { address, .. } => {
-                write!(f, "ipv4 {address} is the gateway's: choose another address")
-            }
-            Self::DuplicateAddress { address, first, second } => write!(
-                f,
-                "ipv4 {address} is used by the ports in slots {} and {}: choose another address",
-                first.0, second.0
-            ),
-            Self::PortMac { mac, .. } => write!(
-                f,
-                "mac {mac} is a group or zero address: choose a unicast one such as \
-                 02:00:00:00:00:02"
-            ),
-            Self::MacOfGateway { mac, .. } => {
-                write!(f, "mac {mac} is the gateway's: choose another one")
-            }
-            Self::DuplicateMac { mac, first, second } => write!(
-                f,
-                "mac {mac} is used by the ports in slots {} and {}: choose another one",
-                first.0, second.0
-            ),
-        }
-    }
-}
-
-impl core::error::Error for PolicyError {}
-
-/// Prints the range of host addresses of a prefix.
-struct Between(Ipv4Prefix);
-
-impl fmt::Display for Between {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (first, last) = (self.0.network().to_bits(), self.0.last().to_bits());
-        let first = Ipv4Addr::from_bits(first.saturating_add(1));
-        let last = Ipv4Addr::from_bits(last.saturating_sub(1));
-        write!(f, "from {first} to {last}")
-    }
-}
+/// Longest IPv6 prefix with room for a gateway and a port.
+const MAX_PREFIX_LENGTH_6: u8 = 127;
+/// Most prefixes a port may use beside its own addresses.
+const MAX_ALLOWED: usize = 64;
 
 /// A policy that is consistent, sorted for building.
 pub(crate) struct Checked {
@@ -219,6 +141,17 @@ impl Policy {
             let (first, second) = in_order(a, b);
             return Err(PolicyError::DuplicateAddress { first, second, address: a.ipv4 });
         }
+        let mut six: Vec<_> = ports.iter().filter(|port| port.ipv6.is_some()).collect();
+        six.sort_unstable_by_key(|port| (port.network, port.ipv6));
+        for pair in six.windows(2) {
+            if let [a, b] = pair
+                && (a.network, a.ipv6) == (b.network, b.ipv6)
+                && let Some(address) = a.ipv6
+            {
+                let (first, second) = in_order(a, b);
+                return Err(PolicyError::DuplicateIpv6 { first, second, address });
+            }
+        }
         Ok(Checked { networks, ports })
     }
 }
@@ -237,7 +170,7 @@ fn is_host_address(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
 
 impl NetworkPolicy {
     fn check(&self) -> Result<(), PolicyError> {
-        let Self { index: network, prefix, gateway, gateway_mac, mtu } = *self;
+        let Self { index: network, prefix, gateway, gateway_mac, mtu, ipv6, mode: _ } = *self;
         if let Some(reserved) = reserved4().into_iter().find(|other| prefix.overlaps(*other)) {
             return Err(PolicyError::PrefixReserved { network, prefix, reserved });
         }
@@ -253,13 +186,54 @@ impl NetworkPolicy {
         if mtu < MIN_MTU {
             return Err(PolicyError::Mtu { network, mtu });
         }
+        ipv6.map_or(Ok(()), |ipv6| ipv6.check(network, mtu))
+    }
+
+    /// Whether a port of the network could have this address.
+    pub(crate) fn may_have(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => is_host_address(self.prefix, address) && address != self.gateway,
+            IpAddr::V6(address) => self
+                .ipv6
+                .is_some_and(|ipv6| ipv6.is_host_address(address) && address != ipv6.gateway),
+        }
+    }
+}
+
+impl Ipv6Network {
+    fn check(&self, network: NetworkIndex, mtu: u16) -> Result<(), PolicyError> {
+        let Self { prefix, gateway } = *self;
+        if let Some(reserved) = reserved6().into_iter().find(|other| prefix.overlaps(*other)) {
+            return Err(PolicyError::Ipv6Reserved { network, prefix, reserved });
+        }
+        if prefix.length() > MAX_PREFIX_LENGTH_6 {
+            return Err(PolicyError::Ipv6TooLong { network, prefix });
+        }
+        if !self.is_host_address(gateway) {
+            return Err(PolicyError::Ipv6Gateway { network, gateway, prefix });
+        }
+        if mtu < ipv6::MIN_MTU {
+            return Err(PolicyError::Ipv6Mtu { network, mtu });
+        }
         Ok(())
+    }
+
+    /// The first address of a prefix is every router's (RFC 4291 section 2.6.1), but not of a link of two (RFC 6164
+    /// section 5).
+    fn is_host_address(&self, address: Ipv6Addr) -> bool {
+        self.prefix.contains(address)
+            && (self.prefix.length() == MAX_PREFIX_LENGTH_6 || address != self.prefix.network())
     }
 }
 
 impl PortPolicy {
+    /// Whether the pod may send from this address beside its own ones.
+    pub(crate) fn allows(&self, source: IpAddr) -> bool {
+        self.allowed.iter().any(|prefix| prefix.contains(source))
+    }
+
     fn check(&self, network: &NetworkPolicy) -> Result<(), PolicyError> {
-        let Self { index: port, network: _, mac, ipv4: address } = *self;
+        let Self { index: port, network: _, mac, ipv4: address, ipv6, ref allowed, trunk } = *self;
         if !is_host_address(network.prefix, address) {
             return Err(PolicyError::Address { port, address, prefix: network.prefix });
         }
@@ -272,135 +246,29 @@ impl PortPolicy {
         if mac == network.gateway_mac {
             return Err(PolicyError::MacOfGateway { port, mac });
         }
+        if let Some(address) = ipv6 {
+            let ipv6 = network.ipv6.ok_or(PolicyError::NoIpv6 { port, address })?;
+            if !ipv6.is_host_address(address) {
+                return Err(PolicyError::Ipv6Address { port, address, prefix: ipv6.prefix });
+            }
+            if address == ipv6.gateway {
+                return Err(PolicyError::Ipv6OfGateway { port, address });
+            }
+        }
+        if allowed.len() > MAX_ALLOWED {
+            return Err(PolicyError::TooManyAllowed { port, count: allowed.len() });
+        }
+        for prefix in allowed {
+            if let Some(reserved) = reserved_around(*prefix) {
+                return Err(PolicyError::AllowedReserved { port, prefix: *prefix, reserved });
+            }
+        }
+        if trunk && network.mode != Mode::Bridged {
+            return Err(PolicyError::Trunk { port });
+        }
         Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::string::ToString;
-    use std::vec;
-
-    fn mac(last: u8) -> Mac {
-        Mac::new([2, 0, 0, 0, 0, last])
-    }
-
-    fn good() -> Policy {
-        let network = |index, last| NetworkPolicy {
-            index: NetworkIndex(index),
-            prefix: "10.66.0.0/24".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 66, 0, 1),
-            gateway_mac: mac(last),
-            mtu: 1500,
-        };
-        let port = |index, network, last| PortPolicy {
-            index: PortIndex(index),
-            network: NetworkIndex(network),
-            mac: mac(last),
-            ipv4: Ipv4Addr::new(10, 66, 0, last),
-        };
-        Policy {
-            networks: vec![network(1, 0x11), network(0, 0x10)],
-            ports: vec![port(7, 0, 3), port(0, 0, 2), port(4, 1, 2)],
-        }
-    }
-
-    #[test]
-    fn a_good_policy_is_sorted() {
-        let checked = good().check().unwrap();
-        let networks: Vec<_> = checked.networks.iter().map(|network| network.index.0).collect();
-        assert_eq!(networks, [0, 1]);
-        let ports: Vec<_> = checked.ports.iter().map(|port| port.index.0).collect();
-        assert_eq!(ports, [0, 7, 4]);
-    }
-
-    #[test]
-    fn refuses() {
-        type Break = fn(&mut Policy);
-        let cases: [(Break, &str); 22] = [
-            (
-                |p| p.networks[0].index.0 = 0,
-                "network slot 0 is used twice: give each network its own",
-            ),
-            (|p| p.ports[1].index.0 = 7, "port slot 7 is used twice: give each port its own"),
-            (
-                |p| p.networks[0].prefix = "10.66.0.0/31".parse().unwrap(),
-                "ipv4 10.66.0.0/31 has no room for a gateway and a port: use a length of at most 30",
-            ),
-            (
-                |p| p.networks[0].prefix = "0.0.0.0/0".parse().unwrap(),
-                "ipv4 0.0.0.0/0 overlaps 0.0.0.0/8, which hosts cannot use: choose a unicast prefix such as 10.66.0.0/24",
-            ),
-            (
-                |p| p.networks[0].prefix = "127.0.1.0/24".parse().unwrap(),
-                "ipv4 127.0.1.0/24 overlaps 127.0.0.0/8,",
-            ),
-            (
-                |p| p.networks[0].prefix = "239.1.0.0/16".parse().unwrap(),
-                "ipv4 239.1.0.0/16 overlaps 224.0.0.0/3,",
-            ),
-            (
-                |p| p.networks[0].gateway = Ipv4Addr::new(10, 66, 1, 1),
-                "gateway 10.66.1.1 is not a host address of 10.66.0.0/24: choose one from 10.66.0.1 to 10.66.0.254",
-            ),
-            (
-                |p| p.networks[0].gateway = Ipv4Addr::new(10, 66, 0, 0),
-                "gateway 10.66.0.0 is not a host address of 10.66.0.0/24",
-            ),
-            (
-                |p| p.networks[0].gateway = Ipv4Addr::new(10, 66, 0, 255),
-                "gateway 10.66.0.255 is not a host address of 10.66.0.0/24",
-            ),
-            (
-                |p| p.networks[0].gateway_mac = Mac::ZERO,
-                "gateway_mac 00:00:00:00:00:00 is a group or zero address",
-            ),
-            (
-                |p| p.networks[0].gateway_mac = Mac::BROADCAST,
-                "gateway_mac ff:ff:ff:ff:ff:ff is a group or zero address",
-            ),
-            (|p| p.networks[0].mtu = 67, "mtu 67 is too small: choose at least 68"),
-            (
-                |p| p.ports[2].network.0 = 2,
-                "port slot 4 belongs to network slot 2, which does not exist: create the network first",
-            ),
-            (
-                |p| p.ports[0].ipv4 = Ipv4Addr::new(10, 67, 0, 3),
-                "ipv4 10.67.0.3 is not a host address of 10.66.0.0/24: choose one from 10.66.0.1 to 10.66.0.254",
-            ),
-            (
-                |p| p.ports[0].ipv4 = Ipv4Addr::new(10, 66, 0, 0),
-                "ipv4 10.66.0.0 is not a host address",
-            ),
-            (
-                |p| p.ports[0].ipv4 = Ipv4Addr::new(10, 66, 0, 255),
-                "ipv4 10.66.0.255 is not a host address",
-            ),
-            (
-                |p| p.ports[0].ipv4 = Ipv4Addr::new(10, 66, 0, 1),
-                "ipv4 10.66.0.1 is the gateway's: choose another address",
-            ),
-            (
-                |p| p.ports[0].ipv4 = Ipv4Addr::new(10, 66, 0, 2),
-                "ipv4 10.66.0.2 is used by the ports in slots 0 and 7: choose another address",
-            ),
-            (|p| p.ports[0].mac = Mac::ZERO, "mac 00:00:00:00:00:00 is a group or zero address"),
-            (
-                |p| p.ports[0].mac = Mac::new([1, 0, 0x5e, 0, 0, 1]),
-                "mac 01:00:5e:00:00:01 is a group or zero address",
-            ),
-            (|p| p.ports[0].mac = mac(0x10), "mac 02:00:00:00:00:10 is the gateway's"),
-            (
-                |p| p.ports[0].mac = mac(2),
-                "mac 02:00:00:00:00:02 is used by the ports in slots 0 and 7: choose another one",
-            ),
-        ];
-        for (change, text) in cases {
-            let mut policy = good();
-            change(&mut policy);
-            let error = policy.check().err().unwrap().to_string();
-            assert!(error.starts_with(text), "got {error}\nnot {text}");
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,14 @@
 //! The stages: classify, look up, resolve. Each is a loop over the batch.
 
+mod bridge;
 mod fast;
+mod nd;
+pub(crate) mod six;
 mod slow;
 
 use crate::hops::HopIndex;
-use crate::{DropReason, IcmpLimiter, Packet, PortIndex, Tables, Timestamp, Verdict};
+use crate::tables::Port;
+use crate::{DropReason, Network, Packet, PortIndex, PortLimits, Tables, Timestamp, Verdict};
 use slow::Step;
 
 /// Packets that go through the stages together; a longer batch goes in pieces. One bit each in a word.
@@ -27,7 +31,7 @@ pub fn process(
     now: Timestamp,
     ingress: PortIndex,
     batch: &mut [Packet],
-    limiter: &mut IcmpLimiter,
+    limits: &mut PortLimits,
 ) -> Outcome {
     let Some((port, network)) = tables.ingress(ingress) else {
         for packet in batch {
@@ -35,29 +39,46 @@ pub fn process(
         }
         return Outcome::default();
     };
+    let at = Place { port, network, now };
     let mut outcome = None;
     for batch in batch.chunks_mut(STAGE_PACKETS) {
         let mut found = [0; STAGE_PACKETS];
         let mut decided = 0;
+        let mut six = six::Targets::default();
         for i in bits(fast::classify(port, batch, &mut found)) {
-            match slow::classify(port, network, &mut batch[i]) {
+            let packet = &mut batch[i];
+            if let Some(to) = six::forward(&at, packet) {
+                packet.verdict = Verdict::Forward(to);
+                six.add(to);
+                decided |= 1 << i;
+                continue;
+            }
+            match slow::classify(&at, packet, limits) {
                 Step::LookUp(address) => found[i] = address,
                 Step::Done(verdict) => {
-                    batch[i].verdict = verdict;
+                    packet.verdict = verdict;
                     decided |= 1 << i;
                 }
             }
         }
         fast::look_up(network.fib(), &mut found[..batch.len()]);
-        let (left, all_to) = fast::forward(port, network.hops(), batch, &found);
+        let (left, mut all_to) = fast::forward(port, network.hops(), batch, &found);
         for i in bits(left & !decided) {
             let next_hop = network.hops().get(HopIndex(found[i]));
-            batch[i].verdict = slow::resolve(port, network, next_hop, &mut batch[i], now, limiter);
+            batch[i].verdict = slow::resolve(&at, next_hop, &mut batch[i], limits);
         }
+        all_to = all_to.or(six.all_to(batch.len()));
         let same = *outcome.get_or_insert(all_to) == all_to;
         outcome = Some(all_to.filter(|_| same));
     }
     Outcome { all_to: outcome.flatten() }
+}
+
+/// Where and when packets are decided about.
+struct Place<'a> {
+    port: &'a Port,
+    network: &'a Network,
+    now: Timestamp,
 }
 
 /// The places of the bits that are set.

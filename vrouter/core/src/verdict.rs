@@ -16,9 +16,20 @@ pub enum Verdict {
     /// Back to the port it came from. The header in the scratch is the one to send; the frame keeps its
     /// length.
     Reply,
+    /// To several other ports of the network, as it is: [`crate::Tables::flood`] names them.
+    Flood(Flood),
     /// Nowhere, but its sender is to get an ICMP error ([`crate::icmp_error`]). The scratch is as received.
     /// The packet itself counts as dropped for `DropReason::from` the error.
     Originate(IcmpError),
+}
+
+/// Which ports of a bridged network get a frame that is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    /// All: the frame goes to a group.
+    All,
+    /// The trunk ports: nobody here has the destination address, somebody behind them may.
+    Trunks,
 }
 
 /// Declares the reasons once; everything that lists them is made from this.
@@ -52,7 +63,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     RuntFrame = "runt_frame",
-        "The frame ends before its Ethernet, ARP or IPv4 header does.";
+        "The frame ends before its Ethernet, ARP or IP header does.";
     MalformedIpv4 = "malformed_ipv4",
         "The IPv4 version, header length or total length is impossible.";
     BadIpv4Checksum = "bad_ipv4_checksum",
@@ -60,7 +71,7 @@ drop_reasons! {
     SourceMac = "source_mac",
         "The frame's source MAC address is not the port's.";
     SourceIp = "source_ip",
-        "The packet's source IPv4 address is not the port's.";
+        "The packet's source IP address is not the port's.";
     ArpSpoof = "arp_spoof",
         "The ARP sender claims a MAC or IPv4 address that is not the port's.";
     MalformedArp = "malformed_arp",
@@ -68,15 +79,15 @@ drop_reasons! {
     ArpUnanswered = "arp_unanswered",
         "The ARP packet needs no answer: a reply, a probe or an announcement of the pod's own address, or a question for an address nobody has.";
     UnsupportedEthertype = "unsupported_ethertype",
-        "The frame carries neither IPv4 nor ARP (IPv6 and VLAN tags are not forwarded).";
+        "The frame carries what a routed network does not forward: neither ARP nor IPv4 nor, if the network has it, IPv6.";
     Multicast = "multicast",
-        "The packet goes to a multicast, broadcast or network address, which is not forwarded.";
+        "The packet goes to a multicast, broadcast or network address, which a routed network does not forward.";
     NotForGatewayMac = "not_for_gateway_mac",
         "The frame's destination MAC address is not the gateway's.";
     NoRoute = "no_route",
         "The network has no route or no port for the destination address.";
     TtlExceeded = "ttl_exceeded",
-        "The packet's time to live ran out.";
+        "The packet's time to live or hop limit ran out.";
     TooBig = "too_big",
         "The packet is larger than the MTU of the network it would leave to.";
     GatewayUnhandled = "gateway_unhandled",
@@ -105,6 +116,20 @@ drop_reasons! {
         "The vRouter's packet pool is empty.";
     Blackhole = "blackhole",
         "A route says that packets to the destination are dropped.";
+    MalformedIpv6 = "malformed_ipv6",
+        "The IPv6 version or payload length is impossible.";
+    MalformedNd = "malformed_nd",
+        "The Neighbor Discovery message is cut off, does not add up, was forwarded or has an impossible option.";
+    NdSpoof = "nd_spoof",
+        "The Neighbor Discovery message claims a MAC or IPv6 address that is not the port's, or to come from a router.";
+    NdUnanswered = "nd_unanswered",
+        "The Neighbor Discovery message needs no answer: an advertisement, a router solicitation, a probe, or a question for an address nobody has.";
+    UnknownMac = "unknown_mac",
+        "No port of the bridged network has the destination MAC address.";
+    FloodLimited = "flood_limited",
+        "The port sent more broadcast, multicast or unknown unicast frames than a bridged network repeats.";
+    Policed = "policed",
+        "The port sent more than its policer lets pass.";
 }
 
 impl fmt::Display for DropReason {
@@ -117,7 +142,7 @@ impl From<IcmpError> for DropReason {
     /// What the packet that causes the error counts as.
     fn from(error: IcmpError) -> Self {
         match error {
-            IcmpError::HostUnreachable => Self::NoRoute,
+            IcmpError::NetworkUnreachable | IcmpError::HostUnreachable => Self::NoRoute,
             IcmpError::FragmentationNeeded { .. } => Self::TooBig,
             IcmpError::TimeExceeded => Self::TtlExceeded,
         }
@@ -156,7 +181,8 @@ mod tests {
              arp_unanswered unsupported_ethertype multicast not_for_gateway_mac no_route ttl_exceeded \
              too_big gateway_unhandled hairpin icmp_rate_limited unknown_ingress receiver_down \
              receiver_ring_full receiver_buffer_too_small receiver_bad_descriptor bad_descriptor \
-             chain_too_long unsupported_offload no_mbuf blackhole"
+             chain_too_long unsupported_offload no_mbuf blackhole malformed_ipv6 \
+             malformed_nd nd_spoof nd_unanswered unknown_mac flood_limited policed"
         );
     }
 }

@@ -116,9 +116,12 @@ pub fn echo_reply(message: &mut [u8]) -> Result<(), Truncated> {
     Ok(())
 }
 
-/// An error that a router reports about a packet.
+/// An error that a router reports about a packet, in the words of IPv4; IPv6 knows the same ones
+/// ([`crate::icmpv6`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ErrorKind {
+    /// There is no route to the destination.
+    NetworkUnreachable,
     /// Nobody has the destination address.
     HostUnreachable,
     /// The packet may not be fragmented and the next link takes less.
@@ -134,6 +137,7 @@ impl ErrorKind {
     /// Type, code and the low half of the second word.
     const fn fields(self) -> (Type, u8, u16) {
         match self {
+            Self::NetworkUnreachable => (Type::DESTINATION_UNREACHABLE, 0, 0),
             Self::HostUnreachable => (Type::DESTINATION_UNREACHABLE, 1, 0),
             Self::FragmentationNeeded { mtu } => (Type::DESTINATION_UNREACHABLE, 4, mtu),
             Self::TimeExceeded => (Type::TIME_EXCEEDED, 0, 0),
@@ -258,6 +262,10 @@ mod tests {
         let to = (Mac::new([2, 0, 0, 0, 0, 2]), Ipv4Addr::new(10, 66, 0, 2));
         let quote: Vec<u8> = (0..=255).cycle().take(700).collect();
         for (kind, expected) in [
+            (
+                ErrorKind::NetworkUnreachable,
+                Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network),
+            ),
             (
                 ErrorKind::HostUnreachable,
                 Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host),

@@ -12,7 +12,7 @@ pub const MAX_HEADER_BYTES: usize = 60;
 /// TTL of what the vRouter sends itself (the value assigned numbers recommend, RFC 1700).
 pub const DEFAULT_TTL: u8 = 64;
 
-/// What an IPv4 packet carries.
+/// What an IPv4 or IPv6 packet carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Protocol(pub u8);
 
@@ -23,6 +23,8 @@ impl Protocol {
     pub const TCP: Self = Self(6);
     /// UDP.
     pub const UDP: Self = Self(17);
+    /// ICMP for IPv6.
+    pub const ICMPV6: Self = Self(58);
 }
 
 const FLAG_DONT_FRAGMENT: u16 = 0x4000;

@@ -1,8 +1,9 @@
 //! Addresses, protocol headers and checksums over plain byte slices.
 //!
-//! Does: parse and print MAC addresses and IP prefixes; read and change Ethernet, ARP, IPv4 and ICMPv4
-//! headers in place through views that were checked once; compute, verify and update Internet checksums;
-//! write ARP replies and ICMP errors.
+//! Does: parse and print MAC addresses and IP prefixes; read and change Ethernet, ARP, IPv4, IPv6,
+//! ICMP and Neighbor Discovery headers in place through views that were checked once; compute, verify and update
+//! Internet checksums;
+//! write ARP replies, advertisements and ICMP errors.
 //!
 //! Does not: decide anything about a packet, allocate, do IO, know ports, networks or guests.
 //!
@@ -17,11 +18,15 @@ pub mod arp;
 pub mod checksum;
 pub mod ethernet;
 pub mod icmpv4;
+pub mod icmpv6;
 pub mod ipv4;
+pub mod ipv6;
 mod mac;
+pub mod nd;
 mod prefix;
 mod prefix6;
 pub mod segment;
+pub mod vxlan;
 
 pub use core::net::{Ipv4Addr, Ipv6Addr};
 pub use mac::{Mac, ParseMacError};

@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use vrouter_api::v1;
-use vrouter_core::{DropReason, PolicyError, RouteError};
+use vrouter_core::{
+    DropReason, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy, RouteError,
+};
 use vrouter_net::{Ipv4Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
@@ -122,7 +124,9 @@ impl From<Refusal> for tonic::Status {
                 PolicyError::DuplicateAddress { .. }
                 | PolicyError::DuplicateMac { .. }
                 | PolicyError::AddressOfGateway { .. }
-                | PolicyError::MacOfGateway { .. },
+                | PolicyError::MacOfGateway { .. }
+                | PolicyError::DuplicateIpv6 { .. }
+                | PolicyError::Ipv6OfGateway { .. },
             ) => Code::AlreadyExists,
             Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
                 Code::InvalidArgument
@@ -189,6 +193,13 @@ impl NetworkRequest {
             .ok_or_else(|| invalid("mtu", mtu, "use 68 to 9216"))?;
         let gateway_mac = gateway_mac(&name);
         Ok(Self { name, prefix, gateway, gateway_mac, mtu })
+    }
+
+    /// What the tables are to know of it.
+    pub fn policy(&self, index: NetworkIndex) -> NetworkPolicy {
+        let Self { prefix, gateway, gateway_mac, mtu, .. } = *self;
+        let (ipv6, mode) = (None, Mode::Routed);
+        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode }
     }
 
     /// Writes it with everything filled in. `routes`: how many it has.
@@ -277,6 +288,13 @@ impl PortRequest {
         Ok(Self { spec, mac, ipv4, socket, owner, pairs })
     }
 
+    /// What the tables are to know of it.
+    pub fn policy(&self, index: PortIndex, network: NetworkIndex) -> PortPolicy {
+        let Self { mac, ipv4, .. } = *self;
+        let (ipv6, allowed, trunk) = (None, Vec::new(), false);
+        PortPolicy { index, network, mac, ipv4, ipv6, allowed, trunk }
+    }
+
     /// Whether another request is for the same port, whoever may connect and whoever polls it.
     pub fn same_port(&self, other: &Self) -> bool {
         let strip =
@@ -361,6 +379,7 @@ pub fn worker_stats(
         forwarded: tally.forwarded.get(),
         replied: tally.replied.get(),
         originated: tally.originated.get(),
+        flooded: tally.flooded.get(),
         drops: drops(counted.filter(|(_, n)| *n > 0)),
         busy_ticks: ticks,
         cycles_per_packet: per_packet(ticks, packets),

@@ -246,6 +246,8 @@ pub struct WorkerTally {
     pub replied: Tally,
     /// Packets made here.
     pub originated: Tally,
+    /// Frames repeated to several ports.
+    pub flooded: Tally,
     /// Drops of all ports, those that are gone included.
     pub drops: [Tally; DropReason::COUNT],
 }
@@ -262,6 +264,7 @@ impl WorkerTally {
             forwarded: Tally::default(),
             replied: Tally::default(),
             originated: Tally::default(),
+            flooded: Tally::default(),
             drops: [const { Tally::new() }; _],
         }
     }

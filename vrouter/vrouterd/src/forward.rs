@@ -1,8 +1,8 @@
 //! One burst: from a pod's queue through the tables to other pods' queues.
 
 use vrouter_core::{
-    DropReason, ICMP_ERROR_BYTES, IcmpError, IcmpLimiter, Packet, PortIndex, Timestamp, Verdict,
-    icmp_error, process,
+    DropReason, Flood, ICMP_ERROR_BYTES, IcmpError, Packet, PortIndex, PortLimits, Timestamp,
+    Verdict, icmp_error, process,
 };
 use vrouter_dpdk::Pool;
 use vrouter_vhost::offload::Offload;
@@ -25,8 +25,8 @@ pub struct Pipeline {
     packets: Box<[Packet; BURST]>,
     /// For each packet, which frame of the burst it is, and what its sender left to be done.
     origins: [Origin; BURST],
-    /// One for each port, so that no pod uses up the ICMP errors of another.
-    limiters: Box<[IcmpLimiter]>,
+    /// One for each port, so that no pod uses up what another may.
+    limits: Box<[PortLimits]>,
     pool: Pool,
     software: Software,
 }
@@ -45,7 +45,7 @@ impl Pipeline {
             scratch: RxScratch::new(),
             packets: Box::new([Packet::EMPTY; BURST]),
             origins: [Origin { frame: 0, offload: Offload::NONE }; BURST],
-            limiters: vec![IcmpLimiter::default(); ports].into(),
+            limits: vec![PortLimits::default(); ports].into(),
             pool,
             software: Software::new(),
         }
@@ -62,8 +62,7 @@ impl Pipeline {
         tally: &WorkerTally,
     ) -> usize {
         let at = usize::from(from.index.0);
-        let (Some(limiter), Some(counts)) = (self.limiters.get_mut(at), tally.port(from.index))
-        else {
+        let (Some(limits), Some(counts)) = (self.limits.get_mut(at), tally.port(from.index)) else {
             return 0;
         };
         let Some(mut lease) = from.queues.tx(pair).lease_tx(&mut self.burst) else { return 0 };
@@ -90,7 +89,7 @@ impl Pipeline {
             }
         }
         let packets = self.packets.get_mut(..used).unwrap_or(&mut []);
-        let outcome = process(&plane.tables, now, from.index, packets, limiter);
+        let outcome = process(&plane.tables, now, from.index, packets, limits);
         let output = Output {
             plane,
             from,
@@ -176,6 +175,7 @@ impl Output<'_> {
     #[inline]
     fn deliver(&self, scratch: &mut RxScratch, software: &mut Software) {
         let mut waiting: Mask = 0;
+        let mut floods: [Mask; 2] = [0; 2];
         let mut targets = [self.from.index; BURST];
         for (at, (packet, target)) in self.packets.iter().zip(&mut targets).enumerate() {
             match packet.verdict {
@@ -185,7 +185,11 @@ impl Output<'_> {
                     waiting |= 1 << at;
                 }
                 Verdict::Reply | Verdict::Originate(_) => waiting |= 1 << at,
+                Verdict::Flood(flood) => floods[flood as usize] |= 1 << at,
             }
+        }
+        for flood in [Flood::All, Flood::Trunks] {
+            self.flood(flood, floods[flood as usize], scratch, software);
         }
         while let Some(&to) = targets.get(waiting.trailing_zeros() as usize) {
             let mut group: Mask = 0;
@@ -194,6 +198,17 @@ impl Output<'_> {
             }
             group &= waiting;
             waiting &= !group;
+            self.deliver_to(to, group, scratch, software);
+        }
+    }
+
+    /// Repeats frames to all ports that are to have them, port by port.
+    fn flood(&self, flood: Flood, group: Mask, scratch: &mut RxScratch, software: &mut Software) {
+        if group == 0 {
+            return;
+        }
+        self.tally.flooded.add(group.count_ones().into());
+        for to in self.plane.tables.flood(self.from.index, flood) {
             self.deliver_to(to, group, scratch, software);
         }
     }

@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ringway_config::Assignment;
 use tokio::sync::broadcast;
 use vrouter_api::v1::{self, event};
-use vrouter_core::{
-    NetworkIndex, NetworkPolicy, Policy, PortIndex, PortPolicy, RouteChange, Tables,
-};
+use vrouter_core::{NetworkIndex, Policy, PortIndex, PortPolicy, RouteChange, Tables};
 use vrouter_net::IpPrefix;
 use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
@@ -270,8 +268,7 @@ impl Registry {
         let owners = pin.map_or_else(|| assign::place(self.burdens(), request.pairs), Owners::one);
 
         // The tables first: they know whether the addresses are free.
-        let policy =
-            self.policy(Some(PortPolicy { index, network, mac: request.mac, ipv4: request.ipv4 }));
+        let policy = self.policy(Some(request.policy(index, network)));
         let tables = self.tables.update(&policy)?;
         let config = PortConfig {
             id: id.clone(),
@@ -490,21 +487,11 @@ impl Registry {
     }
 
     fn policy(&self, more: Option<PortPolicy>) -> Policy {
-        let networks = self.networks.values().map(|n| NetworkPolicy {
-            index: n.index,
-            prefix: n.request.prefix,
-            gateway: n.request.gateway,
-            gateway_mac: n.request.gateway_mac,
-            mtu: n.request.mtu,
-        });
-        let ports = self.ports.values().map(|p| {
-            p.facts.with(|request, _| PortPolicy {
-                index: p.index,
-                network: p.network,
-                mac: request.mac,
-                ipv4: request.ipv4,
-            })
-        });
+        let networks = self.networks.values().map(|n| n.request.policy(n.index));
+        let ports = self
+            .ports
+            .values()
+            .map(|p| p.facts.with(|request, _| request.policy(p.index, p.network)));
         Policy { networks: networks.collect(), ports: ports.chain(more).collect() }
     }
 

@@ -71,8 +71,8 @@ POD            INTERFACE  NETWORK  RX PACKETS  RX BYTES  TX PACKETS  TX BYTES  D
 default/red-b  net0       red             100      6400          50      3200      6    50.0  512 ns  0.012 s
 unknown        -          -                 7       448           3       224      0    50.0  512 ns  0.012 s
 
-WORKER  CPU  QUEUES  PACKETS  BURSTS  SLEEPS     BUSY  CYCLES  P99  FORWARDED  REPLIED  ORIGINATED  DROPS
-     0    1       3      107       9       2  1.234 s   100.0    -         90       10           1      5
+WORKER  CPU  QUEUES  PACKETS  BURSTS  SLEEPS     BUSY  CYCLES  P99  FORWARDED  REPLIED  ORIGINATED  FLOODED  DROPS
+     0    1       3      107       9       2  1.234 s   100.0    -         90       10           1        0      5
 "
     );
     assert_eq!(workers(&sample().workers()), "WORKER  CPU  QUEUES\n     0    1       3\n");

@@ -65,6 +65,7 @@ pub(crate) fn stats() -> Stats {
             forwarded: 90,
             replied: 10,
             originated: 1,
+            flooded: 0,
             drops: vec![drop("ttl_exceeded", 5)],
             busy_ticks: 10_700,
             cycles_per_packet: 100.0,

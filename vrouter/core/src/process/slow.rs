@@ -1,9 +1,11 @@
 //! What the fast path leaves over: everything wrong, and everything right but rare.
 
+use super::{Place, bridge, nd, six};
 use crate::hops::{NextHop, PortHop};
 use crate::icmp::{ipv4_of, may_be_reported};
-use crate::tables::Port;
-use crate::{DropReason, IcmpError, IcmpLimiter, Network, Packet, Timestamp, Verdict};
+use crate::{
+    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, Timestamp, Verdict,
+};
 use core::net::Ipv4Addr;
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
@@ -25,19 +27,23 @@ impl From<DropReason> for Step {
 
 /// Checks the headers of any frame.
 #[cold]
-pub(super) fn classify(port: &Port, network: &Network, packet: &mut Packet) -> Step {
+pub(super) fn classify(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Step {
     let Ok((link, payload)) = ethernet::Header::split(packet.head()) else {
         return DropReason::RuntFrame.into();
     };
-    if link.source() != port.policy.mac {
+    let network = at.network.policy();
+    let to = link.destination();
+    if network.mode == Mode::Bridged && to != network.gateway_mac {
+        return Step::Done(bridge::decide(at, packet, limits));
+    }
+    if link.source() != at.port.policy.mac {
         return DropReason::SourceMac.into();
     }
-    let to = link.destination();
     match link.ether_type() {
         EtherType::IPV4 => {
             let bytes = packet.payload_bytes();
             let address = addressed_to_gateway(to, network)
-                .and_then(|()| check_ipv4(port.policy.ipv4, payload, bytes));
+                .and_then(|()| check_ipv4(&at.port.policy, payload, bytes));
             address.map_or_else(Step::from, |address| Step::LookUp(address.to_bits()))
         }
         EtherType::ARP => {
@@ -45,15 +51,19 @@ pub(super) fn classify(port: &Port, network: &Network, packet: &mut Packet) -> S
                 Mac::BROADCAST => Ok(()),
                 to => addressed_to_gateway(to, network),
             };
-            let asked = allowed.and_then(|()| check_arp(port, network, payload));
-            asked.map_or_else(Step::from, |target| answer_arp(port, network, packet, target))
+            let asked = allowed.and_then(|()| check_arp(at, payload));
+            asked.map_or_else(Step::from, |(target, asker)| answer_arp(at, packet, target, asker))
+        }
+        EtherType::IPV6 if network.ipv6.is_some() => {
+            let verdict = ipv6(at, packet, to, limits);
+            Step::Done(verdict.unwrap_or_else(Verdict::Drop))
         }
         _ => DropReason::UnsupportedEthertype.into(),
     }
 }
 
-fn addressed_to_gateway(to: Mac, network: &Network) -> Result<(), DropReason> {
-    if to == network.policy().gateway_mac {
+fn addressed_to_gateway(to: Mac, network: &NetworkPolicy) -> Result<(), DropReason> {
+    if to == network.gateway_mac {
         Ok(())
     } else if to.is_multicast() {
         Err(DropReason::Multicast)
@@ -62,8 +72,26 @@ fn addressed_to_gateway(to: Mac, network: &Network) -> Result<(), DropReason> {
     }
 }
 
-/// The destination of a packet with a sound header that comes from the port's own address.
-fn check_ipv4(own: Ipv4Addr, bytes: &[u8], frame_bytes: usize) -> Result<Ipv4Addr, DropReason> {
+/// IPv6 is decided about at once. Only Neighbor Discovery may go to a group.
+fn ipv6(
+    at: &Place<'_>,
+    packet: &mut Packet,
+    to: Mac,
+    limits: &mut PortLimits,
+) -> Result<Verdict, DropReason> {
+    let allowed = addressed_to_gateway(to, at.network.policy());
+    if allowed == Err(DropReason::NotForGatewayMac) {
+        return Err(DropReason::NotForGatewayMac);
+    }
+    if let Some(wish) = nd::check(at, packet)? {
+        return Ok(nd::answer(at, packet, wish));
+    }
+    allowed?;
+    Ok(six::resolve(at, packet, limits))
+}
+
+/// The destination of a packet with a sound header that comes from an address of the port.
+fn check_ipv4(port: &PortPolicy, bytes: &[u8], frame_bytes: usize) -> Result<Ipv4Addr, DropReason> {
     let header = ipv4::Header::check(bytes, frame_bytes).map_err(|error| match error {
         ipv4::Error::Truncated(_) => DropReason::RuntFrame,
         ipv4::Error::Version(_)
@@ -71,57 +99,71 @@ fn check_ipv4(own: Ipv4Addr, bytes: &[u8], frame_bytes: usize) -> Result<Ipv4Add
         | ipv4::Error::TotalLength { .. } => DropReason::MalformedIpv4,
         ipv4::Error::Checksum(_) => DropReason::BadIpv4Checksum,
     })?;
-    if header.source() != own {
+    let source = header.source();
+    if source != port.ipv4 && !port.allows(source.into()) {
         return Err(DropReason::SourceIp);
     }
     Ok(header.destination())
 }
 
-/// The address a pod may be told the MAC address of.
-fn check_arp(port: &Port, network: &Network, payload: &[u8]) -> Result<Ipv4Addr, DropReason> {
-    let packet = arp::Packet::parse(payload).map_err(|error| match error {
+/// The ARP packet a frame carries.
+pub(super) fn read_arp(
+    payload: &[u8],
+) -> Result<arp::Packet<&[u8; arp::PACKET_BYTES]>, DropReason> {
+    arp::Packet::parse(payload).map_err(|error| match error {
         arp::Error::Truncated(_) => DropReason::RuntFrame,
         arp::Error::NotIpv4OverEthernet => DropReason::MalformedArp,
-    })?;
+    })
+}
+
+/// The address a pod may be told the MAC address of, and the address it asks from.
+fn check_arp(at: &Place<'_>, payload: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr), DropReason> {
+    let packet = read_arp(payload)?;
+    let port = &at.port.policy;
     let is_request = packet.operation() == arp::Operation::REQUEST;
+    let sender = packet.sender_ip();
     // RFC 5227 section 2.1.1: a probe claims no address. An answer would say that the address is taken.
-    let is_probe = is_request && packet.sender_ip().is_unspecified();
-    let claims_own = is_probe || packet.sender_ip() == port.policy.ipv4;
-    if packet.sender_mac() != port.policy.mac || !claims_own {
+    let is_probe = is_request && sender.is_unspecified();
+    let claims_own = is_probe || sender == port.ipv4 || port.allows(sender.into());
+    if packet.sender_mac() != port.mac || !claims_own {
         return Err(DropReason::ArpSpoof);
     }
     let target = packet.target_ip();
-    if !is_request || is_probe || target == port.policy.ipv4 {
+    if !is_request || is_probe || target == sender || target == port.ipv4 {
         return Err(DropReason::ArpUnanswered);
     }
     // Only what is on the pod's link is asked for; a route from elsewhere is no reason to answer.
-    match network.next_hop(target) {
-        NextHop::Gateway | NextHop::Port(_) if network.policy().prefix.contains(target) => {
-            Ok(target)
+    match at.network.next_hop(target) {
+        NextHop::Gateway | NextHop::Port(_) if at.network.policy().prefix.contains(target) => {
+            Ok((target, sender))
         }
         _ => Err(DropReason::ArpUnanswered),
     }
 }
 
-/// Answers for the gateway, and for every pod too: pods reach each other through the gateway only.
-fn answer_arp(port: &Port, network: &Network, packet: &mut Packet, target: Ipv4Addr) -> Step {
+/// Answers for the gateway, and in a routed network for every pod too: pods reach each other through the gateway
+/// only.
+pub(super) fn answer_arp(
+    at: &Place<'_>,
+    packet: &mut Packet,
+    target: Ipv4Addr,
+    asker: Ipv4Addr,
+) -> Step {
     let Some(frame) = packet.header.first_chunk_mut::<{ arp::FRAME_BYTES }>() else {
         return DropReason::RuntFrame.into();
     };
-    let gateway_mac = network.policy().gateway_mac;
-    arp::write_reply(frame, gateway_mac, target, port.policy.mac, port.policy.ipv4);
+    let gateway_mac = at.network.policy().gateway_mac;
+    arp::write_reply(frame, gateway_mac, target, at.port.policy.mac, asker);
     Step::Done(Verdict::Reply)
 }
 
-/// The verdict on a packet that is not simply forwarded. Its header was checked.
+/// The verdict on an IPv4 packet that is not simply forwarded. Its header was checked.
 #[cold]
 pub(super) fn resolve(
-    port: &Port,
-    network: &Network,
+    at: &Place<'_>,
     next_hop: &NextHop,
     packet: &mut Packet,
-    now: Timestamp,
-    limiter: &mut IcmpLimiter,
+    limits: &mut PortLimits,
 ) -> Verdict {
     // The first stage has checked the header, so this cannot fail; and if a mistake made it fail, one packet
     // would be lost, not the process.
@@ -130,11 +172,12 @@ pub(super) fn resolve(
     };
     let error = match next_hop {
         NextHop::Drop(reason) => return Verdict::Drop(*reason),
-        NextHop::Gateway => return answer_gateway(port, network, packet),
+        NextHop::Gateway => return answer_gateway(at, packet),
         NextHop::Unreachable => IcmpError::HostUnreachable,
+        NextHop::NoRoute => IcmpError::NetworkUnreachable,
         // A pod's own stack keeps what it sends to itself. Anything else is a mistake or a try to make the
         // vRouter hold both rings of a port at once.
-        NextHop::Port(hop) if hop.port == port.policy.index => {
+        NextHop::Port(hop) if hop.port == at.port.policy.index => {
             return Verdict::Drop(DropReason::Hairpin);
         }
         NextHop::Port(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
@@ -146,9 +189,19 @@ pub(super) fn resolve(
         }
         NextHop::Port(_) => return Verdict::Drop(DropReason::TooBig),
     };
-    if !may_be_reported(&header, bytes) {
+    report(error, may_be_reported(&header, bytes), at.now, limits)
+}
+
+/// The verdict on a packet whose sender deserves an error.
+pub(super) fn report(
+    error: IcmpError,
+    may_be_reported: bool,
+    now: Timestamp,
+    limits: &mut PortLimits,
+) -> Verdict {
+    if !may_be_reported {
         Verdict::Drop(error.into())
-    } else if limiter.allow(now) {
+    } else if limits.errors.allow(now) {
         Verdict::Originate(error)
     } else {
         Verdict::Drop(DropReason::IcmpRateLimited)
@@ -184,12 +237,12 @@ fn forward(packet: &mut Packet, hop: &PortHop) -> Verdict {
 }
 
 /// Answers a ping for the gateway's address; nothing else is answered.
-fn answer_gateway(port: &Port, network: &Network, packet: &mut Packet) -> Verdict {
-    let policy = network.policy();
+fn answer_gateway(at: &Place<'_>, packet: &mut Packet) -> Verdict {
+    let policy = at.network.policy();
     if packet.payload_bytes() > usize::from(policy.mtu) {
         return Verdict::Drop(DropReason::TooBig);
     }
-    if echo_reply(packet.head_mut(), port.policy.mac, policy.gateway_mac).is_some() {
+    if echo_reply(packet.head_mut(), at.port.policy.mac, policy.gateway_mac).is_some() {
         Verdict::Reply
     } else {
         Verdict::Drop(DropReason::GatewayUnhandled)

@@ -1,14 +1,9 @@
 //! Every rule and every drop reason of the stages, then properties that hold for any bytes.
 
-mod hostile;
-
-use hostile::check_error;
-
-use super::fast::common_case;
 use super::*;
 use crate::{
-    HEADER_BYTES, ICMP_ERROR_BYTES, IcmpError, NetworkIndex, NetworkPolicy, Policy, PortPolicy,
-    RouteChange, RouteTarget, icmp_error,
+    HEADER_BYTES, ICMP_ERROR_BYTES, IcmpError, IcmpLimiter, Mode, NetworkIndex, NetworkPolicy,
+    Policy, PortPolicy, RouteChange, RouteTarget, icmp_error,
 };
 use bolero::TypeGenerator;
 use core::net::Ipv4Addr;
@@ -19,6 +14,12 @@ use etherparse::{
 use std::vec;
 use std::vec::Vec;
 use vrouter_net::{Mac, checksum};
+
+mod bridge;
+mod hostile;
+mod six;
+
+use hostile::check_error;
 
 const GATEWAY: [u8; 4] = [10, 66, 0, 1];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
@@ -47,12 +48,17 @@ fn policy() -> Policy {
         gateway: GATEWAY.into(),
         gateway_mac: Mac::new(GATEWAY_MAC),
         mtu: MTU,
+        ipv6: None,
+        mode: Mode::Routed,
     };
     let port = |index, network, mac, ipv4: [u8; 4]| PortPolicy {
         index,
         network: NetworkIndex(network),
         mac: Mac::new(mac),
         ipv4: ipv4.into(),
+        ipv6: None,
+        allowed: Vec::new(),
+        trunk: false,
     };
     Policy {
         networks: vec![network(0), network(1)],
@@ -74,14 +80,14 @@ fn packet(frame: &[u8]) -> Packet {
     packet
 }
 
-fn run_with(limiter: &mut IcmpLimiter, ingress: PortIndex, frame: &[u8]) -> Packet {
+fn run_with(limiter: &mut PortLimits, ingress: PortIndex, frame: &[u8]) -> Packet {
     let mut batch = [packet(frame)];
     process(&tables(), Timestamp::default(), ingress, &mut batch, limiter);
     batch[0]
 }
 
 fn run(frame: &[u8]) -> Packet {
-    run_with(&mut IcmpLimiter::default(), PORT_A, frame)
+    run_with(&mut PortLimits::default(), PORT_A, frame)
 }
 
 fn udp(to: [u8; 4]) -> Vec<u8> {
@@ -295,7 +301,7 @@ fn the_mtu_counts_for_segments() {
         change(&mut frame);
         for header_len in [64, 128] {
             let mut batch = [Packet { segment_bytes, header_len, ..packet(&frame) }];
-            let mut limiter = IcmpLimiter::default();
+            let mut limiter = PortLimits::default();
             process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut limiter);
             assert_eq!(batch[0].verdict, verdict, "{segment_bytes}");
             if verdict == to_b {
@@ -456,7 +462,7 @@ fn arp_is_answered_with_the_gateway_mac() {
 #[test]
 fn unknown_ingress() {
     for ingress in [PortIndex(0), PortIndex(5), PortIndex(u16::MAX)] {
-        let after = run_with(&mut IcmpLimiter::default(), ingress, &udp(B));
+        let after = run_with(&mut PortLimits::default(), ingress, &udp(B));
         assert_eq!(after.verdict, Verdict::Drop(DropReason::UnknownIngress));
         assert_eq!(after.header, packet(&udp(B)).header);
     }
@@ -472,13 +478,13 @@ fn networks_never_meet() {
         (BLUE_ONLY, blue, Verdict::Forward(PortIndex(3))),
         (BLUE_ONLY, red, Verdict::Originate(IcmpError::HostUnreachable)),
     ] {
-        assert_eq!(run_with(&mut IcmpLimiter::default(), from, &udp(to)).verdict, verdict);
+        assert_eq!(run_with(&mut PortLimits::default(), from, &udp(to)).verdict, verdict);
     }
 }
 
 #[test]
 fn errors_are_limited() {
-    let mut limiter = IcmpLimiter::new(1, 2);
+    let mut limiter = PortLimits { errors: IcmpLimiter::new(1, 2), ..PortLimits::default() };
     let error = Verdict::Originate(IcmpError::HostUnreachable);
     let limited = Verdict::Drop(DropReason::IcmpRateLimited);
     let mut batch = [packet(&udp(NOBODY)); 4];
@@ -502,7 +508,7 @@ fn each_packet_of_a_long_batch_has_its_own_verdict() {
     for length in [0, 1, 63, 64, 65, 128, 200] {
         let mut batch: Vec<Packet> =
             kinds.iter().cycle().take(length).map(|(frame, _)| packet(frame)).collect();
-        let mut limiter = IcmpLimiter::default();
+        let mut limiter = PortLimits::default();
         process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut limiter);
         for (i, (packet, (_, verdict))) in batch.iter().zip(kinds.iter().cycle()).enumerate() {
             assert_eq!(packet.verdict, *verdict, "packet {i} of {length}");
@@ -515,7 +521,7 @@ fn the_outcome_names_the_one_port_all_go_to() {
     let all_to = |frames: &[&Vec<u8>], times: usize| {
         let frames = frames.iter().cycle().take(frames.len() * times);
         let mut batch: Vec<Packet> = frames.map(|frame| packet(frame)).collect();
-        let mut limiter = IcmpLimiter::default();
+        let mut limiter = PortLimits::default();
         process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut limiter).all_to
     };
     let (b, options) = (udp(B), with_options(udp(B), 3));
@@ -541,14 +547,14 @@ fn the_outcome_names_the_one_port_all_go_to() {
         index: PortIndex(9),
         mac: Mac::new([2, 0, 0, 0, 0, 0xc]),
         ipv4: via_c,
-        ..policy.ports[0]
+        ..policy.ports[0].clone()
     };
     policy.ports.push(c);
     let tables = Tables::build(&policy).unwrap();
     for at in [0, 1, 63, 64, 100] {
         let mut batch = vec![packet(&b); 101];
         batch[at] = packet(&udp(C));
-        let mut limiter = IcmpLimiter::default();
+        let mut limiter = PortLimits::default();
         let outcome = process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
         assert_eq!(outcome.all_to, None);
         assert_eq!(batch[at].verdict, Verdict::Forward(PortIndex(9)));
@@ -577,7 +583,7 @@ fn sixty_four_bytes_are_enough_where_promised() {
         // Bytes of an older frame.
         short.header[64..].fill(0xee);
         let mut batch = [short];
-        process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut IcmpLimiter::default());
+        process(&tables(), Timestamp::default(), PORT_A, &mut batch, &mut PortLimits::default());
         let [short] = batch;
         assert_eq!(short.verdict, whole.verdict);
         assert_eq!(short.header[..64], whole.header[..64]);
@@ -627,7 +633,7 @@ fn routes_lead_through_the_stages() {
         (B, Verdict::Forward(PORT_B)),
     ] {
         let mut batch = [packet(&udp(to))];
-        let mut limiter = IcmpLimiter::default();
+        let mut limiter = PortLimits::default();
         process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
         assert_eq!(batch[0].verdict, verdict, "{to:?}");
         // The other network has its own routes: none.
@@ -649,7 +655,7 @@ fn arp_answers_for_routes_on_the_link_only() {
         ([8, 8, 8, 8], Verdict::Drop(DropReason::ArpUnanswered)),
     ] {
         let mut batch = [packet(&arp_request(target))];
-        let mut limiter = IcmpLimiter::default();
+        let mut limiter = PortLimits::default();
         process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limiter);
         assert_eq!(batch[0].verdict, verdict, "{target:?}");
     }

@@ -1,7 +1,7 @@
 //! Building and updating, the incremental way beside the full one.
 
 use super::*;
-use crate::{DropReason, NextHop, PortHop, RouteTarget};
+use crate::{DropReason, Mode, NextHop, PortHop, RouteTarget};
 use bolero::TypeGenerator;
 use core::net::Ipv4Addr;
 use std::string::ToString;
@@ -20,6 +20,8 @@ fn network(index: u16, mtu: u16) -> NetworkPolicy {
         gateway: Ipv4Addr::new(10, 66, 0, 1),
         gateway_mac: mac(0xffff),
         mtu,
+        ipv6: None,
+        mode: Mode::Routed,
     }
 }
 
@@ -30,6 +32,9 @@ fn port(index: u16, network: u16) -> PortPolicy {
         network: NetworkIndex(network),
         mac: mac(index + 1),
         ipv4: Ipv4Addr::new(10, 66, high + 1, low),
+        ipv6: None,
+        allowed: Vec::new(),
+        trunk: false,
     }
 }
 
@@ -147,7 +152,7 @@ fn updating_leads_to_the_same_as_building() {
             }
             for index in (0..10).map(PortIndex) {
                 let (built, updated) = (built.ingress(index), updated.ingress(index));
-                assert_eq!(built.map(|(p, _)| p.policy), updated.map(|(p, _)| p.policy));
+                assert_eq!(built.map(|(p, _)| &p.policy), updated.map(|(p, _)| &p.policy));
                 assert_eq!(built.map(|(p, _)| p.expect), updated.map(|(p, _)| p.expect));
             }
             tables = updated;

@@ -1,0 +1,142 @@
+//! Frames of a bridged network that are not for the gateway.
+
+use super::slow::{self, Step};
+use super::{Place, nd};
+use crate::icmp::ipv6_of;
+use crate::routes::LINK_LOCAL;
+use crate::{DropReason, Flood, Packet, PortLimits, Verdict};
+use core::net::{IpAddr, Ipv4Addr};
+use vrouter_net::ethernet::{self, EtherType};
+use vrouter_net::{Mac, arp};
+
+/// Bytes of a VLAN tag, which do not count for the MTU (IEEE 802.1Q).
+const TAG_BYTES: usize = 4;
+/// Bytes of an IPv4 and a TCP header without options.
+const SEGMENT_HEADER_BYTES: usize = 40;
+const ETHERTYPES_OF_TAGS: [EtherType; 2] = [EtherType(0x8100), EtherType(0x88a8)];
+
+/// The verdict on a frame that is not for the gateway's MAC address. ARP and Neighbor Discovery for the gateway are
+/// answered; all else is forwarded as it is, if its sender may be who it says.
+pub(super) fn decide(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Verdict {
+    match checked(at, packet) {
+        Ok(Some(answer)) => answer,
+        Ok(None) => switch(at, packet, limits),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// Checks who sent the frame. `Some`: it is answered here.
+fn checked(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropReason> {
+    let policy = &at.port.policy;
+    let (link, payload) =
+        ethernet::Header::split(packet.head()).map_err(|_| DropReason::RuntFrame)?;
+    let source = link.source();
+    if source != policy.mac {
+        let taken = at.network.port_of(source).is_some()
+            || source == at.network.policy().gateway_mac
+            || !source.is_station();
+        if !policy.trunk || taken {
+            return Err(DropReason::SourceMac);
+        }
+    }
+    let ether_type = link.ether_type();
+    let tag = if ETHERTYPES_OF_TAGS.contains(&ether_type) { TAG_BYTES } else { 0 };
+    // Of a packet that is to be cut, a segment with its shortest headers counts.
+    let bytes = match packet.segment_bytes {
+        0 => packet.payload_bytes(),
+        segment => usize::from(segment) + tag + SEGMENT_HEADER_BYTES,
+    };
+    if bytes > usize::from(at.network.policy().mtu) + tag {
+        return Err(DropReason::TooBig);
+    }
+    match ether_type {
+        EtherType::IPV4 => {
+            // The version, up to the source address. Nobody here needs more.
+            let source = payload.get(12..).and_then(|rest| rest.first_chunk::<4>());
+            let source = Ipv4Addr::from(*source.ok_or(DropReason::RuntFrame)?);
+            let own = source == policy.ipv4 || policy.allows(IpAddr::V4(source));
+            if own || policy.trunk { Ok(None) } else { Err(DropReason::SourceIp) }
+        }
+        EtherType::ARP => arp(at, packet),
+        EtherType::IPV6 => ipv6(at, packet),
+        _ => Ok(None),
+    }
+}
+
+fn arp(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropReason> {
+    let Ok((_, payload)) = ethernet::Header::split(packet.head()) else {
+        return Err(DropReason::RuntFrame);
+    };
+    let asked = slow::read_arp(payload)?;
+    let policy = &at.port.policy;
+    let own = asked.sender_mac() == policy.mac
+        && (asked.sender_ip() == policy.ipv4
+            || policy.allows(IpAddr::V4(asked.sender_ip()))
+            || asked.sender_ip().is_unspecified() && asked.operation() == arp::Operation::REQUEST);
+    let gateway = at.network.policy().gateway;
+    if !own {
+        // The stations behind a trunk speak for themselves, but not for the gateway, and it does not serve them.
+        let fine = policy.trunk && asked.sender_ip() != gateway;
+        return if fine { Ok(None) } else { Err(DropReason::ArpSpoof) };
+    }
+    let asker = asked.sender_ip();
+    let for_gateway = asked.operation() == arp::Operation::REQUEST && asked.target_ip() == gateway;
+    if for_gateway && !asker.is_unspecified() {
+        return match slow::answer_arp(at, packet, gateway, asker) {
+            Step::Done(verdict) => Ok(Some(verdict)),
+            Step::LookUp(_) => Ok(None),
+        };
+    }
+    Ok(None)
+}
+
+fn ipv6(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropReason> {
+    let policy = &at.port.policy;
+    if policy.trunk {
+        return Ok(None);
+    }
+    if let Some(wish) = nd::check(at, packet)? {
+        return Ok(match wish {
+            nd::Wish::Know { target, .. } if nd::is_gateway(at, target) => {
+                Some(nd::answer(at, packet, wish))
+            }
+            _ => None,
+        });
+    }
+    let (header, _) = ipv6_of(packet)?;
+    let source = header.source();
+    // RFC 4291 section 2.5.6: on the link, link-local addresses reach everybody.
+    let own = policy.ipv6 == Some(source)
+        || LINK_LOCAL.contains(source)
+        || policy.allows(IpAddr::V6(source))
+        // A node without an address yet joins its groups (RFC 3590).
+        || source.is_unspecified() && header.destination().is_multicast();
+    if own { Ok(None) } else { Err(DropReason::SourceIp) }
+}
+
+/// Where a frame goes by its destination MAC address.
+fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
+    let Ok((link, _)) = ethernet::Header::split(packet.head()) else {
+        return Verdict::Drop(DropReason::RuntFrame);
+    };
+    let to: Mac = link.destination();
+    let flood = if to.is_multicast() {
+        Flood::All
+    } else {
+        match at.network.port_of(to) {
+            Some(port) if port == at.port.policy.index => {
+                return Verdict::Drop(DropReason::Hairpin);
+            }
+            Some(port) => return Verdict::Forward(port),
+            None => Flood::Trunks,
+        }
+    };
+    let nobody = at.network.trunks().iter().all(|port| *port == at.port.policy.index);
+    if flood == Flood::Trunks && nobody {
+        Verdict::Drop(DropReason::UnknownMac)
+    } else if limits.floods.allow(at.now) {
+        Verdict::Flood(flood)
+    } else {
+        Verdict::Drop(DropReason::FloodLimited)
+    }
+}
