@@ -27,14 +27,32 @@ pub(crate) struct Segment {
 // contract asks the caller to keep the mapping alive. Moving the address to another thread changes nothing.
 unsafe impl Send for Segment {}
 
+/// One region of a pod's memory. As a [`Segment`] it is only an address, valid as long as its [`GuestMemory`].
 #[derive(Clone, Copy, Debug)]
-struct Region {
+pub(crate) struct Region {
     /// First guest physical address.
     gpa: u64,
     /// Bytes.
     len: u64,
     /// Where `gpa` is mapped here.
     host: *mut u8,
+}
+
+impl Region {
+    /// `gpa..gpa+len` if it lies whole in this region. `None` says nothing: ask [`Mapped::resolve`].
+    #[inline(always)]
+    pub(crate) fn segment(&self, gpa: u64, len: u32) -> Option<Segment> {
+        let offset = gpa.wrapping_sub(self.gpa);
+        let end = offset.checked_add(u64::from(len))?;
+        if end > self.len || offset == self.len {
+            return None;
+        }
+        let offset = usize::try_from(offset).ok()?;
+        // SAFETY: `offset` is smaller than the region's length, so the result stays inside the mapping that `host`
+        // points to.
+        let ptr = unsafe { self.host.add(offset) };
+        Some(Segment { ptr, len })
+    }
 }
 
 /// The memory regions of one pod, as of one SET_MEM_TABLE. Immutable; keeps the mapping alive.
@@ -160,19 +178,10 @@ impl Mapped {
         Self { memory, recent }
     }
 
-    /// `gpa..gpa+len` if it lies whole in the region that was used last. `None` says nothing: ask
-    /// [`Self::resolve`].
+    /// The region that was used last.
     #[inline(always)]
-    pub(crate) fn quick(&self, gpa: u64, len: u32) -> Option<Segment> {
-        let offset = gpa.wrapping_sub(self.recent.gpa);
-        if offset < self.recent.len && u64::from(len) <= self.recent.len - offset {
-            let offset = usize::try_from(offset).ok()?;
-            // SAFETY: `offset` is smaller than the region's length, so the result stays inside the mapping that
-            // `host` points to and that `memory` keeps.
-            let ptr = unsafe { self.recent.host.add(offset) };
-            return Some(Segment { ptr, len });
-        }
-        None
+    pub(crate) fn recent(&self) -> Region {
+        self.recent
     }
 
     /// See [`GuestMemory::resolve`].

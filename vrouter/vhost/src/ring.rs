@@ -9,7 +9,7 @@ mod split;
 
 use std::sync::Arc;
 
-use crate::memory::{GuestMemory, OutsideMemory};
+use crate::memory::{GuestMemory, OutsideMemory, Segment};
 pub(crate) use chain::{Chain, ChainFault, Chains, Direction, MAX_CHAIN};
 use packed::PackedRing;
 use split::SplitRing;
@@ -76,15 +76,20 @@ impl Ring {
     }
 
     /// Appends up to `most` of the chains that are waiting to `out`; returns how many. They count as taken until
-    /// they are completed or put back.
+    /// they are completed or put back. `hint` is told of nearly every chain's memory, before it is used.
     ///
     /// # Errors
     /// The ring makes no sense any more; what was appended before still counts.
     #[inline(always)]
-    pub(crate) fn take(&mut self, most: usize, out: &mut Chains) -> Result<usize, RingError> {
+    pub(crate) fn take(
+        &mut self,
+        most: usize,
+        out: &mut Chains,
+        hint: impl Fn(Segment),
+    ) -> Result<usize, RingError> {
         match self {
-            Self::Split(ring) => ring.take(most, out),
-            Self::Packed(ring) => ring.take(most, out),
+            Self::Split(ring) => ring.take(most, out, hint),
+            Self::Packed(ring) => ring.take(most, out, hint),
         }
     }
 
@@ -114,6 +119,15 @@ impl Ring {
         match self {
             Self::Split(ring) => ring.complete(chain, written),
             Self::Packed(ring) => ring.complete(chain, written),
+        }
+    }
+
+    /// Gives taken chains back to the guest, from which something was read, as [`Self::complete`] does.
+    #[inline(always)]
+    pub(crate) fn complete_read(&mut self, chains: &[Chain]) {
+        match self {
+            Self::Split(ring) => ring.complete_read(chains),
+            Self::Packed(ring) => chains.iter().for_each(|chain| ring.complete(chain, 0)),
         }
     }
 

@@ -228,12 +228,11 @@ impl Output<'_> {
         };
         lease.prepare(group.count_ones() as usize);
         let mut sent = Sent::default();
-        while group != 0 {
-            let at = group.trailing_zeros() as usize;
-            group &= group - 1;
-            if let (Some(packet), Some(origin)) = (self.packets.get(at), self.origins.get(at)) {
+        for (packet, origin) in self.packets.iter().zip(self.origins) {
+            if group & 1 != 0 {
                 self.deliver_one(packet, origin, &mut lease, software, &mut sent);
             }
+            group >>= 1;
         }
         drop(lease);
         if let Some(counts) = self.tally.port(to) {
@@ -261,8 +260,7 @@ impl Output<'_> {
             self.drop(error.into());
             return self.originate(packet, error, lease, sent);
         }
-        let body = self.lease.body(origin.frame, u32::from(packet.header_len));
-        match lease.push(packet.head(), body, &origin.offload) {
+        match lease.forward(self.lease, origin.frame, packet.head(), &origin.offload) {
             Ok(()) => {
                 sent.packets += 1;
                 sent.bytes += u64::from(packet.frame_len);

@@ -2,8 +2,8 @@
 
 use std::sync::MutexGuard;
 
-use super::tx::BURST;
-use super::{Active, Body, Queue};
+use super::tx::{BURST, LINE_BYTES};
+use super::{Active, Body, Queue, TxLease};
 use crate::memory::Segment;
 use crate::offload::Offload;
 use crate::ring::{Chains, MAX_CHAIN};
@@ -45,11 +45,15 @@ pub struct RxLease<'q> {
     active: MutexGuard<'q, Option<Active>>,
     ready: &'q mut Chains,
     queue: &'q Queue,
+    /// The virtio-net header has 12 bytes.
+    modern: bool,
 }
+
+const PLAIN_BYTES: u32 = 12;
 
 /// The virtio-net header of a frame in one buffer that leaves nothing to do (virtio 1.2, 5.1.6.4: `num_buffers`
 /// is 1 also without MRG_RXBUF).
-const PLAIN: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+const PLAIN: [u8; PLAIN_BYTES as usize] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 impl<'q> RxLease<'q> {
     pub(super) fn new(
@@ -58,7 +62,8 @@ impl<'q> RxLease<'q> {
         queue: &'q Queue,
     ) -> Self {
         scratch.ready.clear();
-        Self { active, ready: &mut scratch.ready, queue }
+        let modern = active.as_ref().is_some_and(|a| usize::from(a.format.header) == PLAIN.len());
+        Self { active, ready: &mut scratch.ready, queue, modern }
     }
 
     /// Gets buffers for `frames` frames ready, so that the CPU fetches them all at once. Without it, and for frames
@@ -67,64 +72,65 @@ impl<'q> RxLease<'q> {
     pub fn prepare(&mut self, frames: usize) {
         let Some(active) = self.active.as_mut() else { return };
         let wanted = frames.saturating_sub(self.ready.len());
-        if let Err(error) = active.ring.take(wanted, self.ready) {
-            self.queue.give_up(active, error);
-            return;
-        }
         let net_header = u32::from(active.format.header);
-        for chain in self.ready.all() {
-            chain.first.prefetch_read(0);
-            chain.first.prefetch_write(net_header);
+        let taken = active.ring.take(wanted, self.ready, |buffer| {
+            buffer.prefetch_read(0);
+            buffer.prefetch_write(net_header);
+        });
+        if let Err(error) = taken {
+            return self.queue.give_up(active, error);
         }
         active.ring.look_ahead();
+    }
+
+    /// Delivers frame `i` of a burst: `header` from private memory, which replaces as many of its bytes, the rest
+    /// straight from the sender's memory.
+    ///
+    /// # Errors
+    /// [`PushError`]; the frame is then not delivered. Buffers of the pod that are unusable are given back empty.
+    #[inline(always)]
+    pub fn forward(
+        &mut self,
+        from: &TxLease<'_>,
+        i: usize,
+        header: &[u8],
+        offload: &Offload,
+    ) -> Result<(), PushError> {
+        // A longer head, if there is one, takes the general way.
+        let bytes = u32::try_from(header.len()).unwrap_or(u32::MAX);
+        if self.modern
+            && bytes <= LINE_BYTES
+            && offload.is_none()
+            && let Some(rest) = from.simple_rest(i, bytes)
+            && let Some(total) = rest.len().checked_add(PLAIN_BYTES + bytes)
+            && let Some(chain) = self.ready.front()
+            && chain.is_simple()
+            && total <= chain.bytes
+            && let Some(active) = self.active.as_mut()
+        {
+            let to = chain.first;
+            // SAFETY: resolved in the memory of the ring this lease holds.
+            unsafe { to.assign(&PLAIN) };
+            let to = to.skip(PLAIN_BYTES);
+            // SAFETY: as above.
+            unsafe { to.write_line(header) };
+            if rest.len() > 0 {
+                // SAFETY: as above; `from` holds the sender's memory.
+                unsafe { rest.copy_to(to.skip(bytes)) };
+            }
+            active.ring.complete(chain, total);
+            self.ready.consume_first();
+            return Ok(());
+        }
+        self.push(header, from.body(i, bytes), offload)
     }
 
     /// Delivers one frame: `header` from private memory, `body` straight from the sender's memory.
     ///
     /// # Errors
-    /// [`PushError`]; the frame is then not delivered. Buffers of the pod that are unusable are given back empty.
-    #[inline(always)]
-    pub fn push(
-        &mut self,
-        header: &[u8],
-        body: Body<'_>,
-        offload: &Offload,
-    ) -> Result<(), PushError> {
-        let Some(active) = self.active.as_mut() else { return Err(PushError::RingFull) };
-        // A head is at most a few hundred bytes, and a body at most what 64 descriptors of a pod say.
-        let total = u32::try_from(header.len() + PLAIN.len())
-            .ok()
-            .and_then(|n| n.checked_add(body.len))
-            .ok_or(PushError::BufferTooSmall)?;
-        if let Some(chain) = self.ready.get(0)
-            && chain.is_simple()
-            && total <= chain.bytes
-            && active.format.header == 12
-            && header.len() <= 64
-            && let [piece] = body.segments
-            && offload.is_none()
-        {
-            let to = chain.first;
-            // SAFETY: resolved in the memory of the ring this lease holds.
-            unsafe { to.assign(&PLAIN) };
-            let to = to.skip(12);
-            // SAFETY: as above.
-            let n = unsafe { to.write_line(header) };
-            if body.len > 0 {
-                let to = to.skip(u32::try_from(n).unwrap_or(u32::MAX));
-                // SAFETY: as above; the lease that `body` borrows from holds the sender's memory.
-                unsafe { piece.skip(body.skip).copy_to(to) };
-            }
-            active.ring.complete(chain, total);
-            self.ready.consume(1);
-            return Ok(());
-        }
-        self.push_any(header, body, offload)
-    }
-
-    /// Frames over several buffers or from several pieces, with offloads, and everything that goes wrong.
+    /// As [`Self::forward`].
     #[inline(never)]
-    fn push_any(
+    pub fn push(
         &mut self,
         header: &[u8],
         body: Body<'_>,
@@ -154,14 +160,11 @@ impl<'q> RxLease<'q> {
         unsafe { to.bytes(net) };
         // SAFETY: as above.
         unsafe { to.bytes(header) };
-        let mut skip = body.skip;
         let mut left = body.len;
-        for segment in body.segments {
-            let piece = segment.skip(skip);
+        for piece in body.segments() {
             // SAFETY: as above; the source's memory is held by the lease that `body` borrows from.
             unsafe { to.guest(piece.first(left)) };
             left = left.saturating_sub(piece.len());
-            skip = 0;
         }
 
         let mut left = total;
@@ -202,7 +205,7 @@ fn collect(
             if ready.room() == 0 {
                 ready.compact();
             }
-            match active.ring.take(1, ready) {
+            match active.ring.take(1, ready, |_| {}) {
                 Ok(1) => {}
                 Ok(_) => return Err(PushError::RingFull),
                 Err(error) => {

@@ -13,7 +13,7 @@ pub const BURST: usize = 32;
 
 /// Bytes of a frame that are copied in any case: one cache line, where a DPDK pod's frame starts.
 const LINE: usize = LINE_BYTES as usize;
-const LINE_BYTES: u32 = 64;
+pub(super) const LINE_BYTES: u32 = 64;
 
 /// Most bytes of a frame that [`TxLease::head`] copies.
 pub const HEAD_BYTES: usize = 128;
@@ -61,15 +61,17 @@ impl Default for TxBurst {
 /// The bytes of a frame behind its header, still in the sender's memory. Lives no longer than the sender's lease.
 #[derive(Clone, Copy)]
 pub struct Body<'a> {
-    pub(super) segments: &'a [Segment],
-    /// Bytes to skip in the first segment.
-    pub(super) skip: u32,
+    /// Its first bytes, or all of them.
+    pub(super) first: Segment,
+    /// What comes behind them.
+    pub(super) rest: &'a [Segment],
+    /// Bytes of it all.
     pub(super) len: u32,
 }
 
 impl Body<'_> {
     /// No bytes: for frames that are wholly in private memory.
-    pub const EMPTY: Self = Body { segments: &[], skip: 0, len: 0 };
+    pub const EMPTY: Self = Body { first: Segment::EMPTY, rest: &[], len: 0 };
 
     /// Bytes.
     pub fn len(&self) -> usize {
@@ -83,15 +85,18 @@ impl Body<'_> {
 
     /// Copies all of it into private memory, once; `into` gets as much as it has room for. Returns how many bytes.
     pub fn read(&self, into: &mut [u8]) -> usize {
-        let mut skip = self.skip;
         let mut done = 0;
-        for segment in self.segments {
+        for segment in self.segments() {
             let Some(rest) = into.get_mut(done..).filter(|r| !r.is_empty()) else { break };
             // SAFETY: the lease that this body borrows from holds the memory.
-            done += unsafe { segment.skip(skip).read(rest) };
-            skip = 0;
+            done += unsafe { segment.read(rest) };
         }
         done
+    }
+
+    /// Its pieces, in order.
+    pub(super) fn segments(&self) -> impl Iterator<Item = &Segment> {
+        std::iter::once(&self.first).chain(self.rest)
     }
 }
 
@@ -102,6 +107,8 @@ pub struct TxLease<'q> {
     queue: &'q Queue,
     /// Bytes of the virtio-net header.
     net_header: u32,
+    /// The virtio-net header may ask for something.
+    reads_header: bool,
 }
 
 impl<'q> TxLease<'q> {
@@ -111,20 +118,21 @@ impl<'q> TxLease<'q> {
         queue: &'q Queue,
     ) -> Self {
         burst.chains.clear();
-        let net_header = active.as_ref().map_or(0, |a| u32::from(a.format.header));
-        Self { active, chains: &mut burst.chains, queue, net_header }
+        let format = active.as_ref().map(|a| a.format);
+        let net_header = format.map_or(0, |f| u32::from(f.header));
+        let reads_header = format.is_some_and(|f| f.offloads.any());
+        Self { active, chains: &mut burst.chains, queue, net_header, reads_header }
     }
 
     /// Takes up to [`BURST`] frames; returns how many. The lines that [`Self::head`] reads are on their way then.
     #[inline]
     pub fn fetch(&mut self) -> usize {
         let Some(active) = self.active.as_mut() else { return 0 };
-        if let Err(error) = active.ring.take(BURST, self.chains) {
+        let net_header = self.net_header;
+        let taken = active.ring.take(BURST, self.chains, |s| s.prefetch_read(net_header));
+        if let Err(error) = taken {
             self.queue.give_up(active, error);
             return 0;
-        }
-        for chain in self.chains.all() {
-            chain.first.prefetch_read(self.net_header);
         }
         active.ring.look_ahead();
         self.chains.len()
@@ -153,26 +161,20 @@ impl<'q> TxLease<'q> {
         enough: impl Fn(&[u8; LINE]) -> bool,
     ) -> Result<Head, FrameFault> {
         let chain = self.chains.get(i).ok_or(FrameFault::BadDescriptor)?;
-        let reads_header = self.active.as_ref().is_some_and(|a| a.format.offloads.any());
-        if !chain.is_simple() || chain.bytes < self.net_header || reads_header {
+        if !chain.is_simple() || chain.bytes < self.net_header || self.reads_header {
             return self.any_head(chain, into);
         }
         let frame = chain.first.skip(self.net_header);
-        let Some(line) = into.first_chunk_mut::<LINE>() else {
-            return Err(FrameFault::BadDescriptor);
-        };
+        let (line, rest) = into.split_first_chunk_mut::<LINE>().unwrap_or_else(|| unreachable!());
+        let frame_len = frame.len();
         // SAFETY: resolved in the memory of the ring this lease holds.
         let mut copied = unsafe { frame.read_line(line) };
         if copied == LINE && !enough(line) {
-            let rest = into.get_mut(LINE..).unwrap_or(&mut []);
             // SAFETY: as above.
             copied += unsafe { frame.skip(LINE_BYTES).read(rest) };
         }
-        Ok(Head {
-            frame_len: frame.len(),
-            copied: u16::try_from(copied).unwrap_or(0),
-            offload: Offload::NONE,
-        })
+        let copied = u16::try_from(copied).unwrap_or(0);
+        Ok(Head { frame_len, copied, offload: Offload::NONE })
     }
 
     /// Frames in several pieces, with offloads, or with faults.
@@ -190,11 +192,19 @@ impl<'q> TxLease<'q> {
         let mut offload = Offload::NONE;
         if offloads.any() {
             let mut fields = [0; NET_HEADER_FIELDS];
-            Body { segments, skip: 0, len: chain.bytes }.read(&mut fields);
+            self.behind(segments, 0, chain.bytes).read(&mut fields);
             offload = offloads.check(&fields, frame_len).ok_or(FrameFault::UnsupportedOffload)?;
         }
         let copied = self.behind(segments, self.net_header, frame_len).read(into);
         Ok(Head { frame_len, copied: u16::try_from(copied).unwrap_or(0), offload })
+    }
+
+    /// The same as [`Self::body`] for a frame that is one piece of memory, and has so many bytes.
+    #[inline(always)]
+    pub(super) fn simple_rest(&self, i: usize, header: u32) -> Option<Segment> {
+        let chain = self.chains.get(i)?;
+        let skip = self.net_header.checked_add(header)?;
+        (chain.is_simple() && skip <= chain.bytes).then(|| chain.first.skip(skip))
     }
 
     /// What lies behind the first `header` bytes of frame `i`, still in the pod's memory.
@@ -204,7 +214,7 @@ impl<'q> TxLease<'q> {
         let skip = self.net_header.saturating_add(header);
         let len = chain.bytes.saturating_sub(skip);
         if chain.is_simple() {
-            return Body { segments: std::slice::from_ref(&chain.first), skip, len };
+            return Body { first: chain.first.skip(skip), rest: &[], len };
         }
         self.behind(self.chains.segments(chain), skip, len)
     }
@@ -212,7 +222,8 @@ impl<'q> TxLease<'q> {
     fn behind<'a>(&self, segments: &'a [Segment], mut skip: u32, len: u32) -> Body<'a> {
         for (at, segment) in segments.iter().enumerate() {
             if skip < segment.len() {
-                return Body { segments: segments.get(at..).unwrap_or(&[]), skip, len };
+                let rest = segments.get(at + 1..).unwrap_or(&[]);
+                return Body { first: segment.skip(skip), rest, len };
             }
             skip -= segment.len();
         }
@@ -239,9 +250,7 @@ impl Drop for TxLease<'_> {
     #[inline]
     fn drop(&mut self) {
         let Some(active) = self.active.as_mut() else { return };
-        for chain in self.chains.all() {
-            active.ring.complete(chain, 0);
-        }
+        active.ring.complete_read(self.chains.all());
         active.flush();
         if let Some(left) = active.drain.as_mut() {
             *left = left.saturating_sub(self.chains.len());

@@ -147,7 +147,21 @@ impl Chains {
 
     #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> Option<&Chain> {
-        self.chains.get(..self.end)?.get(self.at + i)
+        self.all().get(i)
+    }
+
+    #[inline(always)]
+    pub(crate) fn front(&self) -> Option<&Chain> {
+        if self.at < self.end { self.chains.get(self.at) } else { None }
+    }
+
+    /// Consumes the chain in front, if there is one.
+    #[inline(always)]
+    pub(crate) fn consume_first(&mut self) {
+        self.at += 1;
+        if self.at >= self.end {
+            self.clear();
+        }
     }
 
     /// Consumes `n` in front; no more than there are.
@@ -166,9 +180,22 @@ impl Chains {
         (self.at, self.end) = (0, self.end - self.at);
     }
 
-    /// Appends; without room the chain is lost, so ask [`Self::room`] first.
+    /// Up to `n` places behind the last chain, to be filled from the first on.
     #[inline(always)]
-    pub(super) fn push(&mut self, chain: Chain) {
+    pub(super) fn places(&mut self, n: usize) -> &mut [Chain] {
+        let rest = self.chains.get_mut(self.end..).unwrap_or(&mut []);
+        let n = n.min(rest.len());
+        rest.get_mut(..n).unwrap_or(&mut [])
+    }
+
+    /// Appends the first `n` of the places that were filled.
+    #[inline(always)]
+    pub(super) fn fill(&mut self, n: usize) {
+        self.end = (self.end + n).min(self.chains.len());
+    }
+
+    /// Appends; without room the chain is lost, so ask [`Self::room`] first.
+    fn push(&mut self, chain: Chain) {
         if let Some(place) = self.chains.get_mut(self.end) {
             *place = chain;
             self.end += 1;

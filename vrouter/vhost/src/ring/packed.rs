@@ -8,7 +8,7 @@ use super::chain::{
     Direction,
 };
 use super::{MAX_QUEUE_SIZE, RingAddresses, RingError};
-use crate::memory::{GuestMemory, Mapped, load_index, store_index};
+use crate::memory::{GuestMemory, Mapped, Segment, load_index, store_index};
 
 const DESC_F_AVAIL: u16 = 1 << 7;
 const DESC_F_USED: u16 = 1 << 15;
@@ -143,32 +143,65 @@ impl PackedRing {
     }
 
     #[inline(always)]
-    pub(super) fn take(&mut self, most: usize, out: &mut Chains) -> Result<usize, RingError> {
+    pub(super) fn take(
+        &mut self,
+        most: usize,
+        out: &mut Chains,
+        hint: impl Fn(Segment),
+    ) -> Result<usize, RingError> {
         let most = most.min(out.room());
-        let simple = self.direction.simple();
-        for taken in 0..most {
-            // Read on their own and first: only an offer's other fields mean anything.
-            let flags = self.flags(self.next.at, Ordering::Acquire);
-            if !self.next.is_offered(flags) {
+        let mut taken = 0;
+        loop {
+            taken += self.take_simple(most - taken, out, &hint);
+            if taken == most || !self.take_any(out)? {
                 return Ok(taken);
             }
-            // SAFETY: a descriptor of the ring, mapped as long as `memory` lives.
-            let d = unsafe { Descriptor::read(self.place(self.next.at)) };
-            let [id, _] = d.tail;
-            if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == simple
-                && let Some(segment) = self.memory.quick(d.addr, d.len)
-            {
-                self.next.advance(1, self.size);
-                out.push(Chain::simple(id, segment));
-            } else {
-                self.walk(flags, d, out)?;
-            }
+            taken += 1;
         }
-        Ok(most)
+    }
+
+    /// Takes up to `n` chains, until one is not there or not simple; returns how many. See the split ring's.
+    #[inline(always)]
+    fn take_simple(&mut self, n: usize, out: &mut Chains, hint: &impl Fn(Segment)) -> usize {
+        let (simple, size, region) = (self.direction.simple(), self.size, self.memory.recent());
+        let mut next = self.next;
+        let mut taken = 0;
+        for place in out.places(n) {
+            // Read on their own and first: only an offer's other fields mean anything.
+            let flags = self.flags(next.at, Ordering::Acquire);
+            if !next.is_offered(flags)
+                || flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != simple
+            {
+                break;
+            }
+            // SAFETY: a descriptor of the ring, mapped as long as `memory` lives.
+            let d = unsafe { Descriptor::read(self.place(next.at)) };
+            let Some(segment) = region.segment(d.addr, d.len) else { break };
+            let [id, _] = d.tail;
+            hint(segment);
+            *place = Chain::simple(id, segment);
+            next.advance(1, size);
+            taken += 1;
+        }
+        self.next = next;
+        out.fill(taken);
+        taken
+    }
+
+    /// Takes the next chain, whatever it is; `false` if none is there.
+    #[inline(never)]
+    fn take_any(&mut self, out: &mut Chains) -> Result<bool, RingError> {
+        let flags = self.flags(self.next.at, Ordering::Acquire);
+        if !self.next.is_offered(flags) {
+            return Ok(false);
+        }
+        // SAFETY: a descriptor of the ring, mapped as long as `memory` lives.
+        let d = unsafe { Descriptor::read(self.place(self.next.at)) };
+        self.walk(flags, d, out)?;
+        Ok(true)
     }
 
     /// Follows a chain whose first descriptor was read already.
-    #[inline(never)]
     fn walk(&mut self, flags: u16, first: Descriptor, out: &mut Chains) -> Result<(), RingError> {
         let start = self.next;
         let (mut d, mut flags, mut slots) = (first, flags, 1);

@@ -8,12 +8,14 @@ use super::chain::{
     Direction, MAX_CHAIN,
 };
 use super::{MAX_QUEUE_SIZE, RingAddresses, RingError};
-use crate::memory::{GuestMemory, Mapped, load_index, prefetch, prefetch_for_write, store_index};
+use crate::memory::{
+    GuestMemory, Mapped, Segment, load_index, prefetch, prefetch_for_write, store_index,
+};
 
 const AVAIL_F_NO_INTERRUPT: u16 = 1;
 pub(super) const USED_F_NO_NOTIFY: u16 = 1;
 
-/// Chains that are looked at together: first all heads, then all descriptors, so that the loads overlap.
+/// Chains whose descriptors are fetched ahead: a worker's burst.
 const STRIDE: usize = STRIDE_ENTRIES as usize;
 const STRIDE_ENTRIES: u16 = 32;
 
@@ -125,44 +127,68 @@ impl SplitRing {
     }
 
     #[inline(always)]
-    pub(super) fn take(&mut self, most: usize, out: &mut Chains) -> Result<usize, RingError> {
+    pub(super) fn take(
+        &mut self,
+        most: usize,
+        out: &mut Chains,
+        hint: impl Fn(Segment),
+    ) -> Result<usize, RingError> {
         let most = most.min(out.room());
         let n = self.available(most)?.min(most);
         let mut left = n;
-        while left > 0 {
-            let now = left.min(STRIDE);
-            self.take_some(now, out);
-            left -= now;
+        loop {
+            left -= self.take_simple(left, out, &hint);
+            if left == 0 {
+                return Ok(n);
+            }
+            self.take_any(out);
+            left -= 1;
         }
-        Ok(n)
     }
 
+    /// Takes up to `n` chains, of those that are there, until one is not simple; returns how many.
+    ///
+    /// The loop that every packet passes twice: what it needs of the ring is in locals, as the compiler must expect
+    /// that writing to guest memory changes the ring's fields.
     #[inline(always)]
-    fn take_some(&mut self, n: usize, out: &mut Chains) {
-        let mut heads = [0u16; STRIDE];
+    fn take_simple(&mut self, n: usize, out: &mut Chains, hint: &impl Fn(Segment)) -> usize {
+        let (simple, size, region) = (self.direction.simple(), self.size, self.memory.recent());
         let mut at = self.next;
-        for head in heads.iter_mut().take(n) {
-            *head = self.head(at);
-            at = at.wrapping_add(1);
-        }
-        self.next = at;
-        let simple = self.direction.simple();
-        for &head in heads.iter().take(n) {
-            if head >= self.size {
-                self.bad_head(head, out);
-                continue;
+        for place in out.places(n) {
+            let head = self.head(at);
+            if head >= size {
+                break;
             }
             // SAFETY: `head` is below `size`, and the table holds `size` descriptors (checked in `new`).
             let d = unsafe { self.descriptor(head) };
             let [flags, _] = d.tail;
-            if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) == simple
-                && let Some(segment) = self.memory.quick(d.addr, d.len)
-            {
-                out.push(Chain::simple(head, segment));
-            } else {
-                self.walk(head, d, out);
+            let Some(segment) = region.segment(d.addr, d.len) else { break };
+            if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != simple {
+                break;
             }
+            hint(segment);
+            *place = Chain::simple(head, segment);
+            at = at.wrapping_add(1);
         }
+        let taken = at.wrapping_sub(self.next);
+        self.next = at;
+        out.fill(usize::from(taken));
+        usize::from(taken)
+    }
+
+    /// Takes the next chain, which is there, whatever it is.
+    #[cold]
+    fn take_any(&mut self, out: &mut Chains) {
+        let head = self.head(self.next);
+        self.next = self.next.wrapping_add(1);
+        if head >= self.size {
+            let mut walk = out.walk(&mut self.memory, self.direction);
+            walk.fail(ChainFault::Bad);
+            return walk.end(head, 1);
+        }
+        // SAFETY: `head` is below `size`, and the table holds `size` descriptors (checked in `new`).
+        let d = unsafe { self.descriptor(head) };
+        self.walk(head, d, out);
     }
 
     #[inline(always)]
@@ -205,15 +231,7 @@ impl SplitRing {
         unsafe { Descriptor::read(at) }
     }
 
-    #[cold]
-    fn bad_head(&mut self, head: u16, out: &mut Chains) {
-        let mut walk = out.walk(&mut self.memory, self.direction);
-        walk.fail(ChainFault::Bad);
-        walk.end(head, 1);
-    }
-
     /// Follows a chain whose first descriptor was read already.
-    #[inline(never)]
     fn walk(&mut self, head: u16, first: Descriptor, out: &mut Chains) {
         let (desc, size) = (self.desc, self.size);
         let mut walk = out.walk(&mut self.memory, self.direction);
@@ -260,13 +278,31 @@ impl SplitRing {
 
     #[inline(always)]
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
-        let slot = usize::from(self.used_next & (self.size - 1));
+        self.use_at(self.used_next, chain, written);
+        self.used_next = self.used_next.wrapping_add(1);
+    }
+
+    #[inline(always)]
+    pub(super) fn complete_read(&mut self, chains: &[Chain]) {
+        let mut at = self.used_next;
+        for chain in chains {
+            self.use_at(at, chain, 0);
+            at = at.wrapping_add(1);
+        }
+        self.used_next = at;
+    }
+
+    /// Writes the used entry at a free-running position.
+    #[inline(always)]
+    fn use_at(&self, at: u16, chain: &Chain, written: u32) {
+        let slot = usize::from(at & (self.size - 1));
         // SAFETY: `slot` is below `size`; the used ring has room for `size` entries of 4 u16s after its first 2
         // (checked in `new`).
-        let at = unsafe { self.used.add(2 + 4 * slot) }.cast::<[u32; 2]>();
-        // SAFETY: `at` is mapped and 4-byte aligned: the used ring is, and entries are 8 bytes, 4 bytes in.
-        unsafe { at.write_volatile([u32::from(chain.id).to_le(), written.to_le()]) };
-        self.used_next = self.used_next.wrapping_add(1);
+        let entry = unsafe { self.used.add(2 + 4 * slot) }.cast::<u64>();
+        let value = u64::from(chain.id) | u64::from(written) << 32;
+        // SAFETY: `entry` is mapped: 8 bytes, 4 bytes into the ring, of which nothing more is known than that it is
+        // 4-byte aligned.
+        unsafe { entry.write_unaligned(value.to_le()) };
     }
 
     #[inline]

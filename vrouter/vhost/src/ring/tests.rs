@@ -116,7 +116,7 @@ type Found = (u16, Result<u32, ChainFault>, Vec<u32>);
 /// Takes one chain and gives it back with `written` bytes, unpublished. `None`: nothing was waiting.
 fn take(ring: &mut Ring, written: u32) -> Option<Found> {
     let mut out = Chains::new(4);
-    assert!(ring.take(1, &mut out).unwrap() <= 1);
+    assert!(ring.take(1, &mut out, |_| {}).unwrap() <= 1);
     let chain = *out.get(0)?;
     ring.complete(&chain, written);
     if let Some(fault) = chain.fault {
@@ -164,10 +164,10 @@ fn chains_that_are_put_back_come_again() {
     }
     let mut ring = guest.ring(Direction::FromGuest);
     let mut out = Chains::new(64);
-    assert_eq!(ring.take(64, &mut out), Ok(40));
+    assert_eq!(ring.take(64, &mut out, |_| {}), Ok(40));
     ring.put_back(out.all().get(10..).unwrap());
     out.clear();
-    assert_eq!(ring.take(64, &mut out), Ok(30));
+    assert_eq!(ring.take(64, &mut out, |_| {}), Ok(30));
     assert_eq!(out.get(0).map(|c| (c.id, c.bytes)), Some((10, 11)));
 }
 
@@ -183,7 +183,7 @@ fn the_longest_chains_find_room_whatever_came_before() {
     }
     let mut ring = guest.ring(Direction::FromGuest);
     let mut out = Chains::new(32);
-    assert_eq!(ring.take(64, &mut out), Ok(32));
+    assert_eq!(ring.take(64, &mut out, |_| {}), Ok(32));
     for chain in out.all() {
         assert_eq!((chain.fault, chain.bytes), (None, 64));
         assert_eq!(out.segments(chain).len(), 64);
@@ -304,7 +304,7 @@ fn an_index_that_runs_away_stops_the_ring() {
     let guest = Driver::new(8);
     let mut ring = guest.ring(Direction::FromGuest);
     guest.set_avail_index(9);
-    assert_eq!(ring.take(1, &mut Chains::new(1)), Err(RingError::AvailableIndex(9)));
+    assert_eq!(ring.take(1, &mut Chains::new(1), |_| {}), Err(RingError::AvailableIndex(9)));
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn read_everything(ring: &mut Ring) {
     let mut out = Chains::new(16);
     for _ in 0..usize::from(u16::MAX) / 8 {
         out.clear();
-        if !ring.take(16, &mut out).is_ok_and(|n| n > 0) {
+        if !ring.take(16, &mut out, |_| {}).is_ok_and(|n| n > 0) {
             break;
         }
         for chain in out.all() {

@@ -101,7 +101,7 @@ fn nothing_of_a_burst_is_seen_before_all_of_it() {
         guest.put(DATA, 2048, id, DESC_F_WRITE);
     }
     let mut out = Chains::new(8);
-    assert_eq!(ring.take(8, &mut out), Ok(5));
+    assert_eq!(ring.take(8, &mut out, |_| {}), Ok(5));
     for chain in &out.all()[..3] {
         ring.complete(chain, 100);
     }
@@ -115,7 +115,7 @@ fn nothing_of_a_burst_is_seen_before_all_of_it() {
     }
     assert!(!guest.is_used(3, true));
     out.clear();
-    assert_eq!(ring.take(8, &mut out), Ok(2));
+    assert_eq!(ring.take(8, &mut out, |_| {}), Ok(2));
     assert_eq!(out.get(0).map(|c| c.id), Some(3));
 }
 
@@ -133,7 +133,7 @@ fn putting_back_goes_over_the_end_of_a_lap() {
     guest.put(DATA, 12, 4, 0);
     let mut out = Chains::new(8);
     let before = ring.position();
-    assert_eq!(ring.take(8, &mut out), Ok(2));
+    assert_eq!(ring.take(8, &mut out, |_| {}), Ok(2));
     ring.put_back(out.all());
     assert_eq!(ring.position(), before);
     assert_eq!(take_one(&mut ring), Some((3, Ok(21), vec![10, 11])));
@@ -180,7 +180,7 @@ fn a_chain_without_an_end_stops_the_ring() {
     for _ in 0..4 {
         guest.put(DATA, 1, 0, DESC_F_NEXT);
     }
-    assert_eq!(ring.take(1, &mut Chains::new(1)), Err(RingError::Endless));
+    assert_eq!(ring.take(1, &mut Chains::new(1), |_| {}), Err(RingError::Endless));
 }
 
 #[test]
