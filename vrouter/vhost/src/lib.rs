@@ -19,6 +19,7 @@ pub mod queue;
 pub mod queues;
 mod ring;
 mod session;
+mod sync;
 mod truncation;
 mod vring;
 pub mod wake;

@@ -4,26 +4,24 @@
 //! put a ring in or take it out, and once it has it, no worker touches the pod's memory. That is the whole
 //! protocol between the two; there is no other state to agree on.
 
+mod handover;
 mod rx;
 mod tx;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::memory::GuestMemory;
 use crate::offload::Offloads;
 use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
+use handover::{Handover, Held};
 pub use rx::{PushError, RxLease, RxScratch};
 pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, TxBurst, TxLease};
 
 /// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The
 /// limit is for a worker that does not get a CPU; chosen, not measured.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
-
-/// How often a worker yields to a session before it insists; a bound, not a tuning value.
-const STEP_BACK: usize = 1000;
 
 /// What the frontend accepted, as far as rings care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,13 +65,7 @@ impl Active {
 
 /// A virtqueue: empty until the pod has set it up and enabled it.
 pub struct Queue {
-    active: Mutex<Option<Active>>,
-    /// A hint for the worker, so that idle queues cost one load.
-    running: AtomicBool,
-    /// Sessions that wait for the lock. A worker under load takes it again at once after each burst, and a mutex
-    /// gives it to whoever comes first: without stepping back it would keep a session out for seconds.
-    waiting: AtomicU32,
-    drained: Condvar,
+    active: Handover<Active>,
     /// Why the ring stopped by itself. Not under `active`: who asks must not wait for a worker.
     fault: Mutex<Option<RingError>>,
 }
@@ -90,22 +82,7 @@ pub(crate) struct Activation {
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        Self {
-            active: Mutex::new(None),
-            running: AtomicBool::new(false),
-            waiting: AtomicU32::new(0),
-            drained: Condvar::new(),
-            fault: Mutex::new(None),
-        }
-    }
-
-    /// For sessions: workers let it pass.
-    fn lock(&self) -> MutexGuard<'_, Option<Active>> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        // A panic while the lock was held leaves ring positions that are still bounded and checked.
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        self.waiting.fetch_sub(1, Ordering::AcqRel);
-        active
+        Self { active: Handover::new(), fault: Mutex::new(None) }
     }
 
     /// Notes that the ring can't be served any more; workers pass it by from now on.
@@ -113,13 +90,13 @@ impl Queue {
     fn give_up(&self, active: &mut Active, error: RingError) {
         active.broken = true;
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.running.store(false, Ordering::Release);
+        self.active.hide();
     }
 
     /// Whether the queue carries traffic.
     #[inline]
     pub fn is_running(&self) -> bool {
-        self.running.load(Ordering::Acquire)
+        self.active.is_running()
     }
 
     /// Why the queue stopped by itself, if it did.
@@ -131,17 +108,16 @@ impl Queue {
         let ring = Ring::new(with.memory, with.addresses, with.layout, with.direction)?;
         // Ring memory starts zeroed, which asks for nothing: say that we poll, or each burst costs the pod a kick.
         ring.set_notify(false);
-        let mut active = self.lock();
+        let held = self.active.lock();
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *active =
-            Some(Active { ring, format: with.format, call: with.call, broken: false, drain: None });
-        self.running.store(true, Ordering::Release);
+        let (format, call) = (with.format, with.call);
+        self.active.put(held, Active { ring, format, call, broken: false, drain: None });
         Ok(())
     }
 
     /// Replaces the call descriptor of a running queue.
     pub(crate) fn set_call(&self, call: Option<OwnedFd>) {
-        if let Some(active) = self.lock().as_mut() {
+        if let Some(active) = self.active.lock().as_mut() {
             active.call = call;
         }
     }
@@ -151,57 +127,32 @@ impl Queue {
     /// With `wake`, what the pod had sent before is forwarded first: the worker is woken and given
     /// [`DRAIN_LIMIT`]. Returns the position to go on from.
     pub(crate) fn stop(&self, wake: Option<&dyn Fn()>) -> Option<u16> {
-        let mut active = self.lock();
-        if let (Some(wake), Some(ring)) = (wake, active.as_mut()) {
-            ring.drain = Some(usize::from(ring.ring.size()));
-            if !ring.drained() {
+        let mut held = self.active.lock();
+        let mut limit = Duration::ZERO;
+        if let (Some(wake), Some(active)) = (wake, held.as_mut()) {
+            active.drain = Some(usize::from(active.ring.size()));
+            if !active.drained() {
                 wake();
-                active = self
-                    .drained
-                    .wait_timeout_while(active, DRAIN_LIMIT, |a| {
-                        a.as_ref().is_some_and(|a| !a.drained())
-                    })
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0;
+                limit = DRAIN_LIMIT;
             }
         }
-        self.running.store(false, Ordering::Release);
+        let active = self.active.drain(held, limit, Active::drained);
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        active.take().map(|a| a.ring.position())
+        active.map(|a| a.ring.position())
     }
 
     /// Starts receiving from the pod: a lease for one burst. `None` when the queue is off or being changed.
     #[inline]
     pub fn lease_tx<'q>(&'q self, burst: &'q mut TxBurst) -> Option<TxLease<'q>> {
-        if !self.is_running() || self.waiting.load(Ordering::Relaxed) > 0 {
-            return None;
-        }
-        let active = match self.active.try_lock() {
-            Ok(active) => active,
-            Err(TryLockError::Poisoned(p)) => p.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        if active.as_ref().is_none_or(|a| a.broken) {
-            return None;
-        }
-        Some(TxLease::new(active, burst, self))
+        let active = self.active.try_use()?;
+        let usable = active.as_ref().is_some_and(|a| !a.broken);
+        usable.then(|| TxLease::new(active, burst, self))
     }
 
     /// Starts sending to the pod: a lease for one burst. `None` when the queue is off.
     #[inline]
     pub fn lease_rx<'q>(&'q self, scratch: &'q mut RxScratch) -> Option<RxLease<'q>> {
-        if !self.is_running() {
-            return None;
-        }
-        // A session is about to take the lock for a few instructions. It may need this very CPU for that.
-        for _ in 0..STEP_BACK {
-            if self.waiting.load(Ordering::Relaxed) == 0 {
-                break;
-            }
-            std::thread::yield_now();
-        }
-        // Held by another worker for one burst, or by a session: waiting is right.
-        let active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active.use_shared()?;
         let usable = active.as_ref().is_some_and(|a| !a.broken);
         usable.then(|| RxLease::new(active, scratch, self))
     }

@@ -1,9 +1,7 @@
 //! What a pod receives: frames written into the buffers it offered.
 
-use std::sync::MutexGuard;
-
 use super::tx::{BURST, LINE_BYTES};
-use super::{Active, Body, Queue, TxLease};
+use super::{Active, Body, Held, Queue, TxLease};
 use crate::memory::Segment;
 use crate::offload::Offload;
 use crate::ring::{Chains, MAX_CHAIN};
@@ -42,7 +40,7 @@ pub enum PushError {
 
 /// One burst of frames to a pod. Dropping it publishes them.
 pub struct RxLease<'q> {
-    active: MutexGuard<'q, Option<Active>>,
+    active: Held<'q, Active>,
     ready: &'q mut Chains,
     queue: &'q Queue,
     /// The virtio-net header has 12 bytes.
@@ -57,7 +55,7 @@ const PLAIN: [u8; PLAIN_BYTES as usize] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 impl<'q> RxLease<'q> {
     pub(super) fn new(
-        active: MutexGuard<'q, Option<Active>>,
+        active: Held<'q, Active>,
         scratch: &'q mut RxScratch,
         queue: &'q Queue,
     ) -> Self {

@@ -1,6 +1,6 @@
 //! Queues with a driver at each end: what one pod sends, the other receives.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -329,10 +329,10 @@ fn a_busy_worker_lets_a_session_pass() {
     let tx = start(&a, Direction::FromGuest, PLAIN, None);
     send(&mut a, 0, &frame(60), &[]);
     let mut burst = TxBurst::new();
-    tx.waiting.fetch_add(1, Ordering::Relaxed);
+    tx.active.waiting.fetch_add(1, Ordering::Relaxed);
     assert!(tx.lease_tx(&mut burst).is_none(), "a session waits");
     assert!(tx.is_running(), "and the queue is not off");
-    tx.waiting.fetch_sub(1, Ordering::Relaxed);
+    tx.active.waiting.fetch_sub(1, Ordering::Relaxed);
     assert_eq!(tx.lease_tx(&mut burst).map(|mut lease| lease.fetch()), Some(1));
 
     // A worker that never pauses, as under full load, on however few CPUs there are.

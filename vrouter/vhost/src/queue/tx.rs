@@ -1,9 +1,6 @@
 //! What a pod sends: a burst of frames, still in its memory.
 
-use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
-
-use super::{Active, Queue};
+use super::{Active, Held, Queue};
 use crate::memory::Segment;
 use crate::offload::{NET_HEADER_FIELDS, Offload};
 use crate::ring::{Chain, ChainFault, Chains};
@@ -102,7 +99,7 @@ impl Body<'_> {
 
 /// One burst of frames that a pod sent. Dropping it gives the buffers back to the pod.
 pub struct TxLease<'q> {
-    active: MutexGuard<'q, Option<Active>>,
+    active: Held<'q, Active>,
     chains: &'q mut Chains,
     queue: &'q Queue,
     /// Bytes of the virtio-net header.
@@ -112,11 +109,7 @@ pub struct TxLease<'q> {
 }
 
 impl<'q> TxLease<'q> {
-    pub(super) fn new(
-        active: MutexGuard<'q, Option<Active>>,
-        burst: &'q mut TxBurst,
-        queue: &'q Queue,
-    ) -> Self {
+    pub(super) fn new(active: Held<'q, Active>, burst: &'q mut TxBurst, queue: &'q Queue) -> Self {
         burst.chains.clear();
         let format = active.as_ref().map(|a| a.format);
         let net_header = format.map_or(0, |f| u32::from(f.header));
@@ -256,8 +249,7 @@ impl Drop for TxLease<'_> {
             *left = left.saturating_sub(self.chains.len());
             if active.drained() {
                 // No further burst: the session gets the lock now.
-                self.queue.running.store(false, Ordering::Release);
-                self.queue.drained.notify_all();
+                self.queue.active.tell_drained();
             }
         }
         self.chains.clear();
