@@ -63,7 +63,9 @@ impl Active {
     }
 }
 
-/// A virtqueue: empty until the pod has set it up and enabled it.
+/// A virtqueue: empty until the pod has set it up and enabled it. On cache lines of its own, as its neighbours may be other
+/// workers'.
+#[repr(align(64))]
 pub struct Queue {
     active: Handover<Active>,
     /// Why the ring stopped by itself. Not under `active`: who asks must not wait for a worker.

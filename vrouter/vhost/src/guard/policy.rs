@@ -305,6 +305,10 @@ fn audit(index: usize, region: Option<Region>, kind: Option<&Kind>) -> Result<Re
     if region.offset + region.size > file {
         return bad("reaches beyond the end of its file");
     }
+    // What mmap(2) rounds up, munmap(2) of huge pages does not: they would stay with us for ever.
+    if !region.size.is_multiple_of(page) {
+        return bad("does not end at a page of its file");
+    }
     Ok(region)
 }
 
