@@ -11,6 +11,7 @@ mod counters;
 mod crew;
 mod dataplane;
 mod forward;
+mod kicks;
 mod privileges;
 mod registry;
 mod rota;
