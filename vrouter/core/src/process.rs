@@ -16,8 +16,8 @@ const STAGE_PACKETS: usize = 64;
 /// What can be said about a batch as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The port that every packet is forwarded to; `None` if they differ, if one has another verdict, or if there
-    /// are none.
+    /// The port that every packet is forwarded to; `None` if they differ, if one has another verdict, if there are
+    /// none, or if one needed a longer look: then nobody has summed up.
     pub all_to: Option<PortIndex>,
 }
 

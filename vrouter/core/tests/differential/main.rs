@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod checksums;
+mod edges;
 mod reference;
 
 use bolero::TypeGenerator;
@@ -375,7 +377,8 @@ fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], r
         }
         targets.dedup();
         let all_to = if let [target] = targets[..] { target } else { None };
-        assert_eq!(outcome.all_to, all_to);
+        // Packets that took a longer look are not summed up.
+        assert!(outcome.all_to.is_none() || outcome.all_to == all_to);
     }
 }
 
@@ -406,6 +409,7 @@ fn the_stages_agree_with_a_slow_router() {
         let start = if *later { self::policy(!third, *allowed) } else { policy.clone() };
         let mut tables = Tables::build(&start).unwrap();
         let mut routes = BTreeMap::new();
+        let mut versions = Vec::new();
         for batch in changes.chunks(3) {
             let batch: Vec<_> = batch.iter().map(|change| change.change()).collect();
             tables = tables.with_routes(NetworkIndex(0), &batch).unwrap();
@@ -415,11 +419,20 @@ fn the_stages_agree_with_a_slow_router() {
                     None => routes.remove(&change.prefix),
                 };
             }
+            let now: Vec<_> = routes.clone().into_iter().collect();
+            if versions.is_empty() {
+                check(&start, &tables, &now, recipes.get(..1).unwrap_or(&[]));
+            }
+            versions.push((start.clone(), tables.clone(), now));
         }
         let tables = tables.update(&policy).unwrap();
         let routes: Vec<_> = routes.into_iter().collect();
         assert_eq!(tables.network(NetworkIndex(0)).unwrap().routes(), routes.len());
         check(&policy, &tables, &routes, recipes);
+        // Workers may still have an older version, which shares most of its memory with the newest.
+        if let Some((policy, tables, routes)) = versions.first() {
+            check(policy, tables, routes, recipes.get(..1).unwrap_or(&[]));
+        }
     });
 }
 
