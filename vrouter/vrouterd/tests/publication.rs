@@ -1,5 +1,6 @@
 //! How a queue goes from one worker to another while its pod sends, in every order of steps that the memory model allows:
-//! whoever polls it when, no packet is left behind with all workers asleep, and no two workers are in it at once.
+//! whoever polls it when, no packet is left behind with all workers asleep. That no two workers are in it at once is the
+//! hand-over's promise (`vrouter/vhost/tests/handover.rs`).
 //!
 //! The texts of `kicks.rs`, `rota.rs` and the queue's hand-over are the real ones, with loom's locks and atomics for the
 //! standard library's. Written after the real ones are what can't run here: the kernel's eventfd and epoll (a lock and a
@@ -41,7 +42,6 @@ mod sync {
 
 use handover::Handover;
 use kicks::Kicks;
-use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
@@ -105,17 +105,12 @@ struct Kick {
 /// One queue of one pod.
 struct Queue {
     /// What the lock is for: where the worker stands in the ring.
-    ring: Handover<UnsafeCell<u32>>,
+    ring: Handover<u32>,
     /// In the pod's memory: how many packets there are, and whether the pod is to kick.
     available: AtomicU32,
     notify: AtomicBool,
     kick: Mutex<Kick>,
 }
-
-// SAFETY: the cell is touched under the hand-over's lock only; loom fails the test if two threads do it at once.
-unsafe impl Sync for Queue {}
-// SAFETY: as above.
-unsafe impl Send for Queue {}
 
 struct World {
     queue: Queue,
@@ -137,7 +132,7 @@ impl World {
             notify: AtomicBool::new(false),
             kick: Mutex::default(),
         };
-        queue.ring.put(queue.ring.lock(), UnsafeCell::new(0));
+        queue.ring.put(queue.ring.lock(), 0);
         Arc::new(Self {
             queue,
             slot: AtomicUsize::new(0),
@@ -185,10 +180,7 @@ impl World {
     /// `TxLease::arm` by way of `each`.
     fn arm(&self) -> bool {
         let Some(held) = self.queue.ring.try_use() else { return !self.queue.ring.is_running() };
-        let position = held.as_ref().unwrap().with(|at| {
-            // SAFETY: under the lock.
-            unsafe { *at }
-        });
+        let position = *held.as_ref().unwrap();
         self.queue.notify.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.queue.available.load(Ordering::Acquire) == position
@@ -203,12 +195,9 @@ impl World {
 
     /// One burst; ends the test when it was the last.
     fn take(&self) -> usize {
-        let Some(held) = self.queue.ring.try_use() else { return 0 };
+        let Some(mut held) = self.queue.ring.try_use() else { return 0 };
         let available = self.queue.available.load(Ordering::Acquire);
-        let taken = held.as_ref().unwrap().with_mut(|at| {
-            // SAFETY: under the lock.
-            unsafe { available - std::mem::replace(&mut *at, available) }
-        });
+        let taken = available - std::mem::replace(held.as_mut().unwrap(), available);
         drop(held);
         if taken > 0 && self.taken.fetch_add(taken, Ordering::AcqRel) + taken == self.packets {
             (0..WORKERS).for_each(|worker| self.end(worker));
