@@ -16,6 +16,7 @@ pub mod node;
 pub mod pktgen;
 pub mod pod;
 pub mod process;
+pub mod qemu;
 pub mod readback;
 pub mod rundir;
 pub mod testpmd;

@@ -100,6 +100,9 @@ struct Args {
     /// Hugepage memory to take
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..))]
     memory_mb: u32,
+    /// Send nothing until this file exists
+    #[arg(long, value_name = "FILE")]
+    go: Option<PathBuf>,
     /// Give each hugepage a file of its own, which makes it a memory region of its own: virtio-user has 8 at most
     #[arg(long)]
     file_per_page: bool,
@@ -266,6 +269,8 @@ pub struct Settings {
     pub drain: f64,
     /// MiB of hugepages.
     pub memory_mib: u32,
+    /// The file to wait for before anything is sent.
+    pub go: Option<PathBuf>,
     /// A file for each hugepage.
     pub file_per_page: bool,
     /// MiB to allocate and free over and over.
@@ -440,6 +445,7 @@ fn settings(args: Args) -> Result<Settings, ArgsError> {
         seconds: args.seconds,
         drain: args.drain,
         memory_mib: args.memory_mb,
+        go: args.go,
         file_per_page: args.file_per_page,
         churn_mib: args.churn_mb,
         send_from: args.send_from,

@@ -1,6 +1,7 @@
 //! The run: wait for the links, warm up, measure, drain, report.
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -108,6 +109,9 @@ pub fn run(settings: &Settings, eal: &Eal, stop: &AtomicBool) -> Result<Outcome,
 
     let mut traffic = Traffic::new(settings, ports, pattern, eal.tsc_hz());
     report::print(&Event::Ready)?;
+    if let Some(file) = &settings.go {
+        wait_for_go(file, stop)?;
+    }
     if settings.churn_mib == 0 {
         return send(settings, &mut traffic, stop, || None);
     }
@@ -177,6 +181,16 @@ fn wait_for_links(ports: &[Port], stop: &AtomicBool) -> Result<(), RunError> {
         thread::sleep(LINK_POLL);
     }
     down.map_or(Ok(()), |port| Err(RunError::NoLink { port }))
+}
+
+fn wait_for_go(file: &Path, stop: &AtomicBool) -> Result<(), RunError> {
+    while !file.exists() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(RunError::Stopped);
+        }
+        thread::sleep(LINK_POLL);
+    }
+    Ok(())
 }
 
 /// What the polling itself did since [`Traffic::reset`].

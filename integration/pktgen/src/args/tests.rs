@@ -97,6 +97,7 @@ fn options_arrive_where_they_belong() {
         "--tx-free-threshold=256",
         "--drain=1.5",
         "--churn-mb=32",
+        "--go=/x/go",
         "--file-per-page",
     ])
     .unwrap();
@@ -108,6 +109,7 @@ fn options_arrive_where_they_belong() {
     assert_eq!((settings.warmup, settings.seconds, settings.memory_mib), (0.5, 2.0, 64));
     assert_eq!((settings.burst, settings.tx_free_threshold), (16, 256));
     assert_eq!((settings.drain, settings.churn_mib, settings.file_per_page), (1.5, 32, true));
+    assert_eq!(settings.go.as_deref(), Some(Path::new("/x/go")));
     assert_eq!([0, 1].map(|port| settings.sends(port)), [false, true]);
     assert!(settings_of(&["--packed", "--vectorized", "--burst=64"]).unwrap().shape.packed);
 }
