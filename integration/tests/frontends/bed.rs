@@ -81,7 +81,7 @@ impl Bed {
         let [pod_cpu, worker_cpu] = cpus().or_else(|_| cpus_of_one())?;
         let (config, socket) = (config_of(&run), VRouter::socket_of(&run));
         let text = format!(
-            "control_socket = \"{}\"\nrun_dir = \"{}\"\nlog = \"info,vrouter_vhost=trace\"\n[workers]\ncpus = [{worker_cpu}]\n",
+            "control_socket = \"{}\"\nrun_dir = \"{}\"\n[workers]\ncpus = [{worker_cpu}]\n",
             socket.display(),
             run.path().display(),
         );
@@ -180,7 +180,7 @@ impl Bed {
         let is_shown = |(at, path): &(usize, &PathBuf)| {
             *at >= latest || path.file_name().is_some_and(|name| name == "vrouter.log")
         };
-        let show = |path: &Path| format!("--- {}\n{}\n", path.display(), tail(path, 2500));
+        let show = |path: &Path| format!("--- {}\n{}\n", path.display(), tail(path, 25));
         logs.iter().enumerate().filter(is_shown).map(|(_, path)| show(path)).collect()
     }
 }
