@@ -23,6 +23,8 @@ const HOST_TSO4: u64 = 1 << 11;
 const NETWORK: &str = "guest";
 const GATEWAY: &str = "10.66.0.1";
 const MEMORY_MB: u32 = 192;
+/// Why frames of the guest may be dropped: traceroute asks for the second.
+const MAY_DROP: [&str; 2] = ["receiver_ring_full", "ttl_exceeded"];
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// An interface of the guest and what is special about it.
@@ -140,9 +142,9 @@ pub fn talks(bed: &mut Bed) -> Result<()> {
     ensure!(features(PLAIN.id)? & (GUEST_CSUM | GUEST_TSO4) == 0, "offloads were agreed on");
 
     for n in 0..kinds.len() {
-        inside(&mut guest, n, &format!("ping -q -c 3 -W 5 {GATEWAY}"))?;
+        inside(&mut guest, n, &format!("ping -q -c 2 -i 0.2 -W 5 {GATEWAY}"))?;
         for to in kinds.iter().filter(|to| to.id != kinds[n].id) {
-            inside(&mut guest, n, &format!("ping -q -c 3 -s 1400 -W 5 {}", to.ip))?;
+            inside(&mut guest, n, &format!("ping -q -c 2 -i 0.2 -s 1400 -W 5 {}", to.ip))?;
         }
         // UDP, answered by ICMP of the gateway first and of the other end then.
         let to = kinds[(n + 1) % kinds.len()].ip.to_string();
@@ -204,7 +206,8 @@ fn agree(bed: &Bed, guest: &mut Guest, n: usize, kind: &Kind) -> Result<()> {
     ensure!(sent == book.rx_packets, "{} has sent {sent}: {book:?}", kind.id);
     ensure!(got == book.tx_packets, "{} got {got}, dropped {dropped}: {book:?}", kind.id);
     for drop in &book.drops {
-        ensure!(drop.reason == "receiver_ring_full", "{}: {drop:?}", kind.id);
+        let is_expected = MAY_DROP.contains(&drop.reason.as_str());
+        ensure!(is_expected, "{}: {drop:?}", kind.id);
     }
     Ok(())
 }
@@ -299,9 +302,12 @@ pub fn memory_grows(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// The guest starts anew; then the vRouter does.
+/// The guest starts anew; then the vRouter does, below a guest that goes on.
+///
+/// Packed rings are not asked for the latter: QEMU 7.2 knows no position of theirs after its backend has crashed, and begins at zero
+/// where the guest does not.
 pub fn comes_back(bed: &mut Bed) -> Result<()> {
-    let kinds = [&SPLIT, &PACKED];
+    let kinds = [&SPLIT, &PLAIN, &PACKED];
     let mut guest = boot(bed, &kinds)?;
     fetch(&mut guest, 0, &PACKED)?;
     guest.reset()?;
@@ -309,11 +315,13 @@ pub fn comes_back(bed: &mut Bed) -> Result<()> {
     for kind in kinds {
         bed.wait_up(kind.id, kind.queues)?;
     }
-    fetch(&mut guest, 0, &PACKED)?;
-    fetch(&mut guest, 1, &SPLIT)?;
+    for (to, from) in [(0, &PACKED), (1, &SPLIT), (2, &PLAIN)] {
+        fetch(&mut guest, to, from)?;
+    }
 
     bed.restart()?;
     bed.vrouter().create_network(NETWORK, "10.66.0.0/16", 1500)?;
+    let kinds = [&SPLIT, &PLAIN];
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);
         bed.port(Wanted { id, network: NETWORK, ip, pairs, server: false })?;
@@ -321,7 +329,6 @@ pub fn comes_back(bed: &mut Bed) -> Result<()> {
     for kind in kinds {
         bed.wait_up(kind.id, kind.queues)?;
     }
-    fetch(&mut guest, 0, &PACKED)?;
-    fetch(&mut guest, 1, &SPLIT)?;
-    Ok(())
+    fetch(&mut guest, 0, &PLAIN)?;
+    fetch(&mut guest, 1, &SPLIT)
 }
