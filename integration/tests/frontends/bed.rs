@@ -26,7 +26,7 @@ const FOLLOW: Duration = Duration::from_secs(20);
 pub fn cpus() -> Result<[u16; 2]> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     let mut all = (0..u16::MAX).filter(|&cpu| set.is_set(cpu.into()).unwrap_or(false));
-    match (all.next(), all.last()) {
+    match (all.next(), all.next_back()) {
         (Some(first), Some(last)) => Ok([first, last]),
         _ => bail!("needs two CPUs"),
     }

@@ -46,11 +46,11 @@ impl Needs {
 }
 
 type Test = fn(&mut Bed) -> Result<()>;
+type Play = Box<dyn Fn(&mut Bed) -> Result<()> + Send>;
 
-fn tests() -> Vec<(String, Needs, Box<dyn Fn(&mut Bed) -> Result<()> + Send>)> {
+fn tests() -> Vec<(String, Needs, Play)> {
     let rings = matrix::CASES.iter().map(|case| {
-        let play: Box<dyn Fn(&mut Bed) -> Result<()> + Send> =
-            Box::new(|bed: &mut Bed| matrix::play(bed, case));
+        let play: Play = Box::new(|bed: &mut Bed| matrix::play(bed, case));
         (format!("rings_{}", case.name), Needs::Dpdk, play)
     });
     let others: [(&str, Needs, Test); 8] = [
@@ -64,7 +64,7 @@ fn tests() -> Vec<(String, Needs, Box<dyn Fn(&mut Bed) -> Result<()> + Send>)> {
         ("guest_comes_back", Needs::Qemu, guest::comes_back),
     ];
     let others = others.into_iter().map(|(name, needs, test)| {
-        let play: Box<dyn Fn(&mut Bed) -> Result<()> + Send> = Box::new(test);
+        let play: Play = Box::new(test);
         (name.to_owned(), needs, play)
     });
     rings.chain(others).collect()
