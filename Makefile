@@ -48,7 +48,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace --test node --test cleanup --locked -- -D warnings; \
+		$(CARGO) clippy --workspace --test frontends --test node --test cleanup --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -57,7 +57,7 @@ unit:
 doc:
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
 
-test: check integration ## check, then the daemons on a real node (root, hugepages, containerd 1.7 and 2.1)
+test: check integration ## check, then real frontends and a real node (root, hugepages, QEMU, containerd 1.7 and 2.1)
 
 test-deep: setup ## AddressSanitizer, libFuzzer, loom and Miri, each where it applies (DEEP_SECONDS, DEEP_PARTS)
 	@integration/setup/deep.sh
@@ -67,7 +67,8 @@ fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FU
 
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
-	@$(CARGO) test --workspace --locked --test node --test cleanup
+	@integration/setup/qemu.sh
+	@$(CARGO) test --workspace --locked --test frontends --test node --test cleanup
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh

@@ -1,5 +1,6 @@
 //! `ringway-vrouter` as a child process, and its control API, synchronous.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::task::JoinHandle;
+use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    GetInfoRequest, GetStatsRequest, Info, ListNetworksRequest, ListPortsRequest, Network,
-    PeerRefused, Port, PortState, PortStats, Stats, WatchRequest,
+    ChangeRoutesRequest, DeletePortRequest, GetInfoRequest, GetStatsRequest, Info,
+    ListNetworksRequest, ListPortsRequest, Network, PeerRefused, Port, PortSpec, PortState,
+    PortStats, Route, RouteKind, Stats, WatchRequest,
 };
 use vrouter_api::{Client, connect};
 
@@ -24,6 +27,9 @@ use crate::wait::{self, runtime};
 const START: Duration = Duration::from_secs(30);
 /// Two equal readings this far apart mean that nothing moves any more: thousands of worker rounds.
 const STILL: Duration = Duration::from_millis(300);
+
+/// Routes of one request.
+const ROUTES_AT_ONCE: u32 = 50_000;
 
 /// A network as the configuration file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,6 +176,53 @@ impl VRouter {
             .into_iter()
             .find(|it| it.id == id)
             .with_context(|| format!("no counters of {id}"))
+    }
+
+    /// Creates a network.
+    pub fn create_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
+        let network =
+            Network { name: name.to_owned(), ipv4: ipv4.to_owned(), mtu, ..Network::default() };
+        let answer = runtime()?.block_on(self.client.clone().create_network(network));
+        answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
+    }
+
+    /// Creates a port, or changes what of it can be changed.
+    pub fn create_port(&self, spec: PortSpec) -> Result<Port> {
+        let id = spec.id.clone();
+        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
+        answer.map_err(status).map(Response::into_inner).with_context(|| format!("port {id}"))
+    }
+
+    /// Removes a port.
+    pub fn delete_port(&self, id: &str) -> Result<()> {
+        let request = DeletePortRequest { id: id.to_owned() };
+        let answer = runtime()?.block_on(self.client.clone().delete_port(request));
+        answer.map(drop).map_err(status).with_context(|| format!("port {id}"))
+    }
+
+    /// Host routes for `count` addresses from `first` on, all to one port.
+    pub fn set_host_routes(
+        &self,
+        network: &str,
+        first: Ipv4Addr,
+        count: u32,
+        via: Ipv4Addr,
+    ) -> Result<()> {
+        let route = |n: u32| Route {
+            prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
+            kind: RouteKind::Via.into(),
+            via: via.to_string(),
+        };
+        for start in (0..count).step_by(usize::try_from(ROUTES_AT_ONCE)?) {
+            let request = ChangeRoutesRequest {
+                network: network.to_owned(),
+                remove: Vec::new(),
+                set: (start..count.min(start + ROUTES_AT_ONCE)).map(route).collect(),
+            };
+            let answer = runtime()?.block_on(self.client.clone().change_routes(request));
+            answer.map_err(status).with_context(|| format!("routes of {network}"))?;
+        }
+        Ok(())
     }
 
     /// Waits until the packet counters of every port stand still, and gives them.

@@ -10,20 +10,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use integration::process::Daemon;
 use integration::vrouter::VRouter;
-use integration::wait::{self, runtime};
+use integration::wait;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use vrouter_api::v1::{
-    ChangeRoutesRequest, Network, PortSpec, PortState, Route, RouteKind, WorkerStats,
-};
-use vrouter_api::{Client, connect};
+use vrouter_api::v1::{PortSpec, PortState, WorkerStats};
 
 use crate::cells::{Subject, Traffic};
-use crate::generator::Endpoint;
-use crate::idle_pods::ATTACHED;
-use crate::launch::Side;
-use crate::memory::Resident;
 use crate::switch::{Place, Switch, Window, mtu, per_packet};
+use integration::idle_pods::ATTACHED;
+use integration::launch::Side;
+use integration::memory::Resident;
+use integration::pktgen::Endpoint;
 
 /// Time for many handshakes.
 const ATTACH: Duration = Duration::from_secs(60);
@@ -32,8 +29,6 @@ const ATTACH: Duration = Duration::from_secs(60);
 const DESTINATIONS: [Ipv4Addr; 2] = [Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(12, 0, 0, 0)];
 /// Routes of the two pods together, unless the subject says otherwise: one for each flow of the usual cells.
 const ROUTES: u32 = 2 * 1024;
-/// Routes of one request.
-const BATCH: u32 = 50_000;
 
 /// A running vRouter. Fields are dropped in this order: pods leave before it ends.
 pub struct Ringway {
@@ -61,10 +56,9 @@ impl Ringway {
         );
         fs::write(&config, text)?;
         let vrouter = VRouter::start_with(&config, &socket, &place.log("vrouter"))?;
-        let client = runtime()?.block_on(connect(&socket))?;
-        let api = Api { client, cgroup: place.cgroups.path(Side::Pods) };
+        let api = Api { vrouter: &vrouter, cgroup: place.cgroups.path(Side::Pods) };
 
-        let network = api.network("bench", "10.66.0.0/16", mtu(traffic).into())?;
+        let network = vrouter.create_network("bench", "10.66.0.0/16", mtu(traffic).into())?;
         let ips = [2, 3].map(|last| Ipv4Addr::new(10, 66, 0, last));
         let mut endpoints = Vec::new();
         for (index, ip) in ips.into_iter().enumerate() {
@@ -74,7 +68,8 @@ impl Ringway {
             let [a, b] = ips;
             let other = if ip == a { b } else { a };
             let to_ip = DESTINATIONS[index];
-            api.routes(&network.name, to_ip, subject.routes.unwrap_or(ROUTES) / 2, other)?;
+            let routes = subject.routes.unwrap_or(ROUTES) / 2;
+            vrouter.set_host_routes(&network.name, to_ip, routes, other)?;
             let to_mac = network.gateway_mac.clone();
             endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip });
         }
@@ -91,6 +86,7 @@ impl Ringway {
             addresses: subject.routes.unwrap_or(ROUTES) / 2,
         };
         if subject.idle_pods > 0 {
+            let api = Api { vrouter: &it.vrouter, cgroup: place.cgroups.path(Side::Pods) };
             let sockets = api.idle_ports(&place.directory, subject.idle_pods)?;
             it.idle = Some(it.attach_idle(&place, &sockets)?);
         }
@@ -210,22 +206,14 @@ fn drops(before: &WorkerStats, after: &WorkerStats) -> BTreeMap<String, u64> {
     changes.filter(|(_, packets)| *packets > 0).collect()
 }
 
-/// The control API of one vRouter.
-struct Api {
-    client: Client,
+/// The networks and ports of one vRouter.
+struct Api<'a> {
+    vrouter: &'a VRouter,
     /// Where pods are.
     cgroup: String,
 }
 
-impl Api {
-    fn network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
-        let network =
-            Network { name: name.to_owned(), ipv4: ipv4.to_owned(), mtu, ..Network::default() };
-        let answer = runtime()?.block_on(self.client.clone().create_network(network));
-        let answer = answer.map_err(|status| anyhow!("network {name}: {}", status.message()))?;
-        Ok(answer.into_inner())
-    }
-
+impl Api<'_> {
     fn port(
         &self,
         network: &str,
@@ -234,7 +222,7 @@ impl Api {
         ipv4: Ipv4Addr,
         socket: &Path,
     ) -> Result<()> {
-        let spec = PortSpec {
+        self.vrouter.create_port(PortSpec {
             id: id.to_owned(),
             network: network.to_owned(),
             mac: mac.to_owned(),
@@ -243,34 +231,13 @@ impl Api {
             queue_pairs: 1,
             peer_cgroups: vec![self.cgroup.clone()],
             ..PortSpec::default()
-        };
-        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
-        answer.map_err(|status| anyhow!("port {id}: {}", status.message()))?;
-        Ok(())
-    }
-
-    /// Host routes for `count` addresses from `first` on, all to one port.
-    fn routes(&self, network: &str, first: Ipv4Addr, count: u32, via: Ipv4Addr) -> Result<()> {
-        let route = |n: u32| Route {
-            prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
-            kind: RouteKind::Via.into(),
-            via: via.to_string(),
-        };
-        for start in (0..count).step_by(usize::try_from(BATCH)?) {
-            let request = ChangeRoutesRequest {
-                network: network.to_owned(),
-                remove: Vec::new(),
-                set: (start..count.min(start + BATCH)).map(route).collect(),
-            };
-            let answer = runtime()?.block_on(self.client.clone().change_routes(request));
-            answer.map_err(|status| anyhow!("routes of {network}: {}", status.message()))?;
-        }
+        })?;
         Ok(())
     }
 
     /// Ports for idle pods, in a network of their own; gives their sockets.
     fn idle_ports(&self, directory: &Path, number: u16) -> Result<Vec<PathBuf>> {
-        let network = self.network("idle", "10.80.0.0/16", 1500)?;
+        let network = self.vrouter.create_network("idle", "10.80.0.0/16", 1500)?;
         let mut sockets = Vec::new();
         for index in 0..number {
             let [high, low] = index.to_be_bytes();

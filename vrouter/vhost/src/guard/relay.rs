@@ -97,6 +97,13 @@ impl Relay {
         tracing::trace!(code = header.code, size, descriptors = kinds.len(), ?decision, "message");
         match decision {
             Decision::Forward => self.relay(header, &payload, &descriptors),
+            Decision::ThenEnable { queues } => {
+                self.relay(header, &payload, &descriptors)?;
+                queues.into_iter().try_for_each(|queue| {
+                    let payload = [queue.to_le_bytes(), 1u32.to_le_bytes()].concat();
+                    self.relay(Header::enable(), &payload, &[])
+                })
+            }
             Decision::WithoutDescriptors => self.relay(header, &payload, &[]),
             Decision::Reordered { payload, order } => {
                 let mut slots: Vec<_> = descriptors.into_iter().map(Some).collect();
