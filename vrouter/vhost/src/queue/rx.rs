@@ -1,7 +1,7 @@
 //! What a pod receives: frames written into the buffers it offered.
 
 use super::tx::{BURST, LINE_BYTES};
-use super::{Active, Body, Held, Queue, TxLease};
+use super::{Active, Body, Held, PlainBurst, Queue, TxLease};
 use crate::memory::Segment;
 use crate::offload::Offload;
 use crate::ring::{Chains, MAX_CHAIN};
@@ -79,6 +79,49 @@ impl<'q> RxLease<'q> {
             return self.queue.give_up(active, error);
         }
         active.ring.look_ahead();
+    }
+
+    /// Delivers frames of a plain burst as [`Self::forward`] does, until one needs more than one plain buffer; returns how
+    /// many. `wanted`: each frame's place in the burst, the bytes to send in front, and how many of its own they replace.
+    #[inline(always)]
+    pub fn forward_plain<'h>(
+        &mut self,
+        from: PlainBurst<'_>,
+        wanted: impl Iterator<Item = (usize, &'h [u8], u32)>,
+    ) -> usize {
+        let (true, Some(buffers), Some(active)) =
+            (self.modern, self.ready.all_simple(), self.active.as_mut())
+        else {
+            return 0;
+        };
+        let mut written = [0; BURST];
+        let mut done = 0;
+        for (((i, header, skip), buffer), written) in wanted.zip(buffers).zip(&mut written) {
+            let Some(frame) = from.frame(i) else { break };
+            let bytes = u32::try_from(header.len()).unwrap_or(u32::MAX);
+            let rest = frame.memory.skip(skip);
+            // In 64 bits, where three lengths of 32 can't overflow.
+            let total = u64::from(PLAIN_BYTES) + u64::from(bytes) + u64::from(rest.len());
+            if total > u64::from(buffer.bytes) || bytes > LINE_BYTES {
+                break;
+            }
+            let to = buffer.first;
+            // SAFETY: resolved in the memory of the ring this lease holds.
+            unsafe { to.assign(&PLAIN) };
+            let to = to.skip(PLAIN_BYTES);
+            // SAFETY: as above.
+            unsafe { to.write_line(header) };
+            if rest.len() > 0 {
+                // SAFETY: as above; `from` borrows from the lease that holds the sender's memory.
+                unsafe { rest.copy_to(to.skip(bytes)) };
+            }
+            *written = PLAIN_BYTES + bytes + rest.len();
+            done += 1;
+        }
+        let (buffers, written) = (buffers.get(..done).unwrap_or(&[]), written.get(..done));
+        active.ring.complete_written(buffers, written.unwrap_or(&[]));
+        self.ready.consume(done);
+        done
     }
 
     /// Delivers frame `i` of a burst: `header` from private memory, which replaces as many of its bytes, the rest
