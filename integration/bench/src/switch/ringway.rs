@@ -21,9 +21,9 @@ use vrouter_api::{Client, connect};
 use crate::cells::{Subject, Traffic};
 use crate::generator::Endpoint;
 use crate::idle_pods::ATTACHED;
-use crate::launch::Side;
 use crate::memory::Resident;
 use crate::switch::{Place, Switch, Window, mtu, per_packet};
+use integration::launch::Side;
 
 /// Time for many handshakes.
 const ATTACH: Duration = Duration::from_secs(60);
@@ -261,6 +261,7 @@ impl Api {
                 network: network.to_owned(),
                 remove: Vec::new(),
                 set: (start..count.min(start + BATCH)).map(route).collect(),
+                only_new: false,
             };
             let answer = runtime()?.block_on(self.client.clone().change_routes(request));
             answer.map_err(|status| anyhow!("routes of {network}: {}", status.message()))?;
