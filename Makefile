@@ -45,7 +45,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace --test node --test cleanup --locked -- -D warnings; \
+		$(CARGO) clippy --workspace --test node --test networks --test cleanup --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -61,7 +61,7 @@ test-deep: setup ## AddressSanitizer over the crates with unsafe code, and longe
 
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
-	@$(CARGO) test --workspace --locked --test node --test cleanup
+	@$(CARGO) test --workspace --locked --test node --test networks --test cleanup
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh

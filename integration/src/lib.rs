@@ -7,7 +7,9 @@
 pub mod containerd;
 pub mod cri;
 pub mod demo;
+pub mod frames;
 pub mod image;
+pub mod launch;
 pub mod machine;
 pub mod node;
 pub mod pod;

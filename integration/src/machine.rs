@@ -43,8 +43,8 @@ pub fn program(name: &str) -> Result<PathBuf> {
 
 /// Why this machine cannot run containers with DPDK under containerd `version`, or nothing when it can.
 pub fn unfit(version: Version) -> Option<String> {
-    if !Uid::effective().is_root() {
-        return Some("needs root".to_owned());
+    if let Some(reason) = unfit_for_dpdk() {
+        return Some(reason);
     }
     for (program, package) in [
         ("/usr/bin/dpdk-testpmd", "dpdk"),
@@ -58,6 +58,14 @@ pub fn unfit(version: Version) -> Option<String> {
     let containerd = version.program("containerd");
     if !containerd.exists() {
         return Some(format!("{} is missing; run `make setup`", containerd.display()));
+    }
+    None
+}
+
+/// Why this machine cannot run the vRouter and DPDK applications beside it, or nothing when it can.
+pub fn unfit_for_dpdk() -> Option<String> {
+    if !Uid::effective().is_root() {
+        return Some("needs root".to_owned());
     }
     if !Path::new(HUGEPAGES).exists() {
         return Some("the kernel has no 2 MiB hugepages".to_owned());

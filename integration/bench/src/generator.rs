@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::cells::Traffic;
-use crate::launch::{Cgroups, Side};
+use integration::launch::{Cgroups, Side};
 
 /// Time for EAL, both handshakes and the links.
 const READY: Duration = Duration::from_secs(30);

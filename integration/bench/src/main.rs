@@ -9,7 +9,6 @@ mod cells;
 mod disturbance;
 mod generator;
 mod idle_pods;
-mod launch;
 mod machine;
 mod measure;
 mod memory;

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cells::{Subject, SwitchKind, Traffic};
 use crate::generator::Endpoint;
-use crate::launch::Cgroups;
 use crate::memory::Resident;
+use integration::launch::Cgroups;
 
 /// What a switch has counted about itself during a part of the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

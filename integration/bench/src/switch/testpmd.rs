@@ -14,8 +14,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::generator::Endpoint;
-use crate::launch::Side;
 use crate::switch::{Place, Switch, Window, neighbours, per_packet};
+use integration::launch::Side;
 
 /// From the package `dpdk`.
 pub const PROGRAM: &str = "/usr/bin/dpdk-testpmd";

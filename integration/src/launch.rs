@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use integration::readback::{Mount, mounts};
-use integration::rundir::RunDir;
+
+use crate::readback::{Mount, mounts};
+use crate::rundir::RunDir;
 
 /// The run's cgroups.
 #[derive(Debug, Clone)]
