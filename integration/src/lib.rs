@@ -8,6 +8,7 @@ pub mod containerd;
 pub mod cri;
 pub mod demo;
 pub mod idle_pods;
+pub mod frames;
 pub mod image;
 pub mod launch;
 pub mod machine;

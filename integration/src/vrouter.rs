@@ -38,6 +38,8 @@ pub struct NetworkSpec {
     pub name: &'static str,
     /// Prefix with length.
     pub ipv4: &'static str,
+    /// IPv6 prefix with length, if it has one.
+    pub ipv6: Option<&'static str>,
 }
 
 /// A running vRouter; dropping it stops it.
@@ -72,6 +74,9 @@ impl VRouter {
                 "[[networks]]\nname = \"{}\"\nipv4 = \"{}\"\n",
                 network.name, network.ipv4
             ));
+            if let Some(ipv6) = network.ipv6 {
+                text.push_str(&format!("ipv6 = \"{ipv6}\"\n"));
+            }
         }
         let config = run.path().join("vrouter.toml");
         std::fs::write(&config, text)?;
@@ -127,6 +132,18 @@ impl VRouter {
             .into_iter()
             .find(|it| it.name == name)
             .with_context(|| format!("no network {name}"))
+    }
+
+    /// Makes a network.
+    pub fn create_network(&self, network: Network) -> Result<Network> {
+        let answer = runtime()?.block_on(self.client.clone().create_network(network));
+        Ok(answer.map_err(status)?.into_inner())
+    }
+
+    /// Makes a port.
+    pub fn create_port(&self, spec: PortSpec) -> Result<Port> {
+        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
+        Ok(answer.map_err(status)?.into_inner())
     }
 
     /// Its ports.
@@ -218,6 +235,7 @@ impl VRouter {
                 network: network.to_owned(),
                 remove: Vec::new(),
                 set: (start..count.min(start + ROUTES_AT_ONCE)).map(route).collect(),
+                only_new: false,
             };
             let answer = runtime()?.block_on(self.client.clone().change_routes(request));
             answer.map_err(status).with_context(|| format!("routes of {network}"))?;

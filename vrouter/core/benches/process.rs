@@ -9,8 +9,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use vrouter_core::{
-    Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex, PortLimits,
-    PortPolicy, RouteChange, RouteTarget, Tables, Timestamp, Verdict, process,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex,
+    PortLimits, PortPolicy, Rates, RouteChange, RouteTarget, Tables, Timestamp, Verdict, process,
 };
 use vrouter_net::vxlan::{Encapsulation, Endpoint, Vni, decapsulate};
 use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, checksum};
@@ -42,6 +42,7 @@ fn tables() -> Tables {
             gateway: Ipv6Addr::new(0xfd00, 0x66, 0, 0, 0, 0, 0, 1),
         }),
         mode: Mode::Routed,
+        floods: FloodLimit::default(),
     };
     let port = |index| PortPolicy {
         index: PortIndex(index),
@@ -51,6 +52,7 @@ fn tables() -> Tables {
         ipv6: Some(address6(index)),
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     };
     let ports = (0..PORTS).map(port).collect();
     Tables::build(&Policy { networks: vec![network], ports }).unwrap()

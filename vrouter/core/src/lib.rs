@@ -2,8 +2,8 @@
 //!
 //! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
 //! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
-//! Neighbor Discovery and ping for the gateway ([`process`]); write ICMP errors ([`icmp_error`]); limit those, floods
-//! and what a port sends ([`PortLimits`], [`Policer`]); name every reason a packet is dropped for ([`DropReason`]).
+//! Neighbor Discovery and ping for the gateway, and limit what a port sends ([`process`], [`Policer`]); write ICMP
+//! errors ([`icmp_error`]); limit those and floods ([`PortLimits`]); name every reason a packet is dropped for ([`DropReason`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
 //! [`Counters`]). It sees a
@@ -31,6 +31,7 @@ mod policer;
 mod policy;
 mod process;
 mod routes;
+mod stations;
 mod tables;
 mod verdict;
 
@@ -42,7 +43,8 @@ pub use network::Network;
 pub use packet::{HEADER_BYTES, Packet};
 pub use policer::{Policer, Rate, Rates};
 pub use policy::{
-    Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex,
+    PortPolicy,
 };
 pub use process::{Outcome, process};
 pub use routes::{RouteChange, RouteError, RouteTarget};

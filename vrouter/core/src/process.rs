@@ -22,10 +22,11 @@ pub struct Outcome {
 }
 
 /// Decides about every packet of a batch that came from one port: sets all verdicts and rewrites the
-/// headers of those that go on.
+/// headers of those that go on. Last, the port's policer drops what is above its rates: it counts what would go on,
+/// answers included.
 ///
 /// Safe with any bytes and any lengths. Verdicts that were there before do not matter. A packet that is
-/// not forwarded or replied to keeps its header as received.
+/// not forwarded or replied to keeps its header as received, unless it was for the policer alone to drop.
 pub fn process(
     tables: &Tables,
     now: Timestamp,
@@ -39,9 +40,10 @@ pub fn process(
         }
         return Outcome::default();
     };
-    let at = Place { port, network, now };
+    let at = Place { tables, port, network, now };
     let mut outcome = None;
-    for batch in batch.chunks_mut(STAGE_PACKETS) {
+    let whole = batch;
+    for batch in whole.chunks_mut(STAGE_PACKETS) {
         let mut found = [0; STAGE_PACKETS];
         let mut decided = 0;
         let mut six = six::Targets::default();
@@ -71,11 +73,16 @@ pub fn process(
         let same = *outcome.get_or_insert(all_to) == all_to;
         outcome = Some(all_to.filter(|_| same));
     }
-    Outcome { all_to: outcome.flatten() }
+    let outcome = Outcome { all_to: outcome.flatten() };
+    match &port.policer {
+        Some(policer) if policer.police(now, whole) > 0 => Outcome::default(),
+        _ => outcome,
+    }
 }
 
 /// Where and when packets are decided about.
 struct Place<'a> {
+    tables: &'a Tables,
     port: &'a Port,
     network: &'a Network,
     now: Timestamp,

@@ -6,6 +6,7 @@
 
 mod args;
 mod assign;
+mod configured;
 mod convert;
 mod counters;
 mod crew;
@@ -32,7 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::{RouteAction, RouteSettings, VrouterConfig};
+use ringway_config::VrouterConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -129,20 +130,12 @@ fn run(config: &VrouterConfig) -> Result<()> {
     let mut registry = Registry::new(tables, slot, crew, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     for network in &config.networks {
-        let request = NetworkRequest::read(&v1::Network {
-            name: network.name.clone(),
-            ipv4: network.ipv4.to_string(),
-            gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
-            mtu: network.mtu,
-            ..Default::default()
-        });
+        let request = NetworkRequest::read(&configured::network(network));
         request
             .and_then(|request| registry.create_network(request))
             .with_context(|| format!("configured network {:?}", network.name))?;
-        let set = network.routes.iter().map(configured_route).collect();
-        let wanted = v1::ChangeRoutesRequest { network: network.name.clone(), set, remove: vec![] };
-        routes::read(&wanted)
-            .and_then(|changes| registry.change_routes(&network.name, &changes))
+        routes::read(&configured::routes(network))
+            .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
     }
     let registry = Arc::new(Mutex::new(registry));
@@ -190,16 +183,6 @@ fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
         extra: config.dpdk.extra_args.clone(),
     })
     .context("cannot start DPDK ([dpdk] in the configuration)")
-}
-
-fn configured_route(route: &RouteSettings) -> v1::Route {
-    let kind = match route.action {
-        RouteAction::Via => v1::RouteKind::Via,
-        RouteAction::Unreachable => v1::RouteKind::Unreachable,
-        RouteAction::Drop => v1::RouteKind::Drop,
-    };
-    let via = route.via.map(|via| via.to_string()).unwrap_or_default();
-    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via }
 }
 
 /// The configured CPUs, or the last one we may run on: the first ones have the machine's interrupts.

@@ -61,6 +61,8 @@ pub enum PolicyError {
     AllowedReserved { port: PortIndex, prefix: IpPrefix, reserved: IpPrefix },
     /// A trunk in a network that is not bridged.
     Trunk { port: PortIndex },
+    /// A policer whose bucket never holds a frame of the network's MTU.
+    Burst { port: PortIndex, least_bits: u64 },
 }
 
 impl fmt::Display for PolicyError {
@@ -173,10 +175,14 @@ impl fmt::Display for PolicyError {
                 "allowed prefix {prefix} lies in {reserved}, which hosts cannot use: choose a unicast \
                  prefix"
             ),
-            Self::Trunk { port } => write!(
+            Self::Trunk { .. } => f.write_str(
+                "trunk is set but the port's network is not bridged: leave it out, or choose a bridged \
+                 network",
+            ),
+            Self::Burst { least_bits, .. } => write!(
                 f,
-                "port slot {} is a trunk but its network is not bridged: change one of the two",
-                port.0
+                "the policer never lets a whole frame of the network's MTU pass: allow a burst of at \
+                 least 1 packet and {least_bits} bits"
             ),
         }
     }

@@ -5,6 +5,7 @@
 
 mod checksums;
 mod edges;
+mod bridge;
 mod reference;
 
 use bolero::TypeGenerator;
@@ -13,9 +14,9 @@ use etherparse::PacketBuilder;
 use reference::{Reference, sum};
 use std::collections::BTreeMap;
 use vrouter_core::{
-    HEADER_BYTES, ICMP_ERROR_BYTES, IcmpLimiter, Ipv6Network, Mode, NetworkIndex, NetworkPolicy,
-    Packet, Policy, PortIndex, PortLimits, PortPolicy, RouteChange, RouteTarget, Tables, Timestamp,
-    Verdict, icmp_error, process,
+    FloodLimit, HEADER_BYTES, ICMP_ERROR_BYTES, IcmpLimiter, Ipv6Network, Mode, NetworkIndex,
+    NetworkPolicy, Packet, Policy, PortIndex, PortLimits, PortPolicy, Rates, RouteChange,
+    RouteTarget, Tables, Timestamp, Verdict, icmp_error, process,
 };
 use vrouter_net::{IpPrefix, Mac};
 
@@ -113,6 +114,7 @@ fn policy(third: bool, allowed: bool) -> Policy {
         mtu: MTU,
         ipv6,
         mode: Mode::Routed,
+        floods: FloodLimit::default(),
     };
     let port = |slot, network: u16, last: u8| PortPolicy {
         index: PortIndex(slot),
@@ -122,6 +124,7 @@ fn policy(third: bool, allowed: bool) -> Policy {
         ipv6: (network == 0).then(|| format!("fd00:66::{last}").parse().unwrap()),
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     };
     let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), "fd00:66::1".parse().unwrap());
     let ipv6 = Some(Ipv6Network { prefix, gateway });
