@@ -5,6 +5,7 @@
 //! protocol between the two; there is no other state to agree on.
 
 mod handover;
+mod resting;
 mod rx;
 mod tx;
 
@@ -16,12 +17,25 @@ use crate::memory::GuestMemory;
 use crate::offload::Offloads;
 use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
 use handover::{Handover, Held};
+use resting::Resting;
 pub use rx::{PushError, RxLease, RxScratch};
 pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, PlainBurst, PlainFrame, TxBurst, TxLease};
 
 /// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The
 /// limit is for a worker that does not get a CPU; chosen, not measured.
 const DRAIN_LIMIT: Duration = Duration::from_millis(200);
+
+/// How a queue may be left alone so that frames leave the cache of the CPU that wrote them; see [`TxLease::rests`]. Times in
+/// nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Rest {
+    /// The time, of any clock.
+    pub now: u64,
+    /// Longest that a frame waits for it; 0: never.
+    pub limit: u64,
+    /// The worker has much to do, so that queues may begin with it.
+    pub may_begin: bool,
+}
 
 /// What the frontend accepted, as far as rings care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +54,7 @@ struct Active {
     call: Option<OwnedFd>,
     /// The ring is no longer served although it is set up.
     broken: bool,
+    resting: Resting,
     /// Stop was asked for: how many more frames are forwarded at most. A pod can't keep itself running by sending on.
     drain: Option<usize>,
 }
@@ -113,7 +128,10 @@ impl Queue {
         let held = self.active.lock();
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let (format, call) = (with.format, with.call);
-        self.active.put(held, Active { ring, format, call, broken: false, drain: None });
+        self.active.put(
+            held,
+            Active { ring, format, call, broken: false, resting: Resting::default(), drain: None },
+        );
         Ok(())
     }
 

@@ -163,6 +163,15 @@ impl Ring {
         }
     }
 
+    /// Whether `n` chains of one descriptor each are waiting; `n` is at least 1 and at most the ring's size.
+    #[inline]
+    pub(crate) fn has_waiting(&mut self, n: u16) -> bool {
+        match self {
+            Self::Split(ring) => ring.has_waiting(n),
+            Self::Packed(ring) => ring.has_waiting(n),
+        }
+    }
+
     /// Whether the guest wants an interrupt for what was just published.
     #[inline]
     pub(crate) fn wants_interrupt(&self) -> bool {

@@ -7,7 +7,7 @@ use vrouter_core::{
 use vrouter_dpdk::Pool;
 use vrouter_vhost::offload::Offload;
 use vrouter_vhost::queue::{
-    BURST, Body, FrameFault, PlainBurst, PushError, RxLease, RxScratch, TxBurst, TxLease,
+    BURST, Body, FrameFault, PlainBurst, PushError, Rest, RxLease, RxScratch, TxBurst, TxLease,
 };
 
 use crate::counters::{PortTally, WorkerTally};
@@ -35,6 +35,8 @@ pub struct Pipeline {
     limits: Box<[PortLimits]>,
     pool: Pool,
     software: Software,
+    /// A queue was left alone although it has packets.
+    rested: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -55,19 +57,26 @@ impl Pipeline {
             limits: vec![PortLimits::default(); ports].into(),
             pool,
             software: Software::new(),
+            rested: false,
         }
     }
 
-    /// Moves one burst of what `from`'s pod sent on queue pair `pair`; returns its packets.
+    /// Whether a queue was left alone since the last question although it has packets.
+    pub fn take_rested(&mut self) -> bool {
+        std::mem::take(&mut self.rested)
+    }
+
+    /// Moves one burst of what `from`'s pod sent on queue pair `pair`; returns its packets. `rest` has the time.
     #[inline]
     pub fn run(
         &mut self,
         plane: &Dataplane,
         from: &DataPort,
         pair: usize,
-        now: Timestamp,
+        rest: Rest,
         tally: &WorkerTally,
     ) -> usize {
+        let now = Timestamp::from_nanoseconds(rest.now);
         let at = usize::from(from.index.0);
         let (Some(limits), Some(likely), Some(counts)) =
             (self.limits.get_mut(at), self.likely.get_mut(at), tally.port(from.index))
@@ -75,6 +84,10 @@ impl Pipeline {
             return 0;
         };
         let Some(mut lease) = from.queues.tx(pair).lease_tx(&mut self.burst) else { return 0 };
+        if rest.limit > 0 && lease.rests(rest) {
+            self.rested = true;
+            return 0;
+        }
         let taken = lease.fetch();
         if taken == 0 {
             return 0;
@@ -150,6 +163,10 @@ impl Pipeline {
                 output.deliver(&mut self.scratch, &mut self.software);
             }
         }
+        if rest.limit > 0 {
+            lease.note(rest, bytes);
+        }
+        drop(lease);
         counts.rx(taken as u64, bytes);
         tally.packets.add(taken as u64);
         tally.bursts.add(1);

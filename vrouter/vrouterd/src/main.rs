@@ -121,6 +121,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
         pace: Pace {
             spin: Duration::from_micros(config.workers.idle_spin_us.into()),
             sleep: Duration::from_millis(config.workers.max_sleep_ms.into()),
+            rest: Duration::from_micros(config.workers.max_rest_us.into()),
         },
         ports: limit,
         pool: pool.clone(),

@@ -7,9 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use arc_swap::Cache;
-use vrouter_core::Timestamp;
 use vrouter_dpdk::{CpuId, Eal, Pool, pin_current_thread, tsc};
-use vrouter_vhost::queue::{TxBurst, TxLease};
+use vrouter_vhost::queue::{Rest, TxBurst, TxLease};
 use vrouter_vhost::wake::{Token, Wake};
 
 use crate::assign::WorkerIndex;
@@ -29,6 +28,9 @@ const PATIENCE: Duration = Duration::from_micros(500);
 const KICKS_BUSY: Duration = Duration::from_micros(25);
 const KICKS_IDLE: Duration = Duration::from_micros(2);
 
+/// How long a worker must have had much to do before queues are left alone.
+const LOAD_WINDOW: Duration = Duration::from_millis(1);
+
 /// One burst in this many is timed from taking it to giving it away. A prime, or two ports that send in turn would have
 /// all samples from one of them.
 const SAMPLED: u32 = 1021;
@@ -40,6 +42,8 @@ pub struct Pace {
     pub spin: Duration,
     /// How long it sleeps at most.
     pub sleep: Duration,
+    /// How long a frame waits at most so that it leaves the cache of the CPU that wrote it; zero: never for that.
+    pub rest: Duration,
 }
 
 /// A running worker, seen from outside.
@@ -156,6 +160,11 @@ impl Run {
             tally: Arc::clone(&plan.tally),
             clock: Clock { ticks_per_second: hz, ns_per_tick: (1_000_000_000 << 32) / hz },
             until_sample: SAMPLED,
+            rest: Rest {
+                now: 0,
+                limit: u64::try_from(plan.pace.rest.as_nanos()).unwrap_or(u64::MAX),
+                may_begin: false,
+            },
         };
         Self {
             wake,
@@ -171,6 +180,7 @@ impl Run {
         let clock = self.work.clock;
         let spin = clock.ticks(self.pace.spin);
         let (busy, idle) = (clock.ticks(KICKS_BUSY), clock.ticks(KICKS_IDLE));
+        let mut load = Load::new(clock.ticks(LOAD_WINDOW));
         let mut cache = Cache::new(slot);
         let mut plane = Arc::clone(cache.load());
         let mut rota = Rota::new(clock.ticks(PATIENCE));
@@ -192,9 +202,14 @@ impl Run {
             if moved > 0 {
                 // The last burst has just been timed. What was idle polling since counts for the next round.
                 self.work.tally.busy_ticks.add(done - last);
+                load.busy(done - last);
                 (last, idle_since) = (done, done);
             } else {
                 last = tsc();
+            }
+            self.work.rest.may_begin = load.is_loaded(last);
+            if self.work.pipeline.take_rested() {
+                idle_since = last;
             }
             if rota.has_quiet() && last - listened >= if moved > 0 { busy } else { idle } {
                 listened = last;
@@ -218,10 +233,10 @@ impl Run {
     /// A round that begins at `now` ticks.
     #[inline]
     fn round<'a>(&'a mut self, plane: &'a Dataplane, now: u64) -> Round<'a> {
-        let time = Timestamp::from_nanoseconds(self.work.clock.nanoseconds(now));
+        self.work.rest.now = self.work.clock.nanoseconds(now);
         let polled = plane.layout.polled(self.me);
         let (work, kicks, burst) = (&mut self.work, &mut self.kicks, &mut self.burst);
-        Round { work, kicks, burst, plane, polled, now: time, done: now }
+        Round { work, kicks, burst, plane, polled, done: now }
     }
 
     /// Begins with a new layout.
@@ -273,6 +288,39 @@ struct Work {
     clock: Clock,
     /// Bursts until the next one that is timed.
     until_sample: u32,
+    /// When the round began, and how queues may be left alone in it.
+    rest: Rest,
+}
+
+/// Whether a worker has much to do, from one stretch of time to the next. In ticks.
+struct Load {
+    window: u64,
+    since: u64,
+    busy: u64,
+    loaded: bool,
+}
+
+impl Load {
+    fn new(window: u64) -> Self {
+        Self { window, since: 0, busy: 0, loaded: false }
+    }
+
+    #[inline]
+    fn busy(&mut self, ticks: u64) {
+        self.busy += ticks;
+    }
+
+    /// Whether at least half of the last whole stretch was work. Where pods write payloads, they and their worker slow each
+    /// other down, so that neither is ever wholly busy.
+    #[inline]
+    fn is_loaded(&mut self, now: u64) -> bool {
+        let length = now.saturating_sub(self.since);
+        if length >= self.window {
+            self.loaded = self.busy >= length / 2;
+            (self.since, self.busy) = (now, 0);
+        }
+        self.loaded
+    }
 }
 
 /// One round over the worker's ports.
@@ -282,8 +330,6 @@ struct Round<'a> {
     burst: &'a mut TxBurst,
     plane: &'a Dataplane,
     polled: &'a [Polled],
-    /// When it began.
-    now: Timestamp,
     /// When the last burst was done with, or the round began; the next one's time is counted from there.
     done: u64,
 }
@@ -300,7 +346,7 @@ impl Ports for Round<'_> {
             let pair = pairs.trailing_zeros() as usize;
             pairs &= pairs - 1;
             let begun = if work.until_sample == 0 { tsc() } else { 0 };
-            let taken = work.pipeline.run(self.plane, &polled.port, pair, self.now, &work.tally);
+            let taken = work.pipeline.run(self.plane, &polled.port, pair, work.rest, &work.tally);
             if taken == 0 {
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::{Active, Held, Queue};
+use super::{Active, Held, Queue, Rest};
 use crate::memory::Segment;
 use crate::offload::{NET_HEADER_FIELDS, Offload};
 use crate::ring::{Chain, ChainFault, Chains};
@@ -185,6 +185,24 @@ impl<'q> TxLease<'q> {
         let net_header = format.map_or(0, |f| u32::from(f.header));
         let reads_header = format.is_some_and(|f| f.offloads.any());
         Self { active, chains: &mut burst.chains, queue, net_header, reads_header }
+    }
+
+    /// Whether the queue had better be left alone just now, because large frames come so fast ([`Self::note`]) that half a
+    /// ring of them will be there soon. Never while it is being stopped.
+    #[inline]
+    pub fn rests(&mut self, rest: Rest) -> bool {
+        self.active.as_mut().is_some_and(|Active { ring, resting, drain, .. }| {
+            drain.is_none() && resting.rests(rest, || ring.has_waiting(ring.size() / 2))
+        })
+    }
+
+    /// Notes for [`Self::rests`] that the frames of this burst have so many bytes.
+    #[inline]
+    pub fn note(&mut self, rest: Rest, bytes: u64) {
+        if let Some(active) = self.active.as_mut() {
+            let half = u64::from(active.ring.size() / 2);
+            active.resting.took(rest, half, self.chains.len() as u64, bytes);
+        }
     }
 
     /// Takes up to [`BURST`] frames; returns how many. The lines that [`Self::head`] reads are on their way then.

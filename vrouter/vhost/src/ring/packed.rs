@@ -142,6 +142,12 @@ impl PackedRing {
         self.next.is_offered(self.flags(self.next.at, Ordering::Acquire))
     }
 
+    pub(super) fn has_waiting(&self, n: u16) -> bool {
+        let mut last = self.next;
+        last.advance(n.clamp(1, self.size) - 1, self.size);
+        last.is_offered(self.flags(last.at, Ordering::Acquire))
+    }
+
     #[inline(always)]
     pub(super) fn take(
         &mut self,

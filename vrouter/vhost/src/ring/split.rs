@@ -110,6 +110,11 @@ impl SplitRing {
         self.load_available() != self.next
     }
 
+    pub(super) fn has_waiting(&mut self, n: u16) -> bool {
+        // A ring that makes no sense is for `take` to say.
+        self.available(usize::from(n)).map_or(true, |waiting| waiting >= usize::from(n))
+    }
+
     /// How many chains are waiting; looks at the guest's index only when fewer than `want` are known.
     #[inline(always)]
     fn available(&mut self, want: usize) -> Result<usize, RingError> {

@@ -73,7 +73,11 @@ impl Node {
             eal,
             allowed: allowed_cpus().unwrap(),
             // Asleep at once and for long: a kick that is lost stops everything.
-            pace: Pace { spin: Duration::from_micros(5), sleep: Duration::from_secs(60) },
+            pace: Pace {
+                spin: Duration::from_micros(5),
+                sleep: Duration::from_secs(60),
+                rest: Duration::from_micros(300),
+            },
             ports: 8,
             pool,
             slot: Arc::clone(&slot),
