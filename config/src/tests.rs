@@ -201,7 +201,7 @@ fn errors_of_vrouter_toml() {
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",
             &[
                 "vrouter.toml:4: unknown key `networks[0].vni`",
-                "known here: name, ipv4, gateway, mtu, routes",
+                "known here: name, ipv4, gateway, mtu, routes, tunnel",
             ],
         ),
     ] {

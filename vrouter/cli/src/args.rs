@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -156,6 +156,15 @@ pub(crate) struct AddNetwork {
     /// Greatest IP packet, bytes [default: 1500].
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub(crate) mtu: Option<u32>,
+    /// Number of the network in VXLAN packets to and from other hosts.
+    #[arg(long, requires = "underlay", requires = "local", value_parser = clap::value_parser!(u32).range(0..=0xff_ffff))]
+    pub(crate) vni: Option<u32>,
+    /// The network that carries those packets.
+    #[arg(long, value_name = "NETWORK", requires = "vni")]
+    pub(crate) underlay: Option<String>,
+    /// This end's address in that network: its gateway's, or one that no pod has.
+    #[arg(long, value_name = "ADDRESS", requires = "vni")]
+    pub(crate) local: Option<IpAddr>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -201,8 +210,8 @@ JSON: an array of
   peer_cgroups                 array of strings: whose processes may connect";
 
 const NETWORKS_JSON: &str = "\
-JSON: an array of {name, ipv4, gateway, gateway_mac, mtu}; `add` prints one such object,
-`delete` prints {deleted: name}.";
+JSON: an array of {name, ipv4, gateway, gateway_mac, mtu, tunnel}; `add` prints one such object,
+`delete` prints {deleted: name}. `tunnel` is {vni, underlay, local}, or null without one.";
 
 const WORKERS_HELP: &str = "\
 QUEUES are the queues that pods send on and this worker polls. [workers] assignment in vrouter.toml says how they are
@@ -284,6 +293,9 @@ mod tests {
             "ringway networks add red",
             "ringway networks add red --ipv4 10.0.0.0/24 --gateway x",
             "ringway networks add red --ipv4 10.0.0.0/24 --mtu 67",
+            "ringway networks add red --ipv4 10.0.0.0/24 --vni 7 --underlay fabric",
+            "ringway networks add red --ipv4 10.0.0.0/24 --local 192.0.2.1",
+            "ringway networks add red --ipv4 10.0.0.0/24 --vni 16777216 --underlay f --local ::1",
             "ringway stats --watch 0",
             "ringway stats --count 2",
             "ringway completions basic",
@@ -305,6 +317,15 @@ mod tests {
             ("red", "10.0.0.0/24", Some(9000))
         );
         assert_eq!(add.gateway, Some([10, 0, 0, 9].into()));
+        let over =
+            "ringway networks add b --ipv4 10.0.0.0/24 --vni 7 --underlay f --local 192.0.2.1";
+        let Command::Networks { action: Some(NetworkAction::Add(add)) } =
+            parse(over).unwrap().command
+        else {
+            panic!("{over}")
+        };
+        assert_eq!((add.vni, add.underlay.as_deref()), (Some(7), Some("f")));
+        assert_eq!(add.local, Some([192, 0, 2, 1].into()));
         let args = parse("ringway workers set 3,1").unwrap();
         let Command::Workers { action: Some(WorkerAction::Set { cpus }) } = args.command else {
             panic!("{args:?}")

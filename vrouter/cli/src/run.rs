@@ -82,6 +82,11 @@ fn request(network: &AddNetwork) -> v1::Network {
         gateway: network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
         mtu: network.mtu.unwrap_or(0),
         gateway_mac: String::new(),
+        tunnel: network.vni.map(|vni| v1::Tunnel {
+            vni,
+            underlay: network.underlay.clone().unwrap_or_default(),
+            local: network.local.map(|local| local.to_string()).unwrap_or_default(),
+        }),
         ..Default::default()
     }
 }

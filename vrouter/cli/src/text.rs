@@ -3,7 +3,7 @@
 use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
 use crate::view::{
-    Drops, Event, Info, Latency, Mode, Network, Owner, Port, Rates, State, Stats, Worker,
+    Drops, Event, Info, Latency, Mode, Network, Owner, Port, Rates, State, Stats, Tunnel, Worker,
     WorkerQueues,
 };
 
@@ -32,8 +32,17 @@ fn on_cpus(workers: &[Worker]) -> String {
 }
 
 pub(crate) fn networks(networks: &[Network]) -> String {
-    let columns =
-        [("NAME", Left), ("IPV4", Left), ("GATEWAY", Left), ("GATEWAY MAC", Left), ("MTU", Right)];
+    let columns = [
+        ("NAME", Left),
+        ("IPV4", Left),
+        ("GATEWAY", Left),
+        ("GATEWAY MAC", Left),
+        ("MTU", Right),
+        ("TUNNEL", Left),
+    ];
+    let tunnel = |Tunnel { vni, underlay, local }: &Tunnel| {
+        format!("vni {vni} from {local} over {underlay}")
+    };
     let mut table = Table::new(&columns);
     for network in networks {
         table.row([
@@ -42,6 +51,7 @@ pub(crate) fn networks(networks: &[Network]) -> String {
             network.gateway.clone(),
             network.gateway_mac.clone().unwrap_or_default(),
             network.mtu.to_string(),
+            network.tunnel.as_ref().map(tunnel).unwrap_or_default(),
         ]);
     }
     table.render()

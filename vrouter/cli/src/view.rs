@@ -34,6 +34,14 @@ pub(crate) struct Network {
     pub(crate) gateway: String,
     pub(crate) gateway_mac: Option<String>,
     pub(crate) mtu: u32,
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Tunnel {
+    pub(crate) vni: u32,
+    pub(crate) underlay: String,
+    pub(crate) local: String,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -216,6 +224,11 @@ impl From<v1::Network> for Network {
             gateway: network.gateway,
             gateway_mac: filled(network.gateway_mac),
             mtu: network.mtu,
+            tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
+                vni,
+                underlay,
+                local,
+            }),
         }
     }
 }

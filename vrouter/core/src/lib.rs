@@ -2,7 +2,8 @@
 //!
 //! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
 //! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
-//! Neighbor Discovery and ping for the gateway ([`process`]); write ICMP errors ([`icmp_error`]); limit those, floods
+//! Neighbor Discovery and ping for the gateway ([`process`]); put packets into VXLAN tunnels between networks and take
+//! them out; write ICMP errors ([`icmp_error`]); limit those, floods
 //! and what a port sends ([`PortLimits`], [`Policer`]); name every reason a packet is dropped for ([`DropReason`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
@@ -32,10 +33,11 @@ mod policy;
 mod process;
 mod routes;
 mod tables;
+mod tunnels;
 mod verdict;
 
 pub use counters::Counters;
-pub use hops::{NextHop, PortHop};
+pub use hops::{NextHop, PortHop, TunnelHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
 pub use limiter::{FloodLimiter, IcmpLimiter, PortLimits, Timestamp};
 pub use network::Network;
@@ -43,8 +45,9 @@ pub use packet::{HEADER_BYTES, Packet};
 pub use policer::{Policer, Rate, Rates};
 pub use policy::{
     Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy,
+    Tunnel,
 };
 pub use process::{Outcome, process};
-pub use routes::{RouteChange, RouteError, RouteTarget};
+pub use routes::{RouteChange, RouteError, RouteTarget, Vtep};
 pub use tables::Tables;
 pub use verdict::{DropReason, Flood, IcmpError, Verdict};

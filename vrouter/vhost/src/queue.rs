@@ -16,7 +16,7 @@ use crate::memory::GuestMemory;
 use crate::offload::Offloads;
 use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
 use handover::{Handover, Held};
-pub use rx::{PushError, RxLease, RxScratch};
+pub use rx::{PushError, Rest, RxLease, RxScratch};
 pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, TxBurst, TxLease};
 
 /// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The

@@ -1,13 +1,15 @@
 //! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
     DropReason, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy, RouteError,
+    Tunnel,
 };
+use vrouter_net::vxlan::Vni;
 use vrouter_net::{Ipv4Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
@@ -58,6 +60,14 @@ pub enum Refusal {
         what: &'static str,
         /// Its name.
         name: String,
+    },
+    /// The network cannot go.
+    #[error("network {name:?} carries the tunnel of network {carried:?}; delete that one first")]
+    NetworkCarries {
+        /// Its name.
+        name: String,
+        /// The name of one that it carries.
+        carried: String,
     },
     /// No room.
     #[error("all {limit} ports are in use; raise limits.ports")]
@@ -116,6 +126,7 @@ impl From<Refusal> for tonic::Status {
             }
             Refusal::UnknownNetwork { .. } => Code::NotFound,
             Refusal::NetworkInUse { .. }
+            | Refusal::NetworkCarries { .. }
             | Refusal::Socket(_)
             | Refusal::Pinned { .. }
             | Refusal::Worker { .. } => Code::FailedPrecondition,
@@ -126,7 +137,9 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::AddressOfGateway { .. }
                 | PolicyError::MacOfGateway { .. }
                 | PolicyError::DuplicateIpv6 { .. }
-                | PolicyError::Ipv6OfGateway { .. },
+                | PolicyError::Ipv6OfGateway { .. }
+                | PolicyError::TunnelAddressTaken { .. }
+                | PolicyError::DuplicateVni { .. },
             ) => Code::AlreadyExists,
             Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
                 Code::InvalidArgument
@@ -154,6 +167,35 @@ pub struct NetworkRequest {
     pub gateway_mac: Mac,
     /// Bytes of the largest IP packet.
     pub mtu: u16,
+    /// How it reaches other hosts.
+    pub tunnel: Option<TunnelRequest>,
+}
+
+/// A tunnel as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRequest {
+    /// The network's number on the wire.
+    pub vni: Vni,
+    /// Name of the network that carries its packets.
+    pub underlay: String,
+    /// This end's address there.
+    pub local: IpAddr,
+}
+
+impl TunnelRequest {
+    fn read(wire: &v1::Tunnel) -> Result<Self, Refusal> {
+        let v1::Tunnel { vni, underlay, local } = wire;
+        let vni = Vni::new(*vni).ok_or_else(|| invalid("tunnel.vni", vni, "use 0 to 16777215"))?;
+        let local = local.parse().map_err(|_| {
+            invalid("tunnel.local", local, "use an IPv4 or IPv6 address of the underlay")
+        })?;
+        Ok(Self { vni, underlay: underlay.clone(), local })
+    }
+
+    fn write(&self) -> v1::Tunnel {
+        let (vni, local) = (self.vni.number(), self.local.to_string());
+        v1::Tunnel { vni, underlay: self.underlay.clone(), local }
+    }
 }
 
 impl NetworkRequest {
@@ -192,14 +234,24 @@ impl NetworkRequest {
             .filter(|m| (68..=9216).contains(m))
             .ok_or_else(|| invalid("mtu", mtu, "use 68 to 9216"))?;
         let gateway_mac = gateway_mac(&name);
-        Ok(Self { name, prefix, gateway, gateway_mac, mtu })
+        let tunnel = wire.tunnel.as_ref().map(TunnelRequest::read).transpose()?;
+        Ok(Self { name, prefix, gateway, gateway_mac, mtu, tunnel })
     }
 
-    /// What the tables are to know of it.
-    pub fn policy(&self, index: NetworkIndex) -> NetworkPolicy {
+    /// What the tables are to know of it. `find`: the slot of a network.
+    pub fn policy(
+        &self,
+        index: NetworkIndex,
+        find: impl Fn(&str) -> Option<NetworkIndex>,
+    ) -> NetworkPolicy {
         let Self { prefix, gateway, gateway_mac, mtu, .. } = *self;
         let (ipv6, mode) = (None, Mode::Routed);
-        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode }
+        let tunnel = self.tunnel.as_ref().map(|TunnelRequest { vni, underlay, local }| {
+            // A network over itself: refused like any other that is not there.
+            let underlay = find(underlay).unwrap_or(index);
+            Tunnel { vni: *vni, underlay, local: *local }
+        });
+        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, tunnel }
     }
 
     /// Writes it with everything filled in. `routes`: how many it has.
@@ -211,6 +263,7 @@ impl NetworkRequest {
             mtu: u32::from(self.mtu),
             gateway_mac: self.gateway_mac.to_string(),
             routes: u64::try_from(routes).unwrap_or(u64::MAX),
+            tunnel: self.tunnel.as_ref().map(TunnelRequest::write),
         }
     }
 }
@@ -420,7 +473,12 @@ mod tests {
     #[test]
     fn a_bad_network_is_refused_by_field_and_value() {
         type Spoil = fn(&mut v1::Network);
-        let cases: [(Spoil, &str); 6] = [
+        fn tunnel(vni: u32, local: &str) -> Option<v1::Tunnel> {
+            Some(v1::Tunnel { vni, underlay: "fabric".into(), local: local.into() })
+        }
+        let cases: [(Spoil, &str); 8] = [
+            (|n| n.tunnel = tunnel(1 << 24, "192.0.2.1"), "tunnel.vni \"16777216\""),
+            (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
             (|n| n.name = "Red".into(), "name \"Red\""),
             (|n| n.name = "red-".into(), "name \"red-\""),
             (|n| n.name = String::new(), "name \"\""),

@@ -7,7 +7,7 @@ use vrouter_core::{
 use vrouter_dpdk::Pool;
 use vrouter_vhost::offload::Offload;
 use vrouter_vhost::queue::{
-    BURST, Body, FrameFault, PushError, RxLease, RxScratch, TxBurst, TxLease,
+    BURST, Body, FrameFault, PushError, Rest, RxLease, RxScratch, TxBurst, TxLease,
 };
 
 use crate::counters::{PortTally, WorkerTally};
@@ -116,6 +116,20 @@ impl Pipeline {
     }
 }
 
+/// What of the sender's frame follows its head that is sent.
+#[inline(always)]
+fn rest_behind(packet: &Packet, head: &[u8]) -> Rest {
+    let bytes = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let skip = bytes(packet.removed() + head.len());
+    Rest { skip, len: packet.frame_len.saturating_sub(bytes(head.len())) }
+}
+
+/// What is left to do of a frame without its first bytes.
+#[inline(always)]
+fn offload_behind(origin: &Origin, removed: usize) -> Option<Offload> {
+    if origin.offload.is_none() { Some(Offload::NONE) } else { origin.offload.behind(removed) }
+}
+
 /// The MTU counts for each piece of a frame that is to be cut.
 #[inline(always)]
 fn segment_bytes(offload: &Offload) -> u16 {
@@ -180,7 +194,9 @@ impl Output<'_> {
         for (at, (packet, target)) in self.packets.iter().zip(&mut targets).enumerate() {
             match packet.verdict {
                 Verdict::Drop(reason) => self.drop(reason),
-                Verdict::Forward(port) => {
+                Verdict::Forward(port)
+                | Verdict::Encapsulate(port)
+                | Verdict::Decapsulate(port) => {
                     *target = port;
                     waiting |= 1 << at;
                 }
@@ -256,14 +272,55 @@ impl Output<'_> {
         software: &mut Software,
         sent: &mut Sent,
     ) {
-        if let Verdict::Originate(error) = packet.verdict {
-            self.drop(error.into());
-            return self.originate(packet, error, lease, sent);
+        match packet.verdict {
+            Verdict::Originate(error) => {
+                self.drop(error.into());
+                return self.originate(packet, error, lease, sent);
+            }
+            Verdict::Encapsulate(_) | Verdict::Decapsulate(_) => {
+                return self.deliver_tunnelled(packet, origin, lease, software, sent);
+            }
+            _ => {}
         }
         match lease.forward(self.lease, origin.frame, packet.head(), &origin.offload) {
             Ok(()) => {
                 sent.packets += 1;
                 sent.bytes += u64::from(packet.frame_len);
+                sent.arrived(packet.verdict);
+            }
+            Err(PushError::Offload) => self.in_software(packet, origin, lease, software, sent),
+            Err(error) => {
+                sent.full |= error == PushError::RingFull;
+                self.drop(refused(error));
+            }
+        }
+    }
+
+    /// A frame that goes into a tunnel or comes out of one: its head is longer or shorter than what it stands for.
+    #[inline]
+    fn deliver_tunnelled(
+        &self,
+        packet: &Packet,
+        origin: &Origin,
+        lease: &mut RxLease<'_>,
+        software: &mut Software,
+        sent: &mut Sent,
+    ) {
+        let (outer, head) = (packet.outer(), packet.sent_head());
+        let Some(offload) = offload_behind(origin, packet.removed()) else {
+            return self.drop(DropReason::UnsupportedOffload);
+        };
+        let rest = rest_behind(packet, head);
+        // What the sender left to be done cannot be said of a packet inside another.
+        let done = if offload.is_none() || outer.is_empty() {
+            lease.forward_reheaded(self.lease, origin.frame, outer, head, rest, &offload)
+        } else {
+            Err(PushError::Offload)
+        };
+        match done {
+            Ok(()) => {
+                sent.packets += 1;
+                sent.bytes += outer.len() as u64 + u64::from(packet.frame_len);
                 sent.arrived(packet.verdict);
             }
             Err(PushError::Offload) => self.in_software(packet, origin, lease, software, sent),
@@ -284,8 +341,13 @@ impl Output<'_> {
         software: &mut Software,
         sent: &mut Sent,
     ) {
-        let body = self.lease.body(origin.frame, u32::from(packet.header_len));
-        let (pieces, done) = software.deliver(packet.head(), body, &origin.offload, lease);
+        let (outer, head) = (packet.outer(), packet.sent_head());
+        let Some(offload) = offload_behind(origin, packet.removed()) else {
+            return self.drop(DropReason::UnsupportedOffload);
+        };
+        let rest = rest_behind(packet, head);
+        let body = self.lease.body(origin.frame, rest.skip).first(rest.len);
+        let (pieces, done) = software.deliver(outer, head, body, &offload, lease);
         sent.packets += pieces.frames;
         sent.bytes += pieces.bytes;
         match done {

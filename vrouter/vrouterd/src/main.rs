@@ -127,12 +127,20 @@ fn run(config: &VrouterConfig) -> Result<()> {
     let assignment = config.workers.assignment;
     let mut registry = Registry::new(tables, slot, crew, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
-    for network in &config.networks {
+    // First those that carry tunnels.
+    let mut networks: Vec<_> = config.networks.iter().collect();
+    networks.sort_by_key(|network| network.tunnel.is_some());
+    for network in networks {
         let request = NetworkRequest::read(&v1::Network {
             name: network.name.clone(),
             ipv4: network.ipv4.to_string(),
             gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
             mtu: network.mtu,
+            tunnel: network.tunnel.as_ref().map(|tunnel| v1::Tunnel {
+                vni: tunnel.vni,
+                underlay: tunnel.underlay.clone(),
+                local: tunnel.local.to_string(),
+            }),
             ..Default::default()
         });
         request
@@ -196,9 +204,11 @@ fn configured_route(route: &RouteSettings) -> v1::Route {
         RouteAction::Via => v1::RouteKind::Via,
         RouteAction::Unreachable => v1::RouteKind::Unreachable,
         RouteAction::Drop => v1::RouteKind::Drop,
+        RouteAction::Vxlan => v1::RouteKind::Vxlan,
     };
     let via = route.via.map(|via| via.to_string()).unwrap_or_default();
-    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via }
+    let mac = route.mac.clone().unwrap_or_default();
+    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac }
 }
 
 /// The configured CPUs, or the last one we may run on: the first ones have the machine's interrupts.

@@ -38,10 +38,14 @@ fn networks_table() {
         gateway_mac: "02:00:00:00:00:01".into(),
         ..Default::default()
     };
+    let (vni, underlay, local) = (7, "red".into(), "192.0.2.1".into());
+    let tunnel = Some(v1::Tunnel { vni, underlay, local });
+    let far = v1::Network { name: "far".into(), tunnel, ..network.clone() };
     assert_eq!(
-        networks(&view::networks(vec![network])),
-        "NAME  IPV4          GATEWAY    GATEWAY MAC         MTU\n\
-         red   10.66.0.0/24  10.66.0.1  02:00:00:00:00:01  1500\n"
+        networks(&view::networks(vec![far, network])),
+        "NAME  IPV4          GATEWAY    GATEWAY MAC         MTU  TUNNEL\n\
+         far   10.66.0.0/24  10.66.0.1  02:00:00:00:00:01  1500  vni 7 from 192.0.2.1 over red\n\
+         red   10.66.0.0/24  10.66.0.1  02:00:00:00:00:01  1500  -\n"
     );
 }
 

@@ -17,6 +17,7 @@ fn good() -> Policy {
         mtu: 1500,
         ipv6: None,
         mode: Mode::Routed,
+        tunnel: None,
     };
     let port = |index, network, last| PortPolicy {
         index: PortIndex(index),

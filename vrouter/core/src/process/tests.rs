@@ -18,6 +18,7 @@ use vrouter_net::{Mac, checksum};
 mod bridge;
 mod hostile;
 mod six;
+mod tunnel;
 
 use hostile::check_error;
 
@@ -50,6 +51,7 @@ fn policy() -> Policy {
         mtu: MTU,
         ipv6: None,
         mode: Mode::Routed,
+        tunnel: None,
     };
     let port = |index, network, mac, ipv4: [u8; 4]| PortPolicy {
         index,

@@ -22,6 +22,7 @@ fn network(index: u16, mtu: u16) -> NetworkPolicy {
         mtu,
         ipv6: None,
         mode: Mode::Routed,
+        tunnel: None,
     }
 }
 

@@ -1,10 +1,13 @@
 //! What a pod receives: frames written into the buffers it offered.
 
+mod reheaded;
+
 use super::tx::{BURST, LINE_BYTES};
 use super::{Active, Body, Held, Queue, TxLease};
 use crate::memory::Segment;
 use crate::offload::Offload;
 use crate::ring::{Chains, MAX_CHAIN};
+pub use reheaded::Rest;
 
 /// Room for the buffers of received frames; allocated once per worker.
 pub struct RxScratch {
