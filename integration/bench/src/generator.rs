@@ -38,6 +38,29 @@ pub struct Endpoint {
     pub to_mac: String,
     /// First destination IPv4 address of what it sends.
     pub to_ip: Ipv4Addr,
+    /// It is the far end of a tunnel.
+    pub tunnel: Option<FarEnd>,
+}
+
+/// The far end of a VXLAN tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FarEnd {
+    /// The network's number.
+    pub vni: u32,
+    /// Its address in the underlay.
+    pub from: Ipv4Addr,
+    /// The switch's.
+    pub to: Ipv4Addr,
+    /// The switch's MAC address there.
+    pub to_mac: String,
+}
+
+impl FarEnd {
+    /// As the generator is told.
+    fn options(&self) -> String {
+        let Self { vni, from, to, to_mac } = self;
+        format!(",vni={vni},vtep={from},to-vtep={to},vtep-mac={to_mac}")
+    }
 }
 
 /// What the generator is asked to do.
@@ -200,9 +223,11 @@ fn arguments(order: &Order, endpoints: &[Endpoint]) -> Vec<String> {
     let mut option = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
     option("cpu", order.cpu.to_string());
     for end in endpoints {
-        let Endpoint { socket, mac, ip, to_mac, to_ip } = end;
-        let socket = socket.display();
-        option("port", format!("socket={socket},mac={mac},ip={ip},to-mac={to_mac},to-ip={to_ip}"));
+        let Endpoint { socket, mac, ip, to_mac, to_ip, tunnel } = end;
+        let (socket, tunnel) = (socket.display(), tunnel.as_ref().map(FarEnd::options));
+        let tunnel = tunnel.unwrap_or_default();
+        let own = format!("socket={socket},mac={mac},ip={ip}");
+        option("port", format!("{own},to-mac={to_mac},to-ip={to_ip}{tunnel}"));
     }
     option("size", order.traffic.size.to_string());
     option("flows", order.traffic.flows.to_string());
@@ -400,11 +425,16 @@ mod tests {
             ip: Ipv4Addr::new(10, 0, 0, 2),
             to_mac: "02:00:00:00:00:01".to_owned(),
             to_ip: Ipv4Addr::new(10, 0, 0, 3),
+            tunnel: None,
         };
-        let all = arguments(&order, &[end.clone(), end]).join(" ");
+        let (from, to) = (Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 1));
+        let far = FarEnd { vni: 7, from, to, to_mac: "02:00:00:00:00:02".to_owned() };
+        let far = Endpoint { tunnel: Some(far), ..end.clone() };
+        let all = arguments(&order, &[end, far]).join(" ");
         for part in [
             "--cpu 0",
             "--port socket=/run/a.sock,mac=02:00:00:00:00:0a,ip=10.0.0.2,to-mac=02:00:00:00:00:01,to-ip=10.0.0.3",
+            "to-ip=10.0.0.3,vni=7,vtep=192.0.2.3,to-vtep=192.0.2.1,vtep-mac=02:00:00:00:00:02",
             "--size 64 --flows 8 --addresses 4 --rate 9 --warmup 1 --seconds 3",
             "--packed --touch --vectorized --mrg-rxbuf=0 --in-order=0 --latency",
         ] {

@@ -1,5 +1,7 @@
 //! The vRouter as it is installed: its own program and configuration, networks and ports over its control API.
 
+mod tunnel;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -14,7 +16,7 @@ use integration::wait::{self, runtime};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use vrouter_api::v1::{
-    ChangeRoutesRequest, Network, PortSpec, PortState, Route, RouteKind, WorkerStats,
+    ChangeRoutesRequest, Network, PortSpec, PortState, Route, RouteKind, Tunnel, WorkerStats,
 };
 use vrouter_api::{Client, connect};
 
@@ -64,19 +66,26 @@ impl Ringway {
         let client = runtime()?.block_on(connect(&socket))?;
         let api = Api { client, cgroup: place.cgroups.path(Side::Pods) };
 
-        let network = api.network("bench", "10.66.0.0/16", mtu(traffic).into())?;
+        let mtu = mtu(traffic).into();
+        let network = api.network("bench", "10.66.0.0/16", mtu, None)?;
+        let far = subject.tunnel.then(|| tunnel::Far::create(&api, mtu)).transpose()?;
         let ips = [2, 3].map(|last| Ipv4Addr::new(10, 66, 0, last));
         let mut endpoints = Vec::new();
         for (index, ip) in ips.into_iter().enumerate() {
             let socket = place.directory.join(format!("pod{index}.sock"));
             let mac = format!("02:00:00:00:00:{:02x}", 0x0a + index);
-            api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
             let [a, b] = ips;
             let other = if ip == a { b } else { a };
             let to_ip = DESTINATIONS[index];
-            api.routes(&network.name, to_ip, subject.routes.unwrap_or(ROUTES) / 2, other)?;
+            let routes = subject.routes.unwrap_or(ROUTES) / 2;
+            if let Some(far) = &far {
+                endpoints.push(far.endpoint(&api, index, mac, ip, socket, to_ip, routes)?);
+                continue;
+            }
+            api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
+            api.routes(&network.name, to_ip, routes, RouteKind::Via, other)?;
             let to_mac = network.gateway_mac.clone();
-            endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip });
+            endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip, tunnel: None });
         }
         let [a, b] = <[Endpoint; 2]>::try_from(endpoints).map_err(|_| anyhow!("not two pods"))?;
         let before_pods = Resident::of(vrouter.pid())?;
@@ -218,9 +227,9 @@ struct Api {
 }
 
 impl Api {
-    fn network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
-        let network =
-            Network { name: name.to_owned(), ipv4: ipv4.to_owned(), mtu, ..Network::default() };
+    fn network(&self, name: &str, ipv4: &str, mtu: u32, tunnel: Option<Tunnel>) -> Result<Network> {
+        let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
+        let network = Network { name: name.clone(), ipv4, mtu, tunnel, ..Network::default() };
         let answer = runtime()?.block_on(self.client.clone().create_network(network));
         let answer = answer.map_err(|status| anyhow!("network {name}: {}", status.message()))?;
         Ok(answer.into_inner())
@@ -249,12 +258,20 @@ impl Api {
         Ok(())
     }
 
-    /// Host routes for `count` addresses from `first` on, all to one port.
-    fn routes(&self, network: &str, first: Ipv4Addr, count: u32, via: Ipv4Addr) -> Result<()> {
+    /// Host routes for `count` addresses from `first` on, all to one port or tunnel.
+    fn routes(
+        &self,
+        network: &str,
+        first: Ipv4Addr,
+        count: u32,
+        kind: RouteKind,
+        via: Ipv4Addr,
+    ) -> Result<()> {
         let route = |n: u32| Route {
             prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
-            kind: RouteKind::Via.into(),
+            kind: kind.into(),
             via: via.to_string(),
+            ..Route::default()
         };
         for start in (0..count).step_by(usize::try_from(BATCH)?) {
             let request = ChangeRoutesRequest {
@@ -270,7 +287,7 @@ impl Api {
 
     /// Ports for idle pods, in a network of their own; gives their sockets.
     fn idle_ports(&self, directory: &Path, number: u16) -> Result<Vec<PathBuf>> {
-        let network = self.network("idle", "10.80.0.0/16", 1500)?;
+        let network = self.network("idle", "10.80.0.0/16", 1500, None)?;
         let mut sockets = Vec::new();
         for index in 0..number {
             let [high, low] = index.to_be_bytes();

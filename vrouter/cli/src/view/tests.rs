@@ -215,7 +215,8 @@ fn events_as_documented() {
                 ..v1::Network::default()
             }),
             json!({"event": "network_added", "network":
-                {"name": "red", "ipv4": "10.66.0.0/24", "gateway": "", "gateway_mac": null, "mtu": 1500}}),
+                {"name": "red", "ipv4": "10.66.0.0/24", "gateway": "", "gateway_mac": null, "mtu": 1500,
+                 "tunnel": null}}),
         ),
     ] {
         let event = Event::from_wire(v1::Event { event: Some(wire) }).unwrap();
