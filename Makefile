@@ -61,7 +61,7 @@ test-deep: setup ## AddressSanitizer over the crates with unsafe code, and longe
 
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
-	@$(CARGO) test --workspace --locked --test node --test cleanup
+	@$(CARGO) test --workspace --locked --test node --test cleanup --test tunnel
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh
