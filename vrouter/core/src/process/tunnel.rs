@@ -17,6 +17,9 @@ const LINK_BYTES: u32 = 14;
 /// Up to the end of the inner IPv4 header.
 const FAST_BYTES: u16 = 84;
 const _: () = assert!(FAST_BYTES as usize == OUTER4_BYTES + 14 + ipv4::HEADER_BYTES);
+/// Bytes of the outer header over IPv4.
+const OUTER4_LEN: u8 = 50;
+const _: () = assert!(OUTER4_LEN as usize == OUTER4_BYTES);
 /// Bytes of the UDP and the VXLAN header.
 const TUNNEL: u32 = 16;
 const _: () = assert!(TUNNEL as usize == TUNNEL_BYTES);
@@ -252,7 +255,7 @@ fn unwrap_to(packet: &mut Packet, hop: &PortHop) -> Option<PortIndex> {
     let sum = (sum + u64::from(sum >= 0xffff)) & 0xffff;
     *w9 = ((ninth - 1) & !0xffff_0000 | sum << 16).to_le_bytes();
     packet.frame_len = frame_bytes;
-    packet.outer_len = OUTER4_BYTES as u8;
+    packet.outer_len = OUTER4_LEN;
     packet.verdict = Verdict::Decapsulate(hop.port);
     Some(hop.port)
 }
