@@ -487,7 +487,7 @@ impl Reference<'_> {
             let hop = match target {
                 RouteTarget::Drop => Hop::Silent(DropReason::Blackhole),
                 RouteTarget::Unreachable => Hop::Nobody,
-                RouteTarget::Vxlan(vtep) => self.into_tunnel(network, *vtep),
+                RouteTarget::Vxlan(vtep) => self.through_tunnel(network, *vtep),
                 RouteTarget::Via(via) => {
                     let has = |port: &PortPolicy| {
                         port.network == network.index

@@ -22,7 +22,7 @@ impl Reference<'_> {
     }
 
     /// Where a route into a tunnel leads.
-    pub fn into_tunnel(&self, network: &NetworkPolicy, vtep: Vtep) -> Hop {
+    pub fn through_tunnel(&self, network: &NetworkPolicy, vtep: Vtep) -> Hop {
         let tunnel = network.tunnel.unwrap();
         self.far_end(&tunnel, vtep).map_or(Hop::Nobody, |to| Hop::Tunnel(to, vtep))
     }
