@@ -163,23 +163,22 @@ fn what_goes_in_is_right_to_the_byte() {
             let sliced = SlicedPacket::from_ethernet(&sent).unwrap();
             let Some(LinkSlice::Ethernet2(link)) = sliced.link else { panic!("no link") };
             assert_eq!((link.destination(), link.source()), (REMOTE_MAC, FABRIC_MAC));
-            let ecn;
-            match sliced.net {
+            let ecn = match sliced.net {
                 Some(NetSlice::Ipv4(ip)) => {
                     let ip = ip.header().to_header();
                     assert_eq!(ip.header_checksum, ip.calc_header_checksum());
                     assert_eq!((ends.0, ends.1), (ip.source.into(), ip.destination.into()));
                     assert_eq!(usize::from(ip.total_len) + 14, sent.len());
-                    ecn = ip.ecn.value();
+                    ip.ecn.value()
                 }
                 Some(NetSlice::Ipv6(ip)) => {
                     let ip = ip.header().to_header();
                     assert_eq!((ends.0, ends.1), (ip.source.into(), ip.destination.into()));
                     assert_eq!(usize::from(ip.payload_length) + 54, sent.len());
-                    ecn = ip.traffic_class & 3;
+                    ip.traffic_class & 3
                 }
                 _ => panic!("no IP"),
-            }
+            };
             assert_eq!(ecn, frame[15] & if frame[12] == 8 { 3 } else { 0 });
             let Some(TransportSlice::Udp(datagram)) = sliced.transport else { panic!("not UDP") };
             assert_eq!((datagram.destination_port(), datagram.checksum()), (4789, 0));
