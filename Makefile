@@ -10,13 +10,16 @@ CONTAINERD ?= 2.1
 KEEP ?=
 # More for the benchmark runner: --cells 'pod_pod.64.*' --rounds 3.
 BENCH_ARGS ?=
+# Seconds for each property test, and which: part of a name.
+FUZZ_SECONDS ?= 600
+FUZZ ?=
 PREFIX ?= /usr
 DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test test-deep integration bench install
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-deep fuzz integration bench install
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,7 +48,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace --test node --test cleanup --locked -- -D warnings; \
+		$(CARGO) clippy --workspace --test frontends --test networks --test tunnel --test node --test cleanup --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -54,14 +57,18 @@ unit:
 doc:
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
 
-test: check integration ## check, then the daemons on a real node (root, hugepages, containerd 1.7 and 2.1)
+test: check integration ## check, then real frontends and a real node (root, hugepages, QEMU, containerd 1.7 and 2.1)
 
-test-deep: setup ## AddressSanitizer over the crates with unsafe code, and longer fuzzing of what pods feed
+test-deep: setup ## AddressSanitizer, libFuzzer, loom and Miri, each where it applies (DEEP_SECONDS, DEEP_PARTS)
 	@integration/setup/deep.sh
+
+fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FUZZ=vrouter-vhost)
+	@integration/setup/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)
 
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
-	@$(CARGO) test --workspace --locked --test node --test cleanup --test tunnel
+	@integration/setup/qemu.sh
+	@$(CARGO) test --workspace --locked --test frontends --test networks --test tunnel --test node --test cleanup
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh

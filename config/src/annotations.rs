@@ -6,8 +6,8 @@
 /// `network.ringway.dev`: a network's name, or `a,b` for one interface each. Opts the pod in.
 pub const NETWORK: &str = "network.ringway.dev";
 
-/// `interfaces.ringway.dev`: the full form, a JSON list of objects with `name`, `network`, `ip`, `mac`, `queues`,
-/// `mtu`, `socket` (`vrouter` or `pod`) and `kind` (`vhost-user`). Every field is optional; what is missing is
+/// `interfaces.ringway.dev`: the full form, a JSON list of objects with `name`, `network`, `ip` (an IPv4 or IPv6 address,
+/// or a list of one of each), `mac`, `queues`, `mtu`, `socket` (`vrouter` or `pod`) and `kind` (`vhost-user`). Every field is optional; what is missing is
 /// derived from [`NETWORK`]. Opts the pod in.
 pub const INTERFACES: &str = "interfaces.ringway.dev";
 

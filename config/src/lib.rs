@@ -11,14 +11,16 @@ mod error;
 mod locate;
 mod nri;
 mod prefix;
+mod prefix6;
 mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
 pub use prefix::{Ipv4Prefix, PrefixError};
+pub use prefix6::{Ipv6Prefix, Ipv6PrefixError};
 pub use vrouter::{
-    Assignment, DpdkSettings, LimitSettings, NetworkSettings, RouteAction, RouteSettings,
-    VrouterConfig, WorkerSettings,
+    Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
+    PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
 };
 
 /// Where the packages put the configuration of the vRouter.

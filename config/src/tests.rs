@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{NriConfig, RouteAction, SocketOwner, VrouterConfig};
+use crate::{NetworkMode, NriConfig, RouteAction, SocketOwner, VrouterConfig};
 
 const VROUTER_SAMPLE: &str = include_str!("../samples/vrouter.toml");
 const NRI_SAMPLE: &str = include_str!("../samples/nri.toml");
@@ -49,14 +49,22 @@ fn samples_spell_out_every_key() {
 #[test]
 fn commented_parts_of_the_sample_are_valid_too() {
     let shown = VROUTER_SAMPLE.split_once("# [[networks]]").unwrap().1;
-    let text: String =
-        shown.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+    // What is indented further explains the line above it.
+    let lines = shown.lines().map(|line| line.strip_prefix("# ").unwrap_or_default());
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
     let config = vrouter(&format!("control_group = \"ringway\"\n[[networks]]{text}")).unwrap();
     assert_eq!(config.control_group.as_deref(), Some("ringway"));
-    let [red] = config.networks.as_slice() else { panic!("{config:?}") };
+    let [red, lan] = config.networks.as_slice() else { panic!("{config:?}") };
     assert_eq!((red.name.as_str(), red.mtu), ("red", 1500));
     assert_eq!(red.ipv4.to_string(), "10.66.0.0/24");
     assert_eq!(red.gateway, Some([10, 66, 0, 1].into()));
+    assert_eq!(red.ipv6.map(|prefix| prefix.to_string()).as_deref(), Some("fd00:66::/64"));
+    assert_eq!(red.gateway6, Some("fd00:66::1".parse().unwrap()));
+    assert_eq!((red.mode, lan.mode), (NetworkMode::Routed, NetworkMode::Bridged));
+    let policer = red.policer.unwrap();
+    assert_eq!((policer.packets_per_second, policer.burst_bits), (1_000_000, 100_000_000));
+    let limit = lan.flood_limit.unwrap();
+    assert_eq!((limit.frames_per_second, limit.burst_frames), (1000, 100));
     let [default, nowhere] = red.routes.as_slice() else { panic!("{red:?}") };
     assert_eq!((default.prefix.as_str(), default.action), ("0.0.0.0/0", RouteAction::Via));
     assert_eq!(default.via, Some("10.66.0.254".parse().unwrap()));
@@ -78,6 +86,7 @@ fn values_reach_their_fields() {
     // What is not written keeps its default, also beside what is.
     assert_eq!((config.workers.max_sleep_ms, config.limits.ports), (1000, 16));
     assert_eq!((config.networks[0].gateway, config.networks[0].mtu), (None, 1500));
+    assert_eq!((config.networks[0].ipv6, config.networks[0].policer), (None, None));
 
     let config =
         nri("run_dir = '/run/r'\n[cpus]\nreserved = '0-1,8'\n[defaults]\nsocket = 'pod'").unwrap();
@@ -100,6 +109,7 @@ fn check_error(result: Result<impl std::fmt::Debug, String>, text: &str, parts: 
 #[test]
 fn errors_of_vrouter_toml() {
     let long = format!("control_socket = '/{}'", "x".repeat(107));
+    let ipv6 = |more: &str| format!("[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\n{more}");
     for (text, parts) in [
         ("log = ", &["vrouter.toml:1: not valid TOML"][..]),
         ("\n\nlog = 'info'\nlog = 'debug'", &["vrouter.toml:4: not valid TOML", "duplicate key"]),
@@ -198,10 +208,55 @@ fn errors_of_vrouter_toml() {
             &["bad value \"10.66.0.9\" for `networks[0].routes[0].via`", "left out"],
         ),
         (
+            &ipv6("ipv6 = 'fd00::1/64'"),
+            &["bad value 'fd00::1/64' for `networks[0].ipv6`", "\"fd00::/64\""],
+        ),
+        (&ipv6("ipv6 = 'fd00::/128'"), &["`networks[0].ipv6`", "1 to 127"]),
+        (
+            &ipv6("ipv6 = 'fd00::/64'\ngateway6 = 'fd00::'"),
+            &[
+                "vrouter.toml:5: bad value \"fd00::\" for `networks[0].gateway6`",
+                "inside fd00::/64",
+            ],
+        ),
+        (&ipv6("gateway6 = 'fd00::1'"), &["`networks[0].gateway6`", "needs `ipv6`"]),
+        (
+            &ipv6("ipv6 = 'fd00::/64'\nmtu = 1200"),
+            &["bad value 1200 for `networks[0].mtu`", "1280 to 9216"],
+        ),
+        (
+            &ipv6("mode = 'switched'"),
+            &["bad value 'switched' for `networks[0].mode`", "routed", "bridged"],
+        ),
+        (
+            &ipv6("flood_limit = { frames_per_second = 5, burst_frames = 5 }"),
+            &["bad value 5 for `networks[0].flood_limit.frames_per_second`", "mode = \"bridged\""],
+        ),
+        (
+            &ipv6("mode = 'bridged'\nflood_limit = { frames_per_second = 5 }"),
+            &["`networks[0].flood_limit.burst_frames`", "required"],
+        ),
+        (
+            &ipv6("policer = { packets = 5 }"),
+            &["unknown key `networks[0].policer.packets`", "packets_per_second"],
+        ),
+        (
+            &ipv6("policer = { packets_per_second = 9, burst_bits = 5 }"),
+            &["bad value 5 for `networks[0].policer.burst_bits`", "set `bits_per_second`"],
+        ),
+        (
+            &ipv6("policer = { bits_per_second = 9, burst_bits = 12143 }"),
+            &["bad value 12143 for `networks[0].policer.burst_bits`", "use 12144"],
+        ),
+        (
+            &ipv6("policer = { bits_per_second = -9 }"),
+            &["bad value -9 for `networks[0].policer.bits_per_second`", "u64"],
+        ),
+        (
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",
             &[
                 "vrouter.toml:4: unknown key `networks[0].vni`",
-                "known here: name, ipv4, gateway, mtu, routes, tunnel",
+                "known here: name, ipv4, gateway, mtu, ipv6, gateway6, mode, flood_limit, policer, routes, tunnel",
             ],
         ),
     ] {

@@ -1,12 +1,12 @@
 //! The schema of `vrouter.toml`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
-use crate::{ConfigError, Ipv4Prefix, locate};
+use crate::{ConfigError, Ipv4Prefix, Ipv6Prefix, locate};
 
 /// Configuration of `ringway-vrouter`. `VrouterConfig::default()` is what runs without a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,21 @@ pub struct NetworkSettings {
     /// Greatest IP packet, bytes.
     #[serde(default = "default_mtu")]
     pub mtu: u32,
+    /// Where its IPv6 addresses come from. Default: it has none.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Prefix>,
+    /// The IPv6 address at which the vRouter answers. Default: the one after the prefix's first.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
+    /// What happens to frames that are not for the gateway.
+    #[serde(default)]
+    pub mode: NetworkMode,
+    /// In a bridged network: how many frames are repeated. Default: 1000 per second, 100 at once.
+    #[serde(default)]
+    pub flood_limit: Option<FloodSettings>,
+    /// What each of its ports may send, unless the port says otherwise. Default: no limit.
+    #[serde(default)]
+    pub policer: Option<PolicerSettings>,
     /// Routes that exist from the start, beside those to its pods.
     #[serde(default)]
     pub routes: Vec<RouteSettings>,
@@ -107,6 +122,42 @@ pub struct TunnelSettings {
     pub local: IpAddr,
     /// The network's number on the wire, below 2^24.
     pub vni: u32,
+}
+
+/// What a network does with frames that are not for the gateway. Those that are, are routed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// They are dropped: pods reach each other through the gateway.
+    #[default]
+    Routed,
+    /// They go to the pod with their MAC address, and to all pods if they are for a group.
+    Bridged,
+}
+
+/// `flood_limit` of a network: how many broadcast, multicast and unknown unicast frames of one port one worker repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FloodSettings {
+    /// In the long run.
+    pub frames_per_second: u32,
+    /// At once after a rest.
+    pub burst_frames: u32,
+}
+
+/// `policer` of a network: what each of its ports may send. 0 is no limit of this kind, and a burst of 0 what belongs
+/// to 10 ms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PolicerSettings {
+    /// Packets in the long run.
+    pub packets_per_second: u64,
+    /// Packets at once after a rest.
+    pub burst_packets: u64,
+    /// Bits of Ethernet frames, without preamble and frame check sequence, in the long run.
+    pub bits_per_second: u64,
+    /// Bits at once after a rest.
+    pub burst_bits: u64,
 }
 
 /// One of `routes` of a network.
@@ -241,18 +292,9 @@ impl VrouterConfig {
             ));
         }
         check::range(&key("mtu"), network.mtu, 68, 9216)?;
-        if let Some(tunnel) = &network.tunnel {
-            check::range(&key("tunnel.vni"), tunnel.vni, 0, (1 << 24) - 1)?;
-            let carries = |other: &NetworkSettings| {
-                other.name == tunnel.underlay
-                    && other.tunnel.is_none()
-                    && other.name != network.name
-            };
-            if !self.networks.iter().any(carries) {
-                let remedy = "must be another of the networks, one without a `tunnel`";
-                return Err(Problem::new(key("tunnel.underlay"), &tunnel.underlay, remedy));
-            }
-        }
+        Self::check_ipv6(&key, network)?;
+        Self::check_limits(&key, network)?;
+        self.check_tunnel(&key, network)?;
         for (index, route) in network.routes.iter().enumerate() {
             let key = |field: &str| key(&format!("routes[{index}].{field}"));
             check::prefix(&key("prefix"), &route.prefix)?;
@@ -281,6 +323,74 @@ impl VrouterConfig {
                 let remedy = "must be left out: only a route with the action `vxlan` has one";
                 return Err(Problem::new(key("mac"), mac, remedy));
             }
+        }
+        Ok(())
+    }
+
+    fn check_tunnel(
+        &self,
+        key: &impl Fn(&str) -> String,
+        network: &NetworkSettings,
+    ) -> Result<(), Problem> {
+        let Some(tunnel) = &network.tunnel else { return Ok(()) };
+        check::range(&key("tunnel.vni"), tunnel.vni, 0, (1 << 24) - 1)?;
+        let carries = |other: &NetworkSettings| {
+            other.name == tunnel.underlay && other.tunnel.is_none() && other.name != network.name
+        };
+        if self.networks.iter().any(carries) {
+            return Ok(());
+        }
+        let remedy = "must be another of the networks, one without a `tunnel`";
+        Err(Problem::new(key("tunnel.underlay"), &tunnel.underlay, remedy))
+    }
+
+    fn check_ipv6(key: &impl Fn(&str) -> String, network: &NetworkSettings) -> Result<(), Problem> {
+        match (network.ipv6, network.gateway6) {
+            (None, Some(gateway)) => {
+                let remedy = "needs `ipv6`, the prefix it is inside; add that, or leave it out";
+                Err(Problem::new(key("gateway6"), gateway, remedy))
+            }
+            (Some(prefix), Some(gateway)) if !prefix.is_host(gateway) => {
+                let remedy = format!("must be inside {prefix} and not its first, or left out");
+                Err(Problem::new(key("gateway6"), gateway, remedy))
+            }
+            // RFC 8200 section 5.
+            (Some(_), _) if network.mtu < 1280 => {
+                let remedy = "must be 1280 to 9216 in a network with `ipv6`";
+                Err(Problem::new(key("mtu"), network.mtu, remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_limits(
+        key: &impl Fn(&str) -> String,
+        network: &NetworkSettings,
+    ) -> Result<(), Problem> {
+        if let (Some(limit), NetworkMode::Routed) = (network.flood_limit, network.mode) {
+            let remedy =
+                "only a bridged network repeats frames; set `mode = \"bridged\"`, or leave it out";
+            let field = key("flood_limit.frames_per_second");
+            return Err(Problem::new(field, limit.frames_per_second, remedy));
+        }
+        let PolicerSettings { packets_per_second, burst_packets, bits_per_second, burst_bits } =
+            network.policer.unwrap_or_default();
+        // The largest frame, an IEEE 802.1Q tag included.
+        let frame = (u64::from(network.mtu) + 18) * 8;
+        let alone = |rate: &str| format!("belongs to a rate; set `{rate}`, or leave it out");
+        if packets_per_second == 0 && burst_packets != 0 {
+            let field = key("policer.burst_packets");
+            return Err(Problem::new(field, burst_packets, alone("packets_per_second")));
+        }
+        if bits_per_second == 0 && burst_bits != 0 {
+            let field = key("policer.burst_bits");
+            return Err(Problem::new(field, burst_bits, alone("bits_per_second")));
+        }
+        if burst_bits != 0 && burst_bits < frame {
+            let remedy = format!(
+                "is less than one frame of the `mtu` has, which never passes; use {frame} or more"
+            );
+            return Err(Problem::new(key("policer.burst_bits"), burst_bits, remedy));
         }
         Ok(())
     }

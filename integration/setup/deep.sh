@@ -1,22 +1,74 @@
 #!/bin/bash
-# Runs the tests of the crates that hold unsafe code under AddressSanitizer, and their property tests for longer.
-# The compiler's own sanitizer runtime is needed; a distribution's Rust may come without it, which is said.
-set -euo pipefail
+# What takes minutes: the crates with unsafe code under AddressSanitizer, the property tests under a fuzzer, the models of
+# the hand-overs, and the pure crates under Miri. Each part is bounded; one that this Rust can't run is said to be skipped.
+# DEEP_SECONDS: for each property test; DEEP_PARTS: "asan fuzz loom miri" or some of them.
+set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo=${CARGO:-cargo}
+seconds=${DEEP_SECONDS:-10}
+parts=${DEEP_PARTS:-loom asan miri fuzz}
 host=$(rustc -vV | sed -n 's/^host: //p')
-library="$(rustc --print sysroot)/lib/rustlib/$host/lib"
-if ! compgen -G "$library/librustc*_rt.asan.a" >/dev/null; then
-    echo "SKIP test-deep: this Rust has no AddressSanitizer runtime in $library; rustup's toolchains do"
-    exit 0
-fi
-seconds=${DEEP_SECONDS:-20}
-echo "AddressSanitizer: vrouter-vhost and vrouter-dpdk; each property test runs for $seconds s"
-# The sanitizer is a compiler option that stable Rust hides; nothing else unstable is used. LeakSanitizer would
-# count what DPDK keeps for the life of the process.
-RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 \
-    BOLERO_RANDOM_TEST_TIME_MS=$((seconds * 1000)) BOLERO_RANDOM_ITERATIONS=1000000000 \
-    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/asan" \
-    "$cargo" test --locked --target "$host" -p vrouter-vhost -p vrouter-dpdk --lib --tests
-echo "test-deep passed"
+target=${CARGO_TARGET_DIR:-target}
+summary=()
+failed=0
+
+# run NAME COMMAND...: a command that ends within half an hour, building included.
+run() {
+    local name=$1 begun=$SECONDS
+    shift
+    echo "== $name"
+    if timeout --kill-after=10 1800 "$@"; then
+        summary+=("ok   $name ($((SECONDS - begun)) s)")
+    else
+        summary+=("FAIL $name ($((SECONDS - begun)) s)")
+        failed=1
+    fi
+}
+
+skip() { summary+=("SKIP $1: $2"); }
+
+part_loom() {
+    run "loom: hand-over of a queue" "$cargo" test --locked -p vrouter-vhost --test handover
+    run "loom: a queue that moves" "$cargo" test --locked -p vrouter-vrouterd --test publication
+}
+
+# The sanitizer is a compiler option that stable Rust hides; nothing else unstable is used. LeakSanitizer would count what
+# DPDK keeps for the life of the process.
+part_asan() {
+    local library
+    library="$(rustc --print sysroot)/lib/rustlib/$host/lib"
+    if ! compgen -G "$library/librustc*_rt.asan.a" >/dev/null; then
+        skip asan "this Rust has no AddressSanitizer runtime in $library; rustup's toolchains do"
+        return
+    fi
+    run "AddressSanitizer: vrouter-vhost, vrouter-dpdk" env RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+        ASAN_OPTIONS=detect_leaks=0 BOLERO_RANDOM_TEST_TIME_MS=$((seconds * 1000)) \
+        BOLERO_RANDOM_ITERATIONS=1000000000 CARGO_TARGET_DIR="$target/asan" \
+        "$cargo" test --locked --target "$host" -p vrouter-vhost -p vrouter-dpdk --lib --tests
+}
+
+# Miri is a thousand times slower: few inputs for each property test, and none of the tests that are made of millions of
+# steps (whole tables) or of the operating system.
+part_miri() {
+    local toolchain=${MIRI_TOOLCHAIN:-nightly}
+    if ! rustup run "$toolchain" cargo-miri miri --version >/dev/null 2>&1; then
+        skip miri "no toolchain $toolchain with Miri (rustup toolchain install $toolchain --component miri,rust-src)"
+        return
+    fi
+    local miri=(env MIRIFLAGS=-Zmiri-disable-isolation BOLERO_RANDOM_ITERATIONS=4 CARGO_TARGET_DIR="$target/miri"
+        rustup run "$toolchain" cargo miri test --locked --lib)
+    run "Miri: vrouter-net" "${miri[@]}" -p vrouter-net
+    run "Miri: nri-plugin-proto" "${miri[@]}" -p nri-plugin-proto
+}
+
+part_fuzz() {
+    run "libFuzzer: each property test for $seconds s" integration/setup/fuzz.sh "$seconds"
+}
+
+for part in $parts; do
+    "part_$part"
+done
+echo "== summary"
+printf '%s\n' "${summary[@]}"
+exit $failed

@@ -7,11 +7,17 @@
 pub mod containerd;
 pub mod cri;
 pub mod demo;
+pub mod frames;
+pub mod idle_pods;
 pub mod image;
+pub mod launch;
 pub mod machine;
+pub mod memory;
 pub mod node;
+pub mod pktgen;
 pub mod pod;
 pub mod process;
+pub mod qemu;
 pub mod readback;
 pub mod rundir;
 pub mod testpmd;

@@ -41,10 +41,21 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Why this machine cannot run containers with DPDK under containerd `version`, or nothing when it can.
-pub fn unfit(version: Version) -> Option<String> {
+/// Why this machine cannot run pods with DPDK outside containers, or nothing when it can.
+pub fn unfit_for_dpdk() -> Option<String> {
     if !Uid::effective().is_root() {
         return Some("needs root".to_owned());
+    }
+    if !Path::new(HUGEPAGES).exists() {
+        return Some("the kernel has no 2 MiB hugepages".to_owned());
+    }
+    None
+}
+
+/// Why this machine cannot run containers with DPDK under containerd `version`, or nothing when it can.
+pub fn unfit(version: Version) -> Option<String> {
+    if let Some(reason) = unfit_for_dpdk() {
+        return Some(reason);
     }
     for (program, package) in [
         ("/usr/bin/dpdk-testpmd", "dpdk"),
@@ -58,9 +69,6 @@ pub fn unfit(version: Version) -> Option<String> {
     let containerd = version.program("containerd");
     if !containerd.exists() {
         return Some(format!("{} is missing; run `make setup`", containerd.display()));
-    }
-    if !Path::new(HUGEPAGES).exists() {
-        return Some("the kernel has no 2 MiB hugepages".to_owned());
     }
     None
 }

@@ -54,8 +54,8 @@ impl Setup {
             version,
             plugin,
             networks: vec![
-                NetworkSpec { name: "red", ipv4: "10.66.0.0/24" },
-                NetworkSpec { name: "blue", ipv4: "10.77.0.0/24" },
+                NetworkSpec { name: "red", ipv4: "10.66.0.0/24", ipv6: Some("fd00:66::/64") },
+                NetworkSpec { name: "blue", ipv4: "10.77.0.0/24", ipv6: None },
             ],
             hugepages: Hugepages::Free(512),
         }

@@ -1,5 +1,6 @@
 //! `ringway-vrouter` as a child process, and its control API, synchronous.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use tokio::task::JoinHandle;
+use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    GetInfoRequest, GetStatsRequest, Info, ListNetworksRequest, ListPortsRequest, Network,
-    PeerRefused, Port, PortState, PortStats, Stats, WatchRequest,
+    ChangeRoutesRequest, DeletePortRequest, GetInfoRequest, GetStatsRequest, Info,
+    ListNetworksRequest, ListPortsRequest, Network, PeerRefused, Port, PortSpec, PortState,
+    PortStats, Route, RouteKind, Stats, WatchRequest,
 };
 use vrouter_api::{Client, connect};
 
@@ -25,6 +28,9 @@ const START: Duration = Duration::from_secs(30);
 /// Two equal readings this far apart mean that nothing moves any more: thousands of worker rounds.
 const STILL: Duration = Duration::from_millis(300);
 
+/// Routes of one request.
+const ROUTES_AT_ONCE: u32 = 50_000;
+
 /// A network as the configuration file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkSpec {
@@ -32,6 +38,8 @@ pub struct NetworkSpec {
     pub name: &'static str,
     /// Prefix with length.
     pub ipv4: &'static str,
+    /// IPv6 prefix with length, if it has one.
+    pub ipv6: Option<&'static str>,
 }
 
 /// A running vRouter; dropping it stops it.
@@ -66,6 +74,9 @@ impl VRouter {
                 "[[networks]]\nname = \"{}\"\nipv4 = \"{}\"\n",
                 network.name, network.ipv4
             ));
+            if let Some(ipv6) = network.ipv6 {
+                text.push_str(&format!("ipv6 = \"{ipv6}\"\n"));
+            }
         }
         let config = run.path().join("vrouter.toml");
         std::fs::write(&config, text)?;
@@ -123,6 +134,13 @@ impl VRouter {
             .with_context(|| format!("no network {name}"))
     }
 
+    /// Makes a network.
+    pub fn create_network(&self, network: Network) -> Result<Network> {
+        let name = network.name.clone();
+        let answer = runtime()?.block_on(self.client.clone().create_network(network));
+        answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
+    }
+
     /// Its ports.
     pub fn ports(&self) -> Result<Vec<Port>> {
         let answer = runtime()?.block_on(self.client.clone().list_ports(ListPortsRequest {}));
@@ -170,6 +188,54 @@ impl VRouter {
             .into_iter()
             .find(|it| it.id == id)
             .with_context(|| format!("no counters of {id}"))
+    }
+
+    /// Creates a network with IPv4 and nothing special.
+    pub fn create_plain_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
+        let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
+        self.create_network(Network { name, ipv4, mtu, ..Network::default() })
+    }
+
+    /// Creates a port, or changes what of it can be changed.
+    pub fn create_port(&self, spec: PortSpec) -> Result<Port> {
+        let id = spec.id.clone();
+        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
+        answer.map_err(status).map(Response::into_inner).with_context(|| format!("port {id}"))
+    }
+
+    /// Removes a port.
+    pub fn delete_port(&self, id: &str) -> Result<()> {
+        let request = DeletePortRequest { id: id.to_owned() };
+        let answer = runtime()?.block_on(self.client.clone().delete_port(request));
+        answer.map(drop).map_err(status).with_context(|| format!("port {id}"))
+    }
+
+    /// Host routes for `count` addresses from `first` on, all to one port or tunnel.
+    pub fn set_host_routes(
+        &self,
+        network: &str,
+        first: Ipv4Addr,
+        count: u32,
+        kind: RouteKind,
+        via: Ipv4Addr,
+    ) -> Result<()> {
+        let route = |n: u32| Route {
+            prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
+            kind: kind.into(),
+            via: via.to_string(),
+            ..Route::default()
+        };
+        for start in (0..count).step_by(usize::try_from(ROUTES_AT_ONCE)?) {
+            let request = ChangeRoutesRequest {
+                network: network.to_owned(),
+                remove: Vec::new(),
+                set: (start..count.min(start + ROUTES_AT_ONCE)).map(route).collect(),
+                only_new: false,
+            };
+            let answer = runtime()?.block_on(self.client.clone().change_routes(request));
+            answer.map_err(status).with_context(|| format!("routes of {network}"))?;
+        }
+        Ok(())
     }
 
     /// Waits until the packet counters of every port stand still, and gives them.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nri_plugin_core::annotations::{INTERFACES, NETWORK, SocketOwner};
 use nri_plugin_core::cpuset::{CpuId, CpuSet, ListError, NodeId, NodeSet};
 use nri_plugin_core::hugepages::HugepageLimit;
-use nri_plugin_core::net::{AddressError, Network};
+use nri_plugin_core::net::{AddressError, Network, Network6};
 use nri_plugin_core::paths::{self, MOUNT_POINT, PathError, PortId};
 use nri_plugin_core::plan::{
     Allocation, CpuQuota, Defaults, Interface, PodRecord, SharedUpdate, Vrouter,
@@ -139,6 +139,17 @@ fn network(wire: &v1::Network, ports: &[v1::Port]) -> Result<Network, WireError>
         mtu: wire.mtu,
         used_addresses: specs().filter_map(|spec| spec.ipv4.parse().ok()).collect(),
         used_macs: specs().filter_map(|spec| spec.mac.parse().ok()).collect(),
+        ipv6: match wire.ipv6.as_str() {
+            "" => None,
+            prefix => Some(Network6 {
+                prefix: prefix.parse().map_err(bad)?,
+                gateway: wire
+                    .gateway6
+                    .parse()
+                    .map_err(|_| bad(AddressError::Ipv6(wire.gateway6.clone())))?,
+                used_addresses: specs().filter_map(|spec| spec.ipv6.parse().ok()).collect(),
+            }),
+        },
     })
 }
 
@@ -160,6 +171,10 @@ fn port(wire: v1::Port) -> Option<Port> {
     Some(Port {
         mac: spec.mac.parse().ok()?,
         ip: spec.ipv4.parse().ok()?,
+        ipv6: match spec.ipv6.as_str() {
+            "" => None,
+            address => Some(address.parse().ok()?),
+        },
         socket_path: spec.socket_path.into(),
         socket,
         queues: spec.queue_pairs.max(1),
@@ -181,6 +196,7 @@ pub fn wanted_port(
         network: interface.network.clone(),
         mac: interface.mac,
         ip: interface.ip,
+        ipv6: interface.ipv6.map(|ipv6| ipv6.address),
         socket_path: paths::socket(run_dir, id)?,
         socket: interface.socket,
         queues: interface.queues,
@@ -200,6 +216,7 @@ pub fn port_spec(port: Port, namespace: &str, pod: &str) -> v1::PortSpec {
         network: port.network,
         mac: port.mac.to_string(),
         ipv4: port.ip.to_string(),
+        ipv6: port.ipv6.map(|address| address.to_string()).unwrap_or_default(),
         // A run_dir that is not text is refused when the configuration is read.
         socket_path: port.socket_path.to_string_lossy().into_owned(),
         socket_owner: owner.into(),

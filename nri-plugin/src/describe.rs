@@ -27,12 +27,29 @@ pub struct Description<'a> {
 struct Written {
     name: Option<String>,
     network: Option<String>,
-    ip: Option<String>,
+    ip: Option<Addresses>,
     mac: Option<String>,
     queues: Option<u64>,
     mtu: Option<u64>,
     socket: Option<String>,
     kind: Option<String>,
+}
+
+/// One address, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "ip must be an address or a list of addresses")]
+enum Addresses {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Addresses {
+    fn list(self) -> Vec<String> {
+        match self {
+            Self::One(address) => vec![address],
+            Self::Several(list) => list,
+        }
+    }
 }
 
 /// One element of `interfaces.json`.
@@ -52,6 +69,10 @@ struct Entry<'a> {
     network: &'a str,
     ip: String,
     gateway: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv6: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway6: Option<String>,
     mtu: u32,
     queues: u32,
     queue_size: u16,
@@ -75,7 +96,7 @@ pub fn decode_interfaces(text: &str) -> Result<Vec<RawInterface>, String> {
     let raw = |it: Written| RawInterface {
         name: it.name,
         network: it.network,
-        ip: it.ip,
+        ip: it.ip.map(Addresses::list).unwrap_or_default(),
         mac: it.mac,
         queues: it.queues,
         mtu: it.mtu,
@@ -111,6 +132,8 @@ pub fn interfaces_json(description: Description<'_>) -> String {
             network: &interface.network,
             ip: format!("{}/{}", interface.ip, interface.prefix_len),
             gateway: interface.gateway.to_string(),
+            ipv6: interface.ipv6.map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)),
+            gateway6: interface.ipv6.map(|ipv6| ipv6.gateway.to_string()),
             mtu: interface.mtu,
             queues: interface.queues,
             queue_size: interface.queue_size,
@@ -139,13 +162,19 @@ mod tests {
         let all = decode_interfaces(text).unwrap();
         assert_eq!(all[1], RawInterface::default());
         assert_eq!((all[0].queues, all[0].mtu), (Some(2), Some(9000)));
-        let words = [&all[0].name, &all[0].network, &all[0].ip, &all[0].mac, &all[0].socket];
+        let words = [&all[0].name, &all[0].network, &all[0].mac, &all[0].socket];
         let words: Vec<_> = words.iter().filter_map(|word| word.as_deref()).collect();
-        assert_eq!(words, ["wan", "red", "10.0.0.1", "02:00:00:00:00:01", "pod"]);
+        assert_eq!(words, ["wan", "red", "02:00:00:00:00:01", "pod"]);
+        assert_eq!(all[0].ip, ["10.0.0.1"]);
+        let list = decode_interfaces(r#"[{"ip":["10.0.0.1","fd00::1"]}, {"ip":[]}]"#).unwrap();
+        assert_eq!(list[0].ip, ["10.0.0.1", "fd00::1"]);
+        assert!(list[1].ip.is_empty());
         for (bad, expected) in [
             ("{not json", "line 1"),
             (r#"[{"colour": "red"}]"#, "colour"),
             (r#"[{"queues": "two"}]"#, "two"),
+            (r#"[{"ip": 7}]"#, "an address or a list"),
+            (r#"[{"ip": ["10.0.0.1", 7]}]"#, "an address or a list"),
             (r#"[{"queues": -1}]"#, "-1"),
             ("{}", "sequence"),
             ("", "EOF"),
@@ -177,6 +206,8 @@ mod tests {
                 "cpus": "2-3", "eal-args": "--in-memory",
             })
         );
+        assert_eq!(list[1]["ipv6"], "fd00:66::4/64");
+        assert_eq!(list[1]["gateway6"], "fd00:66::1");
         assert_eq!(list[1]["vhost-user"]["mode"], "client");
         assert_eq!(list[1]["vhost-adaptor-mode"], "server");
 

@@ -4,13 +4,13 @@
 //! to be created again.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use nri_plugin_core::annotations::SocketOwner;
 use nri_plugin_core::cpuset::{CpuSet, ListError, NodeId, NodeSet};
 use nri_plugin_core::net::AddressError;
 use nri_plugin_core::paths::{PathError, SandboxId, Slot};
-use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, PodRecord};
+use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, Ipv6, PodRecord};
 use serde::{Deserialize, Serialize};
 
 /// Of the shape below.
@@ -71,11 +71,22 @@ struct Link {
     ip: Ipv4Addr,
     prefix_len: u8,
     gateway: Ipv4Addr,
+    // Absent in records of plugins that knew IPv4 only, and of pods in networks without IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ipv6: Option<Link6>,
     mac: String,
     queues: u32,
     queue_size: u16,
     mtu: u32,
     pod_listens: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Link6 {
+    ip: Ipv6Addr,
+    prefix_len: u8,
+    gateway: Ipv6Addr,
 }
 
 /// The text to write.
@@ -99,6 +110,11 @@ pub fn encode(record: &PodRecord) -> String {
         ip: interface.ip,
         prefix_len: interface.prefix_len,
         gateway: interface.gateway,
+        ipv6: interface.ipv6.map(|Ipv6 { address, prefix_len, gateway }| Link6 {
+            ip: address,
+            prefix_len,
+            gateway,
+        }),
         mac: interface.mac.to_string(),
         queues: interface.queues,
         queue_size: interface.queue_size,
@@ -155,6 +171,11 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
             ip: link.ip,
             prefix_len: link.prefix_len,
             gateway: link.gateway,
+            ipv6: link.ipv6.map(|Link6 { ip, prefix_len, gateway }| Ipv6 {
+                address: ip,
+                prefix_len,
+                gateway,
+            }),
             mac: link.mac.parse()?,
             queues: link.queues,
             queue_size: link.queue_size,
@@ -188,6 +209,11 @@ pub mod tests {
             ip: ip.into(),
             prefix_len: 24,
             gateway: [10, 66, 0, 1].into(),
+            ipv6: (name == "wan").then(|| Ipv6 {
+                address: "fd00:66::4".parse().unwrap(),
+                prefix_len: 64,
+                gateway: "fd00:66::1".parse().unwrap(),
+            }),
             mac: "02:00:0a:42:00:02".parse().unwrap(),
             queues: 2,
             queue_size: 1024,
@@ -228,6 +254,19 @@ pub mod tests {
     fn a_record_comes_back_as_it_was() {
         let record = sample("abc");
         assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
+    }
+
+    /// As the first version of the plugin wrote it.
+    #[test]
+    fn a_record_without_ipv6_is_read() {
+        let text = include_str!("../testdata/record-ipv4-only.json");
+        let record = decode(text, &SandboxId::new("abc").unwrap()).unwrap();
+        let mut expected = sample("abc");
+        for interface in expected.slots.values_mut().flatten() {
+            interface.ipv6 = None;
+        }
+        assert_eq!(record, expected);
+        assert_eq!(encode(&record), text.trim_end());
     }
 
     #[test]

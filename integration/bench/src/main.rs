@@ -8,11 +8,8 @@ mod args;
 mod cells;
 mod disturbance;
 mod generator;
-mod idle_pods;
-mod launch;
 mod machine;
 mod measure;
-mod memory;
 mod plot;
 mod probe;
 mod report;
@@ -45,7 +42,7 @@ fn main() -> ExitCode {
 /// Whether everything that was measured is as it must be.
 fn act(arguments: &Arguments) -> Result<bool> {
     match &arguments.role {
-        Some(Role::IdlePods(pods)) => idle_pods::serve(pods).map(|()| true),
+        Some(Role::IdlePods(pods)) => integration::idle_pods::serve(&pods.sockets).map(|()| true),
         None if arguments.list => {
             print!("{}", table::list(&cells::select(&arguments.cells, &arguments.switches)?));
             Ok(true)

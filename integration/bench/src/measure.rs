@@ -12,13 +12,13 @@ use integration::wait;
 use crate::cells::{Cell, Kind, Subject, Traffic};
 use crate::disturbance::Watch;
 use crate::generator::{Generator, Order};
-use crate::idle_pods::raise_file_limit;
-use crate::launch::Cgroups;
-use crate::memory::Resident;
 use crate::probe;
 use crate::sample::{IdleReading, Reading, TrafficReading};
 use crate::switch::{self, Place};
 use crate::threads;
+use integration::idle_pods::raise_file_limit;
+use integration::launch::Cgroups;
+use integration::memory::Resident;
 
 /// 2 MiB pages: the generator's 512 MiB, OVS-DPDK's 512 MiB or less of another switch, and some to spare.
 const HUGEPAGES: u64 = 640;

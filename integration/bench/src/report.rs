@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cells::{Cell, Kind, LOSS_95_MEDIAN, OURS, Subject};
-use crate::generator::Limit;
 use crate::machine::Machine;
 use crate::probe::Reference;
 use crate::sample::{IdleReading, Purpose, Reading, Sample, TrafficReading};
 use crate::stats::{Spread, ratio, spread};
+use integration::pktgen::Limit;
 
 /// How a run was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -395,7 +395,7 @@ fn cell_result(cell: &Cell, outcome: &Outcome) -> CellResult {
                 let first = counted.first().filter(|_| ours && index > 0)?;
                 ratio(&first.per_round(of), &counted_here.per_round(of))
             };
-            let latency = |of: fn(&crate::generator::Latency) -> f64| {
+            let latency = |of: fn(&integration::pktgen::Latency) -> f64| {
                 counted_here.traffic(|it| it.generator.latency_ns.as_ref().map(of))
             };
             let latency = [latency(|it| it.p50), latency(|it| it.p99), latency(|it| it.p999)];

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cells::SwitchKind;
 use crate::disturbance::Disturbance;
-use crate::generator::End;
-use crate::memory::Resident;
 use crate::probe::Reference;
 use crate::switch::Window;
+use integration::memory::Resident;
+use integration::pktgen::End;
 
 /// What a sample is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -12,9 +12,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::cells::{Subject, SwitchKind, Traffic};
-use crate::generator::Endpoint;
-use crate::launch::Cgroups;
-use crate::memory::Resident;
+use integration::launch::Cgroups;
+use integration::memory::Resident;
+use integration::pktgen::Endpoint;
 
 /// What a switch has counted about itself during a part of the measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use crate::cells::{Cell, Kind};
-use crate::generator::Limit;
 use crate::report::{CellResult, Report, SubjectResult};
 use crate::stats::Spread;
+use integration::pktgen::Limit;
 
 /// What `--list` shows.
 pub fn list(cells: &[Cell]) -> String {

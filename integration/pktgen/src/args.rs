@@ -31,10 +31,10 @@ const FLOWS_MAX: u64 = 1 << 20;
 /// Results are JSON, one object per line on stdout: "ready" when all links are up, "start" when warm-up is over and
 /// the counters are zero, "end" with the results.
 ///
-/// At the end of the warm-up sending pauses until the switch is empty (200 ms at most), so that "lost" covers exactly
+/// At the end of the warm-up sending pauses until the switch is empty (--drain at most), so that "lost" covers exactly
 /// the packets sent between "start" and the end of the measurement: those that did not arrive at the peer during
-/// it or within 200 ms after it. "received" are all packets that arrived at a port between "start" and the end of the
-/// measurement. "checked" are those of them, and of the 200 ms, that were fully checked; "reordered", "corrupt" and
+/// it or within --drain after it. "received" are all packets that arrived at a port between "start" and the end of the
+/// measurement. "checked" are those of them, and of the time after it, that were fully checked; "reordered", "corrupt" and
 /// "foreign" are found among those. A packet of another length than ours is always checked.
 ///
 /// "busy" is the share of time in rounds that sent or received something. "ring_full" is the share of attempts to
@@ -49,8 +49,9 @@ struct Args {
     #[arg(long, value_name = "CPU")]
     cpu: u16,
     /// A port: socket=PATH,mac=MAC,ip=IP,to-mac=MAC,to-ip=IP and, if wanted, peer=PORT and server; repeat for more.
-    /// With server the pod listens and the switch connects. With vni=N,vtep=IP,to-vtep=IP,vtep-mac=MAC its frames go into
-    /// VXLAN packets from vtep to to-vtep at that MAC address, and it receives such
+    /// With server the pod listens and the switch connects. queues=N, queue-size=N, packed=0|1, vectorized=0|1,
+    /// mrg-rxbuf=0|1 and in-order=0|1 replace the options of the same names for this port. With vni=N,vtep=IP,to-vtep=IP,vtep-mac=MAC
+    /// its frames go into VXLAN packets from vtep to to-vtep at that MAC address, and it receives such
     #[arg(long = "port", value_name = "KEY=VALUE,...", required = true, action = ArgAction::Append)]
     ports: Vec<PortSettings>,
     /// Bytes of each frame, its 4 byte frame check sequence included
@@ -101,6 +102,18 @@ struct Args {
     /// Hugepage memory to take
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..))]
     memory_mb: u32,
+    /// Send nothing until this file exists
+    #[arg(long, value_name = "FILE")]
+    go: Option<PathBuf>,
+    /// Give each hugepage a file of its own, which makes it a memory region of its own: virtio-user has 8 at most
+    #[arg(long)]
+    file_per_page: bool,
+    /// Allocate this much memory and free it again, over and over, while packets flow: each time the switch is told
+    #[arg(long, default_value_t = 0, value_name = "MIB", value_parser = clap::value_parser!(u32).range(..=512))]
+    churn_mb: u32,
+    /// Seconds to wait at most for packets under way at the end of the warm-up and of the measurement
+    #[arg(long, default_value_t = 0.2)]
+    drain: f64,
     /// Ports that send
     #[arg(long, value_name = "all|PORT", default_value = "all")]
     send_from: SendFrom,
@@ -131,6 +144,82 @@ pub struct PortSettings {
     pub peer: Option<u8>,
     /// The tunnel it is the far end of.
     pub tunnel: Option<TunnelSettings>,
+    /// Where its rings differ from the others'.
+    pub own: OwnShape,
+}
+
+/// What the rings of a port are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Queue pairs.
+    pub queues: u16,
+    /// Descriptors of each ring.
+    pub queue_size: u16,
+    /// Packed rings.
+    pub packed: bool,
+    /// Vector code in the driver.
+    pub vectorized: bool,
+    /// Mergeable receive buffers.
+    pub mrg_rxbuf: bool,
+    /// Descriptors in order.
+    pub in_order: bool,
+}
+
+/// Parts of a [`Shape`] that a port has for itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnShape {
+    queues: Option<u16>,
+    queue_size: Option<u16>,
+    packed: Option<bool>,
+    vectorized: Option<bool>,
+    mrg_rxbuf: Option<bool>,
+    in_order: Option<bool>,
+}
+
+impl OwnShape {
+    /// Notes an option; `None` for a key that is none of these.
+    fn set(&mut self, key: &str, value: &str) -> Option<Result<(), String>> {
+        let number = || value.parse().map_err(|_| format!("{key}={value:?}: use a number"));
+        let flag = || switch(value).map_err(|remedy| format!("{key}={value:?}: {remedy}"));
+        Some(match key {
+            "queues" => number().map(|it| self.queues = Some(it)),
+            "queue-size" => number().map(|it| self.queue_size = Some(it)),
+            "packed" => flag().map(|it| self.packed = Some(it)),
+            "vectorized" => flag().map(|it| self.vectorized = Some(it)),
+            "mrg-rxbuf" => flag().map(|it| self.mrg_rxbuf = Some(it)),
+            "in-order" => flag().map(|it| self.in_order = Some(it)),
+            _ => return None,
+        })
+    }
+}
+
+impl Shape {
+    fn with(self, own: &OwnShape) -> Self {
+        Self {
+            queues: own.queues.unwrap_or(self.queues),
+            queue_size: own.queue_size.unwrap_or(self.queue_size),
+            packed: own.packed.unwrap_or(self.packed),
+            vectorized: own.vectorized.unwrap_or(self.vectorized),
+            mrg_rxbuf: own.mrg_rxbuf.unwrap_or(self.mrg_rxbuf),
+            in_order: own.in_order.unwrap_or(self.in_order),
+        }
+    }
+
+    fn check(&self, burst: u16) -> Result<(), ArgsError> {
+        if !(1..=QUEUES_MAX).contains(&self.queues) {
+            return Err(ArgsError::Queues(self.queues));
+        }
+        if !self.queue_size.is_power_of_two() {
+            return Err(ArgsError::QueueSize(self.queue_size));
+        }
+        if self.vectorized && !self.packed && (self.mrg_rxbuf || self.in_order) {
+            return Err(ArgsError::Vectorized);
+        }
+        if self.vectorized && !self.packed && burst > VECTOR_REFILL {
+            return Err(ArgsError::VectorBurst(burst));
+        }
+        Ok(())
+    }
 }
 
 /// Which ports send.
@@ -166,18 +255,8 @@ pub struct Settings {
     pub len: u16,
     /// Flows of each sending port.
     pub flows: Flows,
-    /// Descriptors of each ring.
-    pub queue_size: u16,
-    /// Queue pairs of each port.
-    pub queues: u16,
-    /// Packed rings.
-    pub packed: bool,
-    /// Vector code in the driver.
-    pub vectorized: bool,
-    /// Mergeable receive buffers.
-    pub mrg_rxbuf: bool,
-    /// Descriptors in order.
-    pub in_order: bool,
+    /// Rings of the ports that have no own.
+    pub shape: Shape,
     /// Write and read all payload.
     pub touch: bool,
     /// Check every n-th packet; 0: none.
@@ -190,8 +269,16 @@ pub struct Settings {
     pub warmup: f64,
     /// Seconds of the measurement.
     pub seconds: f64,
+    /// Longest wait for packets under way, seconds.
+    pub drain: f64,
     /// MiB of hugepages.
     pub memory_mib: u32,
+    /// The file to wait for before anything is sent.
+    pub go: Option<PathBuf>,
+    /// A file for each hugepage.
+    pub file_per_page: bool,
+    /// MiB to allocate and free over and over.
+    pub churn_mib: u32,
     /// Which ports send.
     pub send_from: SendFrom,
     /// Packets moved at once.
@@ -206,6 +293,11 @@ impl Settings {
         let named = self.ports.get(usize::from(port)).and_then(|settings| settings.peer);
         let neighbour = Some(port ^ 1).filter(|&peer| usize::from(peer) < self.ports.len());
         named.or(neighbour).unwrap_or(port)
+    }
+
+    /// What the rings of `port` are like.
+    pub fn shape_of(&self, port: &PortSettings) -> Shape {
+        self.shape.with(&port.own)
     }
 
     /// Whether `port` sends.
@@ -265,6 +357,9 @@ pub enum ArgsError {
     /// A ring's size.
     #[error("--queue-size {0}: use a power of two")]
     QueueSize(u16),
+    /// A number of queue pairs.
+    #[error("--queues {0}: use 1 to {QUEUES_MAX}")]
+    Queues(u16),
     /// A time.
     #[error("--{option} {value}: use 0 to 86400 seconds")]
     Seconds {
@@ -322,38 +417,41 @@ fn settings(args: Args) -> Result<Settings, ArgsError> {
     if u64::from(flows) > distinct {
         return Err(ArgsError::Flows { flows, addresses, distinct });
     }
-    if !args.queue_size.is_power_of_two() {
-        return Err(ArgsError::QueueSize(args.queue_size));
+    let shape = Shape {
+        queues: args.queues,
+        queue_size: args.queue_size,
+        packed: args.packed,
+        vectorized: args.vectorized,
+        mrg_rxbuf: args.mrg_rxbuf,
+        in_order: args.in_order,
+    };
+    for port in &args.ports {
+        shape.with(&port.own).check(args.burst)?;
     }
-    for (option, value) in [("warmup", args.warmup), ("seconds", args.seconds)] {
+    for (option, value) in
+        [("warmup", args.warmup), ("seconds", args.seconds), ("drain", args.drain)]
+    {
         if !(0.0..=86_400.0).contains(&value) {
             return Err(ArgsError::Seconds { option, value });
         }
-    }
-    if args.vectorized && !args.packed && (args.mrg_rxbuf || args.in_order) {
-        return Err(ArgsError::Vectorized);
-    }
-    if args.vectorized && !args.packed && args.burst > VECTOR_REFILL {
-        return Err(ArgsError::VectorBurst(args.burst));
     }
     let settings = Settings {
         cpu: CpuId(args.cpu),
         ports: args.ports,
         len: args.size - FCS,
         flows: Flows { count: flows, addresses },
-        queue_size: args.queue_size,
-        queues: args.queues.min(QUEUES_MAX),
-        packed: args.packed,
-        vectorized: args.vectorized,
-        mrg_rxbuf: args.mrg_rxbuf,
-        in_order: args.in_order,
+        shape,
         touch: args.touch,
         verify_every: args.verify_every,
         rate: (args.rate > 0).then_some(args.rate),
         latency: args.latency,
         warmup: args.warmup,
         seconds: args.seconds,
+        drain: args.drain,
         memory_mib: args.memory_mb,
+        go: args.go,
+        file_per_page: args.file_per_page,
+        churn_mib: args.churn_mb,
         send_from: args.send_from,
         burst: args.burst,
         tx_free_threshold: args.tx_free_threshold,
@@ -384,7 +482,7 @@ impl FromStr for PortSettings {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut socket, mut mac, mut ip, mut to_mac, mut to_ip) = (None, None, None, None, None);
-        let (mut peer, mut server) = (None, false);
+        let (mut peer, mut server, mut own) = (None, false, OwnShape::default());
         let (mut vni, mut vtep, mut to_vtep, mut vtep_mac) = (None, None, None, None);
         for word in text.split(',') {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -408,12 +506,12 @@ impl FromStr for PortSettings {
                 "vtep" => vtep = Some(parse_ip(key, value)?),
                 "to-vtep" => to_vtep = Some(parse_ip(key, value)?),
                 "vtep-mac" => vtep_mac = Some(parse_mac(key, value)?),
-                _ => {
-                    return Err(format!(
-                        "{key:?} is unknown: use socket, mac, ip, to-mac, to-ip, peer, server, vni, \
-                         vtep, to-vtep, vtep-mac"
-                    ));
-                }
+                _ => own.set(key, value).ok_or_else(|| {
+                    format!(
+                        "{key:?} is unknown: use socket, mac, ip, to-mac, to-ip, peer, server, vni, vtep, to-vtep, \
+                         vtep-mac, or an option of rings"
+                    )
+                })??,
             }
         }
         let missing = |key: &str| format!("{key}= is missing");
@@ -433,6 +531,7 @@ impl FromStr for PortSettings {
             to_ip: to_ip.ok_or_else(|| missing("to-ip"))?,
             peer,
             tunnel,
+            own,
         })
     }
 }

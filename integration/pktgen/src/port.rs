@@ -41,8 +41,12 @@ pub enum PortError {
 
 /// EAL's options for the ports of `settings`.
 pub fn eal_options(settings: &Settings) -> Vec<String> {
-    let mut options = vec!["--single-file-segments".to_owned()];
-    if settings.vectorized && settings.packed {
+    let mut options = Vec::new();
+    if !settings.file_per_page {
+        options.push("--single-file-segments".to_owned());
+    }
+    let shapes = || settings.ports.iter().map(|port| settings.shape_of(port));
+    if shapes().any(|shape| shape.vectorized && shape.packed) {
         options.push("--force-max-simd-bitwidth=512".to_owned());
     }
     for (number, port) in settings.ports.iter().enumerate() {
@@ -57,17 +61,18 @@ fn device_name(number: usize) -> String {
 
 fn device_options(settings: &Settings, port: &PortSettings, number: usize) -> String {
     let switch = u8::from;
+    let shape = settings.shape_of(port);
     format!(
         "{},path={},mac={},queues={},queue_size={},packed_vq={},mrg_rxbuf={},in_order={},vectorized={},server={}",
         device_name(number),
         port.socket.display(),
         port.mac,
-        settings.queues,
-        settings.queue_size,
-        switch(settings.packed),
-        switch(settings.mrg_rxbuf),
-        switch(settings.in_order),
-        switch(settings.vectorized),
+        shape.queues,
+        shape.queue_size,
+        switch(shape.packed),
+        switch(shape.mrg_rxbuf),
+        switch(shape.in_order),
+        switch(shape.vectorized),
         switch(port.server),
     )
 }
@@ -191,19 +196,21 @@ impl Port {
         let own = settings.ports.get(usize::from(number)).and_then(|port| port.tunnel);
         let len = settings.len + if own.is_some() { OUTER_LEN } else { 0 };
         let mut device = Ethdev::open(eal, &device_name(usize::from(number)))?;
+        let own = settings.ports.get(usize::from(number));
+        let shape = own.map_or(settings.shape, |port| settings.shape_of(port));
         let pool = |kind| {
-            let per_queue = u32::from(settings.queue_size) + 2 * u32::from(settings.burst);
-            let mbufs = per_queue * u32::from(settings.queues) + CACHE + CACHE / 2;
+            let per_queue = u32::from(shape.queue_size) + 2 * u32::from(settings.burst);
+            let mbufs = per_queue * u32::from(shape.queues) + CACHE + CACHE / 2;
             let name = format!("pktgen-{kind}{number}");
             // Two bytes of rest for the length of a tagged frame, which virtio counts as well.
             let data_room = BUFFER.max((settings.len + outer + 32).next_multiple_of(64));
             Pool::new(eal, &PoolConfig { name, mbufs, cache: CACHE, data_room })
         };
         let queues = device.start(&EthdevConfig {
-            rx_queues: settings.queues,
-            tx_queues: settings.queues,
-            rx_descriptors: settings.queue_size,
-            tx_descriptors: settings.queue_size,
+            rx_queues: shape.queues,
+            tx_queues: shape.queues,
+            rx_descriptors: shape.queue_size,
+            tx_descriptors: shape.queue_size,
             rx_pool: pool("rx")?,
             mtu: (settings.len + outer).max(1514) - 14,
             tx_free_threshold: settings.tx_free_threshold,
@@ -217,7 +224,7 @@ impl Port {
             if let Some(stream) = streams.first() {
                 prepare(&pool, stream, pattern, len)?;
             }
-            let rate = settings.rate.map(|rate| rate / u64::from(settings.queues.max(1)));
+            let rate = settings.rate.map(|rate| rate / u64::from(shape.queues.max(1)));
             let transmitter = |(queue, stream)| Transmitter {
                 queue,
                 stream,
@@ -252,10 +259,10 @@ fn prepare(pool: &Pool, stream: &Stream, pattern: &Pattern, len: u16) -> Result<
 }
 
 fn shares(settings: &Settings, port: &PortSettings) -> Vec<Share> {
-    let share = |queue| {
-        Share::new(settings.flows, queue, settings.queues, port.ip, port.to_ip, settings.len)
-    };
-    (0..settings.queues).map(share).collect()
+    let queues = settings.shape_of(port).queues;
+    let share =
+        |queue| Share::new(settings.flows, queue, queues, port.ip, port.to_ip, settings.len);
+    (0..queues).map(share).collect()
 }
 
 fn streams(settings: &Settings, number: u8) -> Vec<Stream> {

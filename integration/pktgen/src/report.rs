@@ -45,6 +45,9 @@ pub struct Results {
     pub loss: f64,
     /// One-way latencies, if measured.
     pub latency_ns: Option<Latency>,
+    /// How often memory was allocated and freed, if it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_changes: Option<u64>,
 }
 
 /// Counters of one port.
@@ -176,6 +179,7 @@ mod tests {
                 p999: 6,
                 max: 7,
             }),
+            memory_changes: None,
         };
         assert_eq!(
             line(&Event::End(Box::new(results))),

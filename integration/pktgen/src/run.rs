@@ -1,12 +1,15 @@
 //! The run: wait for the links, warm up, measure, drain, report.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use vrouter_dpdk::{AllocError, CpuId, Eal, EalError, EthdevError, WrongPool, tsc};
+use vrouter_dpdk::{
+    AllocError, CpuId, Eal, EalError, EthdevError, Pool, PoolConfig, PoolError, WrongPool, tsc,
+};
 
 use crate::args::Settings;
 use crate::books::{Books, Counters};
@@ -21,8 +24,11 @@ pub static STARTED: AtomicBool = AtomicBool::new(false);
 const LINK_SECONDS: u64 = 60;
 const LINK_POLL: Duration = Duration::from_millis(10);
 
-/// Longest wait for packets under way.
-const DRAIN_MS: u64 = 200;
+/// Pause after each change of the memory: each makes a switch stop and start every queue.
+const CHURN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Bytes of a buffer in memory that is only there to be allocated.
+const CHURN_BUFFER: u16 = 8 * 1024;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +72,9 @@ pub enum RunError {
     /// Buffers.
     #[error("--memory-mb: sending ran out of buffers")]
     Buffers(#[from] AllocError),
+    /// Memory.
+    #[error("--churn-mb: cannot allocate it once more")]
+    Churn(#[source] PoolError),
     /// Buffers of one port in another's queue.
     #[error(transparent)]
     WrongPool(#[from] WrongPool),
@@ -100,6 +109,42 @@ pub fn run(settings: &Settings, eal: &Eal, stop: &AtomicBool) -> Result<Outcome,
 
     let mut traffic = Traffic::new(settings, ports, pattern, eal.tsc_hz());
     report::print(&Event::Ready)?;
+    if let Some(file) = &settings.go {
+        wait_for_go(file, stop)?;
+    }
+    if settings.churn_mib == 0 {
+        return send(settings, &mut traffic, stop, || None);
+    }
+    let (ended, changes) = (AtomicBool::new(false), AtomicU64::new(0));
+    thread::scope(|scope| {
+        let churning = scope.spawn(|| churn(eal, settings.churn_mib, &ended, &changes));
+        let outcome = send(settings, &mut traffic, stop, || Some(changes.load(Ordering::Relaxed)));
+        ended.store(true, Ordering::Relaxed);
+        let churned = churning.join().unwrap_or(Ok(()));
+        outcome.and_then(|outcome| churned.map(|()| outcome).map_err(RunError::Churn))
+    })
+}
+
+/// Allocates and frees memory until `ended`, and counts how often it was done.
+fn churn(eal: &Eal, mib: u32, ended: &AtomicBool, changes: &AtomicU64) -> Result<(), PoolError> {
+    while !ended.load(Ordering::Relaxed) {
+        let mbufs = mib * (1024 * 1024 / u32::from(CHURN_BUFFER));
+        let name = "pktgen-churn".to_owned();
+        let config = PoolConfig { name, mbufs, cache: 0, data_room: CHURN_BUFFER };
+        drop(Pool::new(eal, &config)?);
+        changes.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(CHURN_PAUSE);
+    }
+    Ok(())
+}
+
+/// The phases of a run. `changes` tells how often the memory has changed, if it does.
+fn send(
+    settings: &Settings,
+    traffic: &mut Traffic,
+    stop: &AtomicBool,
+    changes: impl Fn() -> Option<u64>,
+) -> Result<Outcome, RunError> {
     traffic.phase(settings.warmup, stop)?;
     traffic.drain()?;
     if stop.load(Ordering::Relaxed) {
@@ -110,7 +155,8 @@ pub fn run(settings: &Settings, eal: &Eal, stop: &AtomicBool) -> Result<Outcome,
     let ticks = traffic.phase(settings.seconds, stop)?;
     let measured = traffic.snapshot();
     traffic.drain()?;
-    let results = traffic.results(settings, &measured, ticks);
+    let results =
+        Results { memory_changes: changes(), ..traffic.results(settings, &measured, ticks) };
     let damaged = results.ports.iter().any(|port| port.corrupt > 0 || port.foreign > 0);
     report::print(&Event::End(Box::new(results)))?;
     Ok(if damaged { Outcome::Damaged } else { Outcome::Clean })
@@ -137,6 +183,16 @@ fn wait_for_links(ports: &[Port], stop: &AtomicBool) -> Result<(), RunError> {
     down.map_or(Ok(()), |port| Err(RunError::NoLink { port }))
 }
 
+fn wait_for_go(file: &Path, stop: &AtomicBool) -> Result<(), RunError> {
+    while !file.exists() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(RunError::Stopped);
+        }
+        thread::sleep(LINK_POLL);
+    }
+    Ok(())
+}
+
 /// What the polling itself did since [`Traffic::reset`].
 #[derive(Debug, Default, Clone, Copy)]
 struct Effort {
@@ -154,6 +210,8 @@ struct Traffic {
     effort: Effort,
     hz: u64,
     touch: bool,
+    /// Longest wait for packets under way, seconds.
+    patience: f64,
 }
 
 impl Traffic {
@@ -162,7 +220,7 @@ impl Traffic {
         let peers = (0..).zip(&ports).map(|(number, _)| usize::from(settings.peer_of(number)));
         let peers = peers.collect();
         let (effort, touch) = (Effort::default(), settings.touch);
-        Self { ports, peers, books, effort, hz, touch }
+        Self { ports, peers, books, effort, hz, touch, patience: settings.drain }
     }
 
     /// Sends and receives for `seconds`, or until `stop`; returns the ticks it took.
@@ -187,7 +245,7 @@ impl Traffic {
     /// Receives until all that was sent is here, or it took too long.
     fn drain(&mut self) -> Result<(), RunError> {
         let start = tsc();
-        let longest = DRAIN_MS * self.hz / 1000;
+        let longest = self.ticks(self.patience);
         while self.under_way() && tsc() - start < longest {
             self.round(tsc(), false)?;
         }
@@ -289,6 +347,7 @@ impl Traffic {
             sent_per_second: if ticks > 0 { ratio(sent, 1) / seconds } else { 0.0 },
             received_per_second: if ticks > 0 { ratio(received, 1) / seconds } else { 0.0 },
             loss: ratio(lost, sent),
+            memory_changes: None,
             latency_ns: if settings.latency {
                 Latency::of(self.books.latency(), self.hz)
             } else {

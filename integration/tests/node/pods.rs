@@ -22,6 +22,13 @@ pub fn address(node: &Node, pod: &RunningPod) -> Result<String> {
     Ok(node.vrouter()?.port(&pod.sandbox)?.spec.unwrap_or_default().ipv4)
 }
 
+/// The port's addresses of a pod, of both families.
+pub fn addresses(node: &Node, pod: &RunningPod) -> Result<Vec<String>> {
+    let spec = node.vrouter()?.port(&pod.sandbox)?.spec.unwrap_or_default();
+    ensure!(!spec.ipv6.is_empty(), "no IPv6 address: {spec:?}");
+    Ok(vec![spec.ipv4, spec.ipv6])
+}
+
 /// One way between two pods, every packet accounted for.
 pub fn one_way(node: &Node, sender: &mut RunningPod, receiver: &mut RunningPod) -> Result<()> {
     traffic::become_receiver(node, receiver)?;
@@ -99,6 +106,10 @@ pub fn what_a_pod_sees(stage: &mut Stage) -> Result<()> {
     serde_json::from_str::<serde_json::Value>(text)?;
     for word in [&spec.ipv4, &spec.mac, "red", "/run/ringway/net0.sock", "vhost-adaptor-path"] {
         ensure!(text.contains(word), "no {word} in {text}");
+    }
+    ensure!(spec.ipv6.starts_with("fd00:66::"), "no IPv6 address of network red: {spec:?}");
+    for word in [format!("\"ipv6\": \"{}/64\"", spec.ipv6), "\"gateway6\": \"fd00:66::1\"".into()] {
+        ensure!(text.contains(&word), "no {word} in {text}");
     }
     let write = cri.exec(&running.container, &["sh", "-c", "echo x >/run/ringway/x"], 10)?;
     ensure!(write.code != 0, "the pod could write to /run/ringway");

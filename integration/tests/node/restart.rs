@@ -7,7 +7,7 @@ use integration::demo::{dpdk_pod, listening_pod};
 use integration::{traffic, wait};
 use vrouter_api::v1::PortState;
 
-use crate::pods::{address, one_way};
+use crate::pods::{addresses, one_way};
 use crate::stage::Stage;
 
 /// Time for a restarted daemon to find what it must do.
@@ -40,8 +40,9 @@ pub fn plugin(stage: &mut Stage) -> Result<()> {
     // Its addresses are still taken.
     let new = node.start_pod(dpdk_pod("new", "red"))?;
     node.vrouter()?.wait_up(&new.sandbox, traffic::UP)?;
-    let taken = [address(node, &one)?, address(node, &two)?];
-    ensure!(!taken.contains(&address(node, &new)?), "{taken:?} are in use");
+    let taken = [addresses(node, &one)?, addresses(node, &two)?].concat();
+    let given = addresses(node, &new)?;
+    ensure!(given.iter().all(|address| !taken.contains(address)), "{taken:?} are in use");
 
     // And in order as well as by a crash.
     node.stop_plugin()?;
@@ -62,7 +63,7 @@ pub fn vrouter(stage: &mut Stage) -> Result<()> {
         node.vrouter()?.wait_up(&pod.sandbox, traffic::UP)?;
     }
     let pid = node.pid(&listens)?;
-    let (first, second) = (address(node, &connects)?, address(node, &listens)?);
+    let before = [addresses(node, &connects)?, addresses(node, &listens)?];
     node.crash_vrouter()?;
     node.start_vrouter()?;
 
@@ -74,10 +75,8 @@ pub fn vrouter(stage: &mut Stage) -> Result<()> {
         node.vrouter()?.find_port(&connects.sandbox)
     })?;
     ensure!(port.state() == PortState::Waiting, "{port:?}");
-    ensure!(
-        address(node, &connects)? == first && address(node, &listens)? == second,
-        "addresses moved"
-    );
+    let after = [addresses(node, &connects)?, addresses(node, &listens)?];
+    ensure!(after == before, "addresses moved: {after:?}, before {before:?}");
 
     // A new container in the same sandbox is enough.
     one_way(node, &mut connects, &mut listens)?;

@@ -3,7 +3,7 @@
 //! Annotations are written by whoever may create pods: every list is bounded, every value checked, and no value
 //! reaches a path or a command line unchecked.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
@@ -70,8 +70,8 @@ pub struct RawInterface {
     pub name: Option<String>,
     /// Network. Default: from [`NETWORK`].
     pub network: Option<String>,
-    /// IPv4 address. Default: the lowest free one.
-    pub ip: Option<String>,
+    /// Addresses, at most one of each family. Default: the lowest free IPv4 one, and the IPv6 one that corresponds.
+    pub ip: Vec<String>,
     /// Ethernet address. Default: made from network and address.
     pub mac: Option<String>,
     /// Queue pairs, 1 to 16. Default: 1.
@@ -108,6 +108,8 @@ pub struct InterfaceRequest {
     pub network: String,
     /// The address the pod wants.
     pub ip: Option<Ipv4Addr>,
+    /// The IPv6 address the pod wants.
+    pub ipv6: Option<Ipv6Addr>,
     /// The Ethernet address the pod wants; unicast.
     pub mac: Option<Mac>,
     /// Queue pairs, 1 to [`MAX_QUEUES`].
@@ -261,6 +263,7 @@ impl InterfaceRequest {
             name: format!("net{index}"),
             network: network.to_owned(),
             ip: None,
+            ipv6: None,
             mac: None,
             queues: 1,
             mtu: None,
@@ -387,12 +390,22 @@ fn parse_interface(
         Some("pod") => Some(SocketOwner::Pod),
         Some(owner) => return Err(wrong("socket", owner, "must be vrouter or pod")),
     };
-    let ip = match raw.ip {
-        None => None,
-        Some(text) => Some(text.parse().map_err(|_| {
-            wrong("ip", &text, "must be an IPv4 address as \"10.66.0.5\", without prefix length")
-        })?),
-    };
+    let (mut ip, mut ipv6) = (None, None);
+    for text in raw.ip {
+        let another = match text.parse() {
+            Ok(IpAddr::V4(address)) => ip.replace(address).is_some(),
+            Ok(IpAddr::V6(address)) => ipv6.replace(address).is_some(),
+            Err(_) => {
+                let remedy =
+                    "must be an address as \"10.66.0.5\" or \"fd00:66::5\", without prefix length";
+                return Err(wrong("ip", &text, remedy));
+            }
+        };
+        if another {
+            let remedy = "is the second of its family: write at most one of each, as [\"10.66.0.5\",\"fd00:66::5\"]";
+            return Err(wrong("ip", &text, remedy));
+        }
+    }
     let mac = match raw.mac {
         None => None,
         Some(text) => {
@@ -411,6 +424,7 @@ fn parse_interface(
         name,
         network,
         ip,
+        ipv6,
         mac,
         queues: number("queues", raw.queues.unwrap_or(1), 1, MAX_QUEUES)?,
         mtu: raw.mtu.map(|mtu| number("mtu", mtu, MIN_MTU, 65_535)).transpose()?,

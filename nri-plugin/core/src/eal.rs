@@ -60,6 +60,7 @@ mod tests {
             ip: [10, 66, 0, 2].into(),
             prefix_len: 24,
             gateway: [10, 66, 0, 1].into(),
+            ipv6: None,
             mac: "02:2a:0a:42:00:02".parse().unwrap(),
             queues: 2,
             queue_size: 1024,

@@ -4,7 +4,7 @@
 //! nothing and says in one line why. A pod keeps one NUMA node over all its containers, and what a container was given
 //! stays with the pod until [`Node::release_pod`], so that a restarted container finds the same CPUs and sockets.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::annotations::{CpusRequest, NumaPolicy, Request, Scope, SocketOwner};
@@ -144,6 +144,8 @@ pub struct Interface {
     pub prefix_len: u8,
     /// The vRouter's address in that network.
     pub gateway: Ipv4Addr,
+    /// The same in IPv6, if the network had it when the interface was made.
+    pub ipv6: Option<Ipv6>,
     /// Its Ethernet address.
     pub mac: Mac,
     /// Queue pairs.
@@ -154,6 +156,17 @@ pub struct Interface {
     pub mtu: u32,
     /// Who listens on its socket.
     pub socket: SocketOwner,
+}
+
+/// The IPv6 side of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// Length of the network's prefix.
+    pub prefix_len: u8,
+    /// The vRouter's address in that network.
+    pub gateway: Ipv6Addr,
 }
 
 /// A container on shared CPUs whose CPUs have changed.
@@ -210,6 +223,14 @@ impl Cpus {
         match self {
             Self::Exclusive(cpus) | Self::Shared(cpus) => cpus,
         }
+    }
+}
+
+impl Interface {
+    /// Its addresses of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv6 = self.ipv6.map(|ipv6| ipv6.address.into());
+        core::iter::once(self.ip.into()).chain(ipv6)
     }
 }
 
@@ -399,14 +420,14 @@ impl Node {
         }
         let others = || self.pods.values().filter(|pod| pod.sandbox != record.sandbox);
         for (_, interface) in record.ports() {
-            let same =
-                |other: &Interface| other.network == interface.network && other.ip == interface.ip;
-            if others().flat_map(PodRecord::ports).any(|(_, other)| same(other)) {
-                return Err(AdoptError::Address {
-                    network: interface.network.clone(),
-                    ip: interface.ip,
-                    sandbox: record.sandbox.clone(),
-                });
+            let others = || others().flat_map(PodRecord::ports).map(|(_, other)| other);
+            let taken = |ip: &IpAddr| {
+                let mut others = others().filter(|other| other.network == interface.network);
+                others.any(|other| other.addresses().any(|other| other == *ip))
+            };
+            if let Some(ip) = interface.addresses().find(taken) {
+                let (network, sandbox) = (interface.network.clone(), record.sandbox.clone());
+                return Err(AdoptError::Address { network, ip, sandbox });
             }
         }
         self.pods.insert(record.sandbox.clone(), record);

@@ -3,7 +3,7 @@
 //! Compares what the plugin wrote down, which pods containerd still has and which ports the vRouter has, and lists the
 //! steps that make them agree. Doing the steps twice does no harm.
 
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,8 @@ pub struct Port {
     pub mac: Mac,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// Its IPv6 address, if it has one.
+    pub ipv6: Option<Ipv6Addr>,
     /// On the host.
     pub socket_path: PathBuf,
     /// Who listens.
@@ -167,6 +169,7 @@ fn wanted_ports(
             network: interface.network.clone(),
             mac: interface.mac,
             ip: interface.ip,
+            ipv6: interface.ipv6.map(|ipv6| ipv6.address),
             socket_path: paths::socket(run_dir, &id)?,
             socket: interface.socket,
             queues: interface.queues,

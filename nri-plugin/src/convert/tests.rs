@@ -137,12 +137,15 @@ fn networks_and_what_is_taken_of_them() {
         gateway: "10.66.0.1".into(),
         mtu: 1500,
         gateway_mac: "02:00:00:00:00:01".into(),
+        ipv6: "fd00:66::/64".into(),
+        gateway6: "fd00:66::1".into(),
         ..Default::default()
     };
     let port = |network: &str, ipv4: &str, mac: &str| v1::Port {
         spec: Some(v1::PortSpec {
             network: network.into(),
             ipv4: ipv4.into(),
+            ipv6: ipv4.replace("10.66.0.", "fd00:66::"),
             mac: mac.into(),
             ..Default::default()
         }),
@@ -160,7 +163,18 @@ fn networks_and_what_is_taken_of_them() {
     assert_eq!(network.used_addresses, BTreeSet::from(["10.66.0.9".parse().unwrap()]));
     assert_eq!(network.used_macs, BTreeSet::from(["02:00:00:00:00:09".parse().unwrap()]));
 
+    let ipv6 = network.ipv6.as_ref().unwrap();
+    assert_eq!(
+        (ipv6.prefix.to_string(), ipv6.gateway.to_string()),
+        (red.ipv6.clone(), red.gateway6.clone())
+    );
+    assert_eq!(ipv6.used_addresses, BTreeSet::from(["fd00:66::9".parse().unwrap()]));
+    let four = v1::Network { ipv6: String::new(), gateway6: String::new(), ..red.clone() };
+    assert_eq!(networks(&[four], &[]).unwrap()[0].ipv6, None);
+
     for (change, expected) in [
+        (v1::Network { ipv6: "fd00::/x".into(), ..red.clone() }, "\"fd00::/x\" is no IPv6 prefix"),
+        (v1::Network { gateway6: "x".into(), ..red.clone() }, "\"x\" is no IPv6 address"),
         (v1::Network { ipv4: "10.66".into(), ..red.clone() }, "\"10.66\""),
         (v1::Network { gateway: String::new(), ..red.clone() }, "\"\" is no IPv4"),
         (v1::Network { gateway_mac: "x".into(), ..red.clone() }, "\"x\""),

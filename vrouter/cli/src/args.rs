@@ -1,11 +1,16 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod networks;
+mod routes;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
+
+pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
+pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
 
 /// Shows and changes what this node's vRouter does.
 #[derive(Debug, Parser)]
@@ -33,6 +38,7 @@ const EXAMPLES: &str = "\
 Examples:
   ringway ports                                 who is connected, and who is not and why
   ringway networks add red --ipv4 10.66.0.0/24  a network for pods with `network.ringway.dev: red`
+  ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
   ringway workers set 2,3                       two CPUs for packets, from now on";
@@ -41,6 +47,7 @@ const LONG_HELP: &str = "\
 Examples:
   ringway ports                                 who is connected, and who is not and why
   ringway networks add red --ipv4 10.66.0.0/24  a network for pods with `network.ringway.dev: red`
+  ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
   ringway workers set 2,3                       two CPUs for packets, from now on
@@ -53,7 +60,7 @@ JSON: lists are arrays, sorted as the tables are. Fields are only ever added. Wh
 Exit codes:
   0  done
   1  the vRouter refused, or the output cannot be written
-  2  wrong usage
+  2  wrong usage, or a file with a mistake
   3  the vRouter cannot be reached";
 
 #[derive(Debug, Subcommand)]
@@ -72,6 +79,10 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: Option<NetworkAction>,
     },
+
+    /// Routes of a network, beside those to its pods.
+    #[command(after_long_help = routes::ROUTES_HELP)]
+    Routes(RoutesArgs),
 
     /// The threads that move packets. Without a subcommand: list them.
     #[command(after_long_help = WORKERS_HELP)]
@@ -97,17 +108,6 @@ pub(crate) enum Command {
     Completions {
         /// For which shell.
         shell: Shell,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NetworkAction {
-    /// Creates a network. The same again is no error, the same name with other values is.
-    Add(AddNetwork),
-    /// Deletes a network, which must have no ports. One that does not exist is no error.
-    Delete {
-        /// Its name.
-        name: String,
     },
 }
 
@@ -144,30 +144,6 @@ impl FromStr for Pin {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct AddNetwork {
-    /// Its name: lower case letters, digits and `-`, at most 63. What annotations say.
-    pub(crate) name: String,
-    /// Where its pods' addresses come from, as 10.66.0.0/24.
-    #[arg(long, value_name = "PREFIX")]
-    pub(crate) ipv4: String,
-    /// The address at which the vRouter answers [default: the first of the prefix].
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) gateway: Option<Ipv4Addr>,
-    /// Greatest IP packet, bytes [default: 1500].
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
-    pub(crate) mtu: Option<u32>,
-    /// Number of the network in VXLAN packets to and from other hosts.
-    #[arg(long, requires = "underlay", requires = "local", value_parser = clap::value_parser!(u32).range(0..=0xff_ffff))]
-    pub(crate) vni: Option<u32>,
-    /// The network that carries those packets.
-    #[arg(long, value_name = "NETWORK", requires = "vni")]
-    pub(crate) underlay: Option<String>,
-    /// This end's address in that network: its gateway's, or one that no pod has.
-    #[arg(long, value_name = "ADDRESS", requires = "vni")]
-    pub(crate) local: Option<IpAddr>,
-}
-
-#[derive(Debug, ClapArgs)]
 pub(crate) struct StatsArgs {
     /// Print rates over this many seconds, again and again, until interrupted.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
@@ -192,12 +168,17 @@ Columns:
   STATE    waiting: nobody is connected; connected: the handshake is under way or the queues are off;
            up: packets can flow
   QUEUES   queue pairs in use / allowed
+  POLICER  what the pod may send: packets and bits per second; `ringway drops` counts what is more as `policed`
   REASON   why it is not up: the last refusal or disconnect
 
 JSON: an array of
   id                           string, the vRouter's: <sandbox id>/<slot>/<interface>
   sandbox, slot                string and number; null for ports that are no pod's
   namespace, pod, interface, network, ip, mac, socket_path  strings
+  ipv6                         string or null
+  allowed_sources              array of strings: prefixes the pod may send from beside its own addresses
+  trunk                        whether stations that are no pods are behind it
+  policer                      null, or as in `ringway networks`; the one that holds
   mode                         \"vrouter\" or \"pod\"
   state                        \"waiting\", \"connected\" or \"up\"
   reason                       string or null
@@ -210,8 +191,16 @@ JSON: an array of
   peer_cgroups                 array of strings: whose processes may connect";
 
 const NETWORKS_JSON: &str = "\
-JSON: an array of {name, ipv4, gateway, gateway_mac, mtu, tunnel}; `add` prints one such object,
-`delete` prints {deleted: name}. `tunnel` is {vni, underlay, local}, or null without one.";
+POLICER is what each pod may send that has no policer of its own. STATIONS were heard behind trunk ports of late.
+
+JSON: an array of
+  name, ipv4, gateway, mode    strings
+  gateway_mac, ipv6, gateway6  string or null
+  mtu, routes, stations        numbers
+  flood_limit                  null, or {frames_per_second, burst_frames}
+  policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
+  tunnel                       null, or {vni, underlay, local}
+`add` prints one such object, `delete` prints {deleted: name}.";
 
 const WORKERS_HELP: &str = "\
 QUEUES are the queues that pods send on and this worker polls. [workers] assignment in vrouter.toml says how they are
@@ -261,7 +250,10 @@ JSON: one object per line, {\"event\": NAME, ...}
 mod tests {
     use clap::{CommandFactory as _, Parser as _};
 
-    use super::{Args, Command, NetworkAction, WorkerAction};
+    use super::{
+        Args, Command, Mode, NetworkAction, Number, RouteAction, RoutesArgs, WorkerAction,
+    };
+    use crate::routes::{Prefix, Target};
 
     #[test]
     fn the_definition_is_consistent() {
@@ -278,6 +270,13 @@ mod tests {
             "ringway networks",
             "ringway networks --json",
             "ringway networks delete red",
+            "ringway routes red",
+            "ringway routes red --json",
+            "ringway routes list add",
+            "ringway routes add red default via 10.66.0.7",
+            "ringway routes replace red fd00:1::/32 unreachable",
+            "ringway routes delete red 10.1.0.0/16",
+            "ringway routes load red -",
             "ringway stats --watch 1 --count 3",
             "ringway completions zsh",
             "ringway workers",
@@ -296,6 +295,16 @@ mod tests {
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 7 --underlay fabric",
             "ringway networks add red --ipv4 10.0.0.0/24 --local 192.0.2.1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 16777216 --underlay f --local ::1",
+            "ringway networks add red --ipv4 10.0.0.0/24 --mode switched",
+            "ringway networks add red --ipv4 10.0.0.0/24 --gateway6 fd00::1",
+            "ringway networks add red --ipv4 10.0.0.0/24 --burst-bits 5",
+            "ringway networks add red --ipv4 10.0.0.0/24 --bits-per-second 1K",
+            "ringway routes",
+            "ringway routes red blue",
+            "ringway routes add red 10.1.0.0/16",
+            "ringway routes add red 10.1.0.0/16 vxlan 192.0.2.2 mac 02:00:00:00:00:01 x",
+            "ringway routes delete red 10.1.0.0/x",
+            "ringway routes load red",
             "ringway stats --watch 0",
             "ringway stats --count 2",
             "ringway completions basic",
@@ -326,6 +335,28 @@ mod tests {
         };
         assert_eq!((add.vni, add.underlay.as_deref()), (Some(7), Some("f")));
         assert_eq!(add.local, Some([192, 0, 2, 1].into()));
+        assert_eq!((add.mode, add.ipv6.is_none(), add.bits_per_second), (Mode::Routed, true, None));
+        let line = "ringway networks add lan --ipv4 10.0.0.0/24 --ipv6 fd00::/64 --gateway6 fd00::9 --mode bridged \
+                    --flood-limit 5 --bits-per-second 10G --burst-bits 1M";
+        let Command::Networks { action: Some(NetworkAction::Add(add)) } =
+            parse(line).unwrap().command
+        else {
+            panic!("{line}")
+        };
+        assert_eq!((add.mode, add.flood_limit, add.flood_burst), (Mode::Bridged, Some(5), None));
+        assert_eq!(add.bits_per_second, Some(Number(10_000_000_000)));
+        let routes = |line| match parse(line).unwrap().command {
+            Command::Routes(routes) => routes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(routes("ringway routes red").network.as_deref(), Some("red"));
+        let RoutesArgs { action: Some(RouteAction::Add(set)), .. } =
+            routes("ringway routes add red default via 10.66.0.7")
+        else {
+            panic!("no route is added")
+        };
+        assert_eq!((set.network.as_str(), &set.prefix), ("red", &Prefix::Default));
+        assert_eq!(set.target(), Ok(Target::Via([10, 66, 0, 7].into())));
         let args = parse("ringway workers set 3,1").unwrap();
         let Command::Workers { action: Some(WorkerAction::Set { cpus }) } = args.command else {
             panic!("{args:?}")

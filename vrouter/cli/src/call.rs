@@ -53,6 +53,28 @@ impl Vrouter {
         Ok(())
     }
 
+    /// One page of a network's routes, behind the prefix `after`; and whether there are more.
+    pub(crate) async fn routes(
+        &mut self,
+        network: &str,
+        after: String,
+    ) -> Result<(Vec<v1::Route>, bool), Failure> {
+        let request = v1::ListRoutesRequest { network: network.to_owned(), after, limit: 0 };
+        let answer = self.client.list_routes(request);
+        let page = answered(&self.socket, "routes", answer).await?;
+        Ok((page.routes, page.more))
+    }
+
+    /// Changes routes; returns how many the network has then. `what` says what was not done if it fails.
+    pub(crate) async fn change_routes(
+        &mut self,
+        what: &str,
+        request: v1::ChangeRoutesRequest,
+    ) -> Result<u64, Failure> {
+        let answer = self.client.change_routes(request);
+        Ok(answered(&self.socket, what, answer).await?.routes)
+    }
+
     pub(crate) async fn set_workers(&mut self, cpus: Vec<u32>) -> Result<(), Failure> {
         let answer = self.client.set_workers(v1::SetWorkersRequest { cpus });
         answered(&self.socket, "workers not changed", answer).await?;

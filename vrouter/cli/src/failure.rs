@@ -29,6 +29,14 @@ pub(crate) enum Failure {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// What was given to read is wrong.
+    #[error("{what}: {why}")]
+    Input {
+        /// What was to be read.
+        what: String,
+        /// What is wrong, and what would be right.
+        why: String,
+    },
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -42,6 +50,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Refused { .. } | Self::Output(_) => 1,
+            Self::Input { .. } => 2,
             Self::Unreachable { .. } => 3,
         })
     }

@@ -11,6 +11,7 @@ use clap::Parser as _;
 mod args;
 mod call;
 mod failure;
+mod routes;
 mod run;
 mod table;
 mod text;

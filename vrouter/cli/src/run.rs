@@ -1,14 +1,16 @@
 //! The commands: ask, convert, print.
 
+mod networks;
+mod routes;
+
 use std::io::Write;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
 use serde::Serialize;
 use tokio::time::Instant;
-use vrouter_api::v1;
 
-use crate::args::{AddNetwork, Args, Command, NetworkAction, StatsArgs, WorkerAction};
+use crate::args::{Args, Command, NetworkAction, StatsArgs, WorkerAction};
 use crate::call::Vrouter;
 use crate::failure::Failure;
 use crate::text;
@@ -36,7 +38,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             show(out, args.json, &networks, |networks| text::networks(networks))
         }
         Command::Networks { action: Some(NetworkAction::Add(network)) } => {
-            let created = Network::from(vrouter.add_network(request(network)).await?);
+            let created = Network::from(vrouter.add_network(networks::request(network)).await?);
             show(out, args.json, &created, |network| text::networks(std::slice::from_ref(network)))
         }
         Command::Networks { action: Some(NetworkAction::Delete { name }) } => {
@@ -44,6 +46,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             let deleted = Deleted { deleted: name.clone() };
             show(out, args.json, &deleted, |_| format!("network {name} is gone\n"))
         }
+        Command::Routes(routes) => routes::run(&mut vrouter, routes, args.json, out).await,
         Command::Workers { action: None } => show_workers(&mut vrouter, args.json, out).await,
         Command::Workers { action: Some(WorkerAction::Set { cpus }) } => {
             vrouter.set_workers(cpus.clone()).await?;
@@ -73,22 +76,6 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
 #[derive(Serialize)]
 struct Deleted {
     deleted: String,
-}
-
-fn request(network: &AddNetwork) -> v1::Network {
-    v1::Network {
-        name: network.name.clone(),
-        ipv4: network.ipv4.clone(),
-        gateway: network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
-        mtu: network.mtu.unwrap_or(0),
-        gateway_mac: String::new(),
-        tunnel: network.vni.map(|vni| v1::Tunnel {
-            vni,
-            underlay: network.underlay.clone().unwrap_or_default(),
-            local: network.local.map(|local| local.to_string()).unwrap_or_default(),
-        }),
-        ..Default::default()
-    }
 }
 
 async fn show_workers(

@@ -3,8 +3,8 @@
 use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
 use crate::view::{
-    Drops, Event, Info, Latency, Mode, Network, Owner, Port, Rates, State, Stats, Tunnel, Worker,
-    WorkerQueues,
+    Drops, Event, Info, Latency, Mode, Network, NetworkMode, Owner, Policer, Port, Rates, State,
+    Stats, Tunnel, Worker, WorkerQueues,
 };
 
 /// Characters of a sandbox id that crictl shows, and people compare.
@@ -34,10 +34,16 @@ fn on_cpus(workers: &[Worker]) -> String {
 pub(crate) fn networks(networks: &[Network]) -> String {
     let columns = [
         ("NAME", Left),
+        ("MODE", Left),
         ("IPV4", Left),
         ("GATEWAY", Left),
+        ("IPV6", Left),
+        ("GATEWAY6", Left),
         ("GATEWAY MAC", Left),
         ("MTU", Right),
+        ("ROUTES", Right),
+        ("STATIONS", Right),
+        ("POLICER", Left),
         ("TUNNEL", Left),
     ];
     let tunnel = |Tunnel { vni, underlay, local }: &Tunnel| {
@@ -45,16 +51,31 @@ pub(crate) fn networks(networks: &[Network]) -> String {
     };
     let mut table = Table::new(&columns);
     for network in networks {
+        let is_bridged = network.mode == NetworkMode::Bridged;
         table.row([
             network.name.clone(),
+            if is_bridged { "bridged".to_owned() } else { "routed".to_owned() },
             network.ipv4.clone(),
             network.gateway.clone(),
+            network.ipv6.clone().unwrap_or_default(),
+            network.gateway6.clone().unwrap_or_default(),
             network.gateway_mac.clone().unwrap_or_default(),
             network.mtu.to_string(),
+            network.routes.to_string(),
+            if is_bridged { network.stations.to_string() } else { String::new() },
+            policer(network.policer),
             network.tunnel.as_ref().map(tunnel).unwrap_or_default(),
         ]);
     }
     table.render()
+}
+
+/// Packets and bits per second, as far as they are limited.
+fn policer(policer: Option<Policer>) -> String {
+    let Some(policer) = policer else { return String::new() };
+    let packets = policer.packets_per_second.map(|rate| format!("{} pps", scaled(rate)));
+    let bits = policer.bits_per_second.map(|rate| format!("{} bit/s", scaled(rate)));
+    [packets, bits].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) fn ports(ports: &[Port]) -> String {
@@ -64,10 +85,12 @@ pub(crate) fn ports(ports: &[Port]) -> String {
         ("INTERFACE", Left),
         ("NETWORK", Left),
         ("IP", Left),
+        ("IPV6", Left),
         ("MAC", Left),
         ("MODE", Left),
         ("STATE", Left),
         ("QUEUES", Right),
+        ("POLICER", Left),
         ("REASON", Left),
     ]);
     for port in ports {
@@ -77,10 +100,12 @@ pub(crate) fn ports(ports: &[Port]) -> String {
             port.interface.clone(),
             port.network.clone(),
             port.ip.clone(),
+            port.ipv6.clone().unwrap_or_default(),
             port.mac.clone(),
             mode(port.mode).to_owned(),
             state(port.state).to_owned(),
             format!("{}/{}", port.active_queue_pairs, port.queue_pairs),
+            policer(port.policer),
             port.reason.clone().unwrap_or_default(),
         ]);
     }
@@ -266,7 +291,8 @@ pub(crate) fn event(event: &Event) -> String {
     let line = match event {
         Event::NetworkAdded { network } => {
             let Network { name, ipv4, gateway, mtu, .. } = network;
-            format!("network {name} added: {ipv4} gateway {gateway} mtu {mtu}")
+            let ipv6 = network.ipv6.as_deref().map(|ipv6| format!(" {ipv6}")).unwrap_or_default();
+            format!("network {name} added: {ipv4} gateway {gateway}{ipv6} mtu {mtu}")
         }
         Event::NetworkRemoved { name } => format!("network {name} removed"),
         Event::PortAdded { port } => format!("port {} added: {}", name(port), describe(port)),

@@ -6,9 +6,11 @@ use serde::Serialize;
 use vrouter_api::v1;
 
 mod latency;
+mod networks;
 mod rates;
 
 pub(crate) use latency::Latency;
+pub(crate) use networks::{Network, NetworkMode, Policer, Tunnel};
 pub(crate) use rates::Rates;
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -28,23 +30,6 @@ pub(crate) struct Worker {
 }
 
 #[derive(Debug, PartialEq, Serialize)]
-pub(crate) struct Network {
-    pub(crate) name: String,
-    pub(crate) ipv4: String,
-    pub(crate) gateway: String,
-    pub(crate) gateway_mac: Option<String>,
-    pub(crate) mtu: u32,
-    pub(crate) tunnel: Option<Tunnel>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Tunnel {
-    pub(crate) vni: u32,
-    pub(crate) underlay: String,
-    pub(crate) local: String,
-}
-
-#[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Port {
     pub(crate) id: String,
     pub(crate) sandbox: Option<String>,
@@ -54,7 +39,11 @@ pub(crate) struct Port {
     pub(crate) interface: String,
     pub(crate) network: String,
     pub(crate) ip: String,
+    pub(crate) ipv6: Option<String>,
+    pub(crate) allowed_sources: Vec<String>,
     pub(crate) mac: String,
+    pub(crate) trunk: bool,
+    pub(crate) policer: Option<Policer>,
     pub(crate) mode: Mode,
     pub(crate) state: State,
     pub(crate) reason: Option<String>,
@@ -216,23 +205,6 @@ impl From<v1::Info> for Info {
     }
 }
 
-impl From<v1::Network> for Network {
-    fn from(network: v1::Network) -> Self {
-        Self {
-            name: network.name,
-            ipv4: network.ipv4,
-            gateway: network.gateway,
-            gateway_mac: filled(network.gateway_mac),
-            mtu: network.mtu,
-            tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
-                vni,
-                underlay,
-                local,
-            }),
-        }
-    }
-}
-
 impl From<v1::Port> for Port {
     fn from(port: v1::Port) -> Self {
         let state = match port.state() {
@@ -255,7 +227,11 @@ impl From<v1::Port> for Port {
             interface: spec.interface,
             network: spec.network,
             ip: spec.ipv4,
+            ipv6: filled(spec.ipv6),
+            allowed_sources: spec.allowed_sources,
             mac: spec.mac,
+            trunk: spec.trunk,
+            policer: port.policer.map(Policer::from),
             mode,
             state,
             reason: filled(port.reason),

@@ -67,6 +67,10 @@ fn help_tells_exit_codes_and_fields() {
     for (args, parts) in [
         (&["--help"][..], &["Exit codes", "RINGWAY_VROUTER_SOCKET", "networks add red"][..]),
         (&["ports", "--help"], &["peer_pid", "REASON", "waiting"]),
+        (&["networks", "--help"], &["gateway6", "flood_limit", "stations"]),
+        (&["networks", "add", "--help"], &["--ipv6", "bridged", "--bits-per-second", "10 ms"]),
+        (&["routes", "--help"], &["ringway routes load", "unreachable", "changed"]),
+        (&["routes", "load", "--help"], &["ip route", "standard input", "changes nothing"]),
         (&["stats", "--help"], &["rx_packets_per_second", "--watch"]),
     ] {
         let output = ringway(args).output().unwrap();
@@ -103,5 +107,10 @@ fn output_that_cannot_be_written_is_exit_code_1() {
 fn completions() {
     let output = ringway(&["completions", "bash"]).output().unwrap();
     check(&output, 0, &[]);
-    assert!(text(&output.stdout).contains("_ringway") && text(&output.stdout).contains("--watch"));
+    let script = text(&output.stdout);
+    for word in
+        ["_ringway", "--watch", "ringway__subcmd__routes__subcmd__load", "--mode", "routed bridged"]
+    {
+        assert!(script.contains(word), "{word}");
+    }
 }

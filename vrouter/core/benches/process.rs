@@ -9,8 +9,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use vrouter_core::{
-    Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex, PortLimits,
-    PortPolicy, RouteChange, RouteTarget, Tables, Timestamp, Tunnel, Verdict, Vtep, process,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex,
+    PortLimits, PortPolicy, Rates, RouteChange, RouteTarget, Tables, Timestamp, Tunnel, Verdict,
+    Vtep, process,
 };
 use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni, flow_hash};
 use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, checksum};
@@ -46,6 +47,7 @@ fn policy() -> Policy {
             gateway: Ipv6Addr::new(0xfd00, 0x66, 0, 0, 0, 0, 0, 1),
         }),
         mode: Mode::Routed,
+        floods: FloodLimit::default(),
         tunnel: None,
     };
     let port = |index| PortPolicy {
@@ -56,6 +58,7 @@ fn policy() -> Policy {
         ipv6: Some(address6(index)),
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     };
     let ports = (0..PORTS).map(port).collect();
     Policy { networks: vec![network], ports }

@@ -2,9 +2,9 @@
 //!
 //! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
 //! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
-//! Neighbor Discovery and ping for the gateway ([`process`]); put packets into VXLAN tunnels between networks and take
-//! them out; write ICMP errors ([`icmp_error`]); limit those, floods
-//! and what a port sends ([`PortLimits`], [`Policer`]); name every reason a packet is dropped for ([`DropReason`]).
+//! Neighbor Discovery and ping for the gateway, and limit what a port sends ([`process`], [`Policer`]); put packets into
+//! VXLAN tunnels between networks and take them out; write ICMP errors ([`icmp_error`]); limit those and floods
+//! ([`PortLimits`]); name every reason a packet is dropped for ([`DropReason`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
 //! [`Counters`]). It sees a
@@ -32,6 +32,7 @@ mod policer;
 mod policy;
 mod process;
 mod routes;
+mod stations;
 mod tables;
 mod tunnels;
 mod verdict;
@@ -44,8 +45,8 @@ pub use network::Network;
 pub use packet::{HEADER_BYTES, Packet};
 pub use policer::{Policer, Rate, Rates};
 pub use policy::{
-    Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy,
-    Tunnel,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex,
+    PortPolicy, Tunnel,
 };
 pub use process::{Outcome, process};
 pub use routes::{RouteChange, RouteError, RouteTarget, Vtep};

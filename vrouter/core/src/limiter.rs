@@ -24,7 +24,7 @@ impl Timestamp {
 pub struct PortLimits {
     /// ICMP errors sent to it.
     pub errors: IcmpLimiter,
-    /// Frames repeated to other ports of a bridged network.
+    /// Frames repeated to other ports of a bridged network, which says how many ([`crate::FloodLimit`]).
     pub floods: FloodLimiter,
 }
 
@@ -50,6 +50,15 @@ impl Bucket {
         // `as` because `From` is not const; both only widen.
         let interval = 1_000_000_000 / per_second as u64;
         Self { interval, tolerance: interval * (burst as u64 - 1), full_at: 0 }
+    }
+
+    /// Goes on with the rate and burst of another one.
+    fn follow(&mut self, other: &Self) {
+        if (self.interval, self.tolerance) != (other.interval, other.tolerance) {
+            // One that allows none is full at the end of time.
+            let full_at = if self.full_at == u64::MAX { 0 } else { self.full_at };
+            *self = Self { full_at: full_at.max(other.full_at), ..*other };
+        }
     }
 
     fn allow(&mut self, now: Timestamp) -> bool {
@@ -82,6 +91,11 @@ macro_rules! limiters {
             /// Takes one token if there is one.
             pub fn allow(&mut self, now: Timestamp) -> bool {
                 self.0.allow(now)
+            }
+
+            /// Goes on with the rate and burst of another one; what was taken stays taken.
+            pub fn follow(&mut self, other: &Self) {
+                self.0.follow(&other.0);
             }
         }
 
@@ -137,6 +151,21 @@ mod tests {
         assert_eq!(allowed(&mut limiter, 0, 1000), 0);
         let mut limiter = IcmpLimiter::new(1, u32::MAX);
         assert!(limiter.allow(Timestamp::from_nanoseconds(u64::MAX)));
+    }
+
+    #[test]
+    fn another_rate_takes_over_what_was_taken() {
+        let (none, few) = (IcmpLimiter::new(0, 0), IcmpLimiter::new(1000, 2));
+        let mut limiter = IcmpLimiter::new(1000, 50);
+        assert_eq!(allowed(&mut limiter, 0, 30), 30);
+        limiter.follow(&few);
+        assert_eq!(allowed(&mut limiter, 0, 30), 0);
+        assert_eq!(allowed(&mut limiter, 29_000_000, 30), 1);
+        limiter.follow(&none);
+        assert_eq!(allowed(&mut limiter, u64::MAX - 1, 30), 0);
+        limiter.follow(&few);
+        limiter.follow(&few);
+        assert_eq!(allowed(&mut limiter, 29_000_000, 30), 2);
     }
 
     /// Beside a bucket that is refilled step by step.

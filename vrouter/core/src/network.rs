@@ -5,7 +5,11 @@ use crate::fib6::Fib6;
 use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop, TunnelHop};
 use crate::index::{Index, Key};
 use crate::routes::{RouteChange, RouteError, RouteTarget, reserved_around};
-use crate::{Mode, NetworkPolicy, PortIndex, PortPolicy, Vtep};
+use crate::stations::Stations;
+use crate::{
+    FloodLimit, FloodLimiter, Mode, NetworkPolicy, PortIndex, PortPolicy, Timestamp, Vtep,
+};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vrouter_net::vxlan::{Encapsulation, Endpoint};
@@ -31,6 +35,11 @@ struct Bridge {
     macs: Index<PortIndex>,
     ports: Vec<PortIndex>,
     trunks: Vec<PortIndex>,
+    /// How many frames are repeated.
+    floods: FloodLimiter,
+    /// Who was heard behind the trunks; nothing as long as there are none. What workers learn here they find in all
+    /// later versions of the network, too.
+    stations: Option<Arc<Stations>>,
 }
 
 impl Network {
@@ -50,7 +59,13 @@ impl Network {
         let groups = Ipv4Prefix::containing(Ipv4Addr::new(224, 0, 0, 0), 4);
         fib.set_own(groups, Some(HopIndex::NOT_UNICAST));
         fib.set_own(Ipv4Prefix::host(Ipv4Addr::BROADCAST), Some(HopIndex::NOT_UNICAST));
-        let bridge = Bridge { macs: Index::new(), ports: Vec::new(), trunks: Vec::new() };
+        let bridge = Bridge {
+            macs: Index::new(),
+            ports: Vec::new(),
+            trunks: Vec::new(),
+            floods: FloodLimiter::default(),
+            stations: None,
+        };
         let (hops, fib6) = (Hops::new(), Fib6::new());
         let (members_yet, ends_yet) = (Vec::new(), Vec::new());
         let mut network =
@@ -140,6 +155,13 @@ impl Network {
             let trunks = members.iter().filter(|port| port.trunk);
             self.bridge.trunks = trunks.map(|port| port.index).collect();
         }
+        let FloodLimit { per_second, burst } = self.policy.floods;
+        self.bridge.floods = FloodLimiter::new(per_second, burst);
+        if self.bridge.trunks.is_empty() {
+            self.bridge.stations = None;
+        } else if self.bridge.stations.is_none() {
+            self.bridge.stations = Some(Arc::new(Stations::new()));
+        }
     }
 
     fn leave(&mut self, port: &PortPolicy) {
@@ -150,6 +172,11 @@ impl Network {
             self.hops.leave(address.into());
         }
         self.bridge.macs.set(key(port.mac), None);
+        if let Some(stations) = self.bridge.stations.as_ref().filter(|_| port.trunk) {
+            // Its slot may be another port's next. Workers that still have the version before this one may learn a last
+            // few; the tables that come then do not believe them before there is a trunk in the slot again.
+            stations.forget(port.index);
+        }
     }
 
     fn join(&mut self, port: &PortPolicy) {
@@ -286,6 +313,21 @@ impl Network {
     /// In a bridged network, the port with a MAC address.
     pub fn port_of(&self, mac: Mac) -> Option<PortIndex> {
         self.bridge.macs.get(key(mac))
+    }
+
+    /// In a bridged network, how many stations behind its trunks were heard of late.
+    pub fn stations(&self, now: Timestamp) -> usize {
+        self.bridge.stations.as_ref().map_or(0, |stations| stations.count(now))
+    }
+
+    /// In a bridged network, the stations behind its trunks.
+    pub(crate) fn learned(&self) -> Option<&Stations> {
+        self.bridge.stations.as_deref()
+    }
+
+    /// In a bridged network, how many frames are repeated.
+    pub(crate) fn floods(&self) -> &FloodLimiter {
+        &self.bridge.floods
     }
 
     /// In a bridged network, all its ports.

@@ -130,6 +130,12 @@ impl Packet {
         }
     }
 
+    /// Bytes of the frame as it was received, without padding behind what comes out of a tunnel.
+    #[inline]
+    pub(crate) fn received_bytes(&self) -> u32 {
+        self.frame_len.saturating_add(u32::try_from(self.removed()).unwrap_or(u32::MAX))
+    }
+
     /// The head of the frame that is to be sent. It starts where [`Packet::removed`] says, and the rest of the frame
     /// follows where it ends.
     #[inline]

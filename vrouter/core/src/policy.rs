@@ -4,6 +4,7 @@ mod error;
 mod tunnel;
 
 use crate::routes::{reserved_around, reserved4, reserved6};
+use crate::{FloodLimiter, Rates};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use error::PolicyError;
@@ -44,6 +45,8 @@ pub struct NetworkPolicy {
     pub ipv6: Option<Ipv6Network>,
     /// What happens to frames that are not for the gateway.
     pub mode: Mode,
+    /// In a bridged network: how many frames are repeated.
+    pub floods: FloodLimit,
     /// How it reaches other hosts, if it does.
     pub tunnel: Option<Tunnel>,
 }
@@ -69,6 +72,22 @@ impl Tunnel {
         const _: () = assert!(OUTER6 as usize == vxlan::OUTER6_BYTES);
         // The outer Ethernet header is not in the underlay's packet, but the inner one is, and is as long.
         if self.local.is_ipv4() { OUTER4 } else { OUTER6 }
+    }
+}
+
+/// How many broadcast, multicast and unknown unicast frames of one port one worker repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodLimit {
+    /// Frames per second in the long run; zero: none.
+    pub per_second: u32,
+    /// Frames at once after a rest; zero: none.
+    pub burst: u32,
+}
+
+impl Default for FloodLimit {
+    fn default() -> Self {
+        let (per_second, burst) = (FloodLimiter::DEFAULT_PER_SECOND, FloodLimiter::DEFAULT_BURST);
+        Self { per_second, burst }
     }
 }
 
@@ -109,8 +128,11 @@ pub struct PortPolicy {
     /// compared one after the other. It is the operator's to leave out what belongs to others.
     pub allowed: Vec<IpPrefix>,
     /// In a bridged network: a way to stations that are no ports. The pod may use any address that is no other
-    /// port's, and gets frames for MAC addresses that no port has.
+    /// port's, and gets frames for MAC addresses that no port has: those it was heard of behind it, and those that
+    /// nobody has heard of.
     pub trunk: bool,
+    /// What the pod may send.
+    pub rates: Rates,
 }
 
 /// Smallest MTU every IPv4 link must take (RFC 791 section 3.2).
@@ -199,8 +221,7 @@ fn is_host_address(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
 
 impl NetworkPolicy {
     fn check(&self) -> Result<(), PolicyError> {
-        let Self { index: network, prefix, gateway, gateway_mac, mtu, ipv6, mode: _, tunnel: _ } =
-            *self;
+        let Self { index: network, prefix, gateway, gateway_mac, mtu, ipv6, .. } = *self;
         if let Some(reserved) = reserved4().into_iter().find(|other| prefix.overlaps(*other)) {
             return Err(PolicyError::PrefixReserved { network, prefix, reserved });
         }
@@ -263,7 +284,8 @@ impl PortPolicy {
     }
 
     fn check(&self, network: &NetworkPolicy) -> Result<(), PolicyError> {
-        let Self { index: port, network: _, mac, ipv4: address, ipv6, ref allowed, trunk } = *self;
+        let Self { index: port, network: _, mac, ipv4: address, ipv6, ref allowed, trunk, rates } =
+            *self;
         if !is_host_address(network.prefix, address) {
             return Err(PolicyError::Address { port, address, prefix: network.prefix });
         }
@@ -295,6 +317,9 @@ impl PortPolicy {
         }
         if trunk && network.mode != Mode::Bridged {
             return Err(PolicyError::Trunk { port });
+        }
+        if let Some(least) = rates.too_small_for(network.mtu) {
+            return Err(PolicyError::Burst { port, least_bits: least });
         }
         Ok(())
     }

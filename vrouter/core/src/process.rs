@@ -18,16 +18,19 @@ const STAGE_PACKETS: usize = 64;
 /// What can be said about a batch as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The port that every packet is forwarded to, through tunnels or not; `None` if they differ, if one has another verdict, or if there
-    /// are none.
+    /// The port that every packet is forwarded to, through tunnels or not; `None` if they differ, if one has another
+    /// verdict, if there are none, or if one needed a longer look: then nobody has summed up.
     pub all_to: Option<PortIndex>,
+    /// Whether some of them go into a tunnel or come out of one.
+    pub tunnelled: bool,
 }
 
 /// Decides about every packet of a batch that came from one port: sets all verdicts and rewrites the
-/// headers of those that go on.
+/// headers of those that go on. Last, the port's policer drops what is above its rates: it counts what would go on,
+/// answers included.
 ///
 /// Safe with any bytes and any lengths. Verdicts that were there before do not matter. A packet that is
-/// not forwarded or replied to keeps its header as received.
+/// not forwarded or replied to keeps its header as received, unless it was for the policer alone to drop.
 pub fn process(
     tables: &Tables,
     now: Timestamp,
@@ -43,14 +46,16 @@ pub fn process(
     };
     let at = Place { tables, port, network, tunnels: tables.tunnels(port.policy.network), now };
     let mut outcome = None;
-    for batch in batch.chunks_mut(STAGE_PACKETS) {
+    let mut tunnelled = false;
+    let whole = batch;
+    for batch in whole.chunks_mut(STAGE_PACKETS) {
         let mut found = [0; STAGE_PACKETS];
         let mut decided = 0;
         let mut targets = Targets::default();
         for i in bits(fast::classify(port, batch, &mut found)) {
             let packet = &mut batch[i];
             if let Some(to) = six::forward(&at, packet) {
-                targets.add(to);
+                targets.add(to, !matches!(packet.verdict, Verdict::Forward(_)));
                 decided |= 1 << i;
                 continue;
             }
@@ -76,10 +81,15 @@ pub fn process(
             batch[i].verdict = slow::resolve(&at, next_hop, &mut batch[i], limits);
         }
         all_to = all_to.or(targets.all_to(batch.len()));
+        tunnelled |= targets.tunnelled;
         let same = *outcome.get_or_insert(all_to) == all_to;
         outcome = Some(all_to.filter(|_| same));
     }
-    Outcome { all_to: outcome.flatten() }
+    let outcome = Outcome { all_to: outcome.flatten(), tunnelled };
+    match &port.policer {
+        Some(policer) if policer.police(now, whole) > 0 => Outcome::default(),
+        _ => outcome,
+    }
 }
 
 /// Where and when packets are decided about.
@@ -98,11 +108,14 @@ struct Targets {
     first: Option<PortIndex>,
     packets: usize,
     differ: bool,
+    /// One goes into a tunnel or comes out of one.
+    tunnelled: bool,
 }
 
 impl Targets {
     #[inline]
-    fn add(&mut self, to: PortIndex) {
+    fn add(&mut self, to: PortIndex, tunnelled: bool) {
+        self.tunnelled |= tunnelled;
         self.differ |= *self.first.get_or_insert(to) != to;
         self.packets += 1;
     }

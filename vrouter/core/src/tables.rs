@@ -4,7 +4,8 @@ use crate::policy::Checked;
 use crate::routes::{RouteChange, RouteError};
 use crate::tunnels::{self, TunnelEnd, Tunnels};
 use crate::{
-    Flood, Network, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex, PortPolicy,
+    Flood, Network, NetworkIndex, NetworkPolicy, Policer, Policy, PolicyError, PortIndex,
+    PortPolicy,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -29,6 +30,8 @@ pub(crate) struct Port {
     pub expect: Expect,
     /// For a port with an IPv6 address.
     pub expect6: Option<Expect6>,
+    /// What its pod may send, if that is limited. Later versions of the port that may send as much have the same one.
+    pub policer: Option<Arc<Policer>>,
 }
 
 /// What the first 32 bytes of a frame must be that is right in the common way, as little-endian words with a mask
@@ -123,7 +126,12 @@ impl Tables {
             for port in members {
                 let expect = Expect::new(port, &network);
                 let expect6 = Expect6::new(port, &network);
-                put(&mut slots, port.index.0, Port { policy: port.clone(), expect, expect6 });
+                let policer = self.policer(port);
+                put(
+                    &mut slots,
+                    port.index.0,
+                    Port { policy: port.clone(), expect, expect6, policer },
+                );
             }
             let ends = tunnels::ends_in(network.index, &policies);
             let built = match self.shared(network.index) {
@@ -206,6 +214,17 @@ impl Tables {
             Flood::Trunks => network.trunks(),
         });
         ports.iter().copied().filter(move |port| *port != ingress)
+    }
+
+    /// The policer of a port, with what its pod has used of it.
+    fn policer(&self, port: &PortPolicy) -> Option<Arc<Policer>> {
+        if port.rates.is_unlimited() {
+            return None;
+        }
+        let who = |port: &PortPolicy| (port.network, port.mac, port.rates);
+        let old = self.ports.get(usize::from(port.index.0)).and_then(Option::as_ref);
+        let old = old.filter(|old| who(&old.policy) == who(port));
+        old.and_then(|old| old.policer.clone()).or_else(|| Some(Arc::new(Policer::new(port.rates))))
     }
 
     fn shared(&self, index: NetworkIndex) -> Option<&Arc<Network>> {

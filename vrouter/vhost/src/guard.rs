@@ -3,8 +3,8 @@
 //! The pod never talks to the daemon: its messages are read here, judged by `policy`, and only then relayed.
 //! Who may connect at all is decided by [`peer`].
 
-mod descriptor;
-mod message;
+pub(crate) mod descriptor;
+pub(crate) mod message;
 pub mod peer;
-mod policy;
+pub(crate) mod policy;
 pub(crate) mod relay;

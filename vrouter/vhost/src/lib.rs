@@ -25,3 +25,6 @@ mod vring;
 pub mod wake;
 
 pub use ring::MAX_QUEUE_SIZE;
+
+#[cfg(test)]
+mod tests;

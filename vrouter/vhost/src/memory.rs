@@ -5,11 +5,13 @@
 //! a reference into guest memory; bytes are copied to private memory, or from one guest's memory to another's.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use nix::unistd::{SysconfVar, sysconf};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::truncation::Watched;
@@ -215,11 +217,28 @@ impl Mapped {
 }
 
 fn watch(region: &GuestRegionMmap) -> io::Result<Watched> {
-    // mmap(2) rounds up to the page size, which for hugetlbfs is the file's block size.
-    let file = region.file_offset().map(|f| fstat(f.file().as_fd())).transpose()?;
-    let page = file.and_then(|f| usize::try_from(f.st_blksize).ok()).unwrap_or(1).max(1);
+    // mmap(2) rounds up to the page size.
+    let page = match region.file_offset() {
+        Some(offset) => usize::try_from(page_bytes(offset.file().as_fd())?),
+        None => Ok(1),
+    };
+    let page = page.map_err(io::Error::other)?;
     let len = usize::try_from(region.len()).map_err(io::Error::other)?;
     Watched::new(region.as_ptr(), len.next_multiple_of(page))
+}
+
+/// The page size of a file that can be mapped: what mmap(2) rounds lengths up to, and what offsets and, for munmap(2) of
+/// huge pages, lengths must be a multiple of.
+///
+/// # Errors
+/// fstatfs(2) or fstat(2).
+pub(crate) fn page_bytes(file: BorrowedFd<'_>) -> io::Result<u64> {
+    if fstatfs(file)?.filesystem_type() == HUGETLBFS_MAGIC {
+        return u64::try_from(fstat(file)?.st_blksize).map_err(io::Error::other);
+    }
+    // A tmpfs that likes transparent huge pages gives their size as the best to read and write; it maps any page.
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|bytes| u64::try_from(bytes).ok());
+    page.ok_or_else(|| io::Error::other("the system does not tell its page size"))
 }
 
 impl Segment {

@@ -16,8 +16,8 @@ use crate::memory::GuestMemory;
 use crate::offload::Offloads;
 use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
 use handover::{Handover, Held};
-pub use rx::{PushError, Rest, RxLease, RxScratch};
-pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, TxBurst, TxLease};
+pub use rx::{Headed, PushError, RxLease, RxScratch};
+pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, PlainBurst, PlainFrame, TxBurst, TxLease};
 
 /// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The
 /// limit is for a worker that does not get a CPU; chosen, not measured.
@@ -63,7 +63,9 @@ impl Active {
     }
 }
 
-/// A virtqueue: empty until the pod has set it up and enabled it.
+/// A virtqueue: empty until the pod has set it up and enabled it. On cache lines of its own, as its neighbours may be other
+/// workers'.
+#[repr(align(64))]
 pub struct Queue {
     active: Handover<Active>,
     /// Why the ring stopped by itself. Not under `active`: who asks must not wait for a worker.
@@ -147,6 +149,14 @@ impl Queue {
         let active = self.active.try_use()?;
         let usable = active.as_ref().is_some_and(|a| !a.broken);
         usable.then(|| TxLease::new(active, burst, self))
+    }
+
+    /// As [`Self::lease_rx`], but `None` also when somebody else has the queue just now.
+    #[inline]
+    pub fn try_lease_rx<'q>(&'q self, scratch: &'q mut RxScratch) -> Option<RxLease<'q>> {
+        let active = self.active.try_use()?;
+        let usable = active.as_ref().is_some_and(|a| !a.broken);
+        usable.then(|| RxLease::new(active, scratch, self))
     }
 
     /// Starts sending to the pod: a lease for one burst. `None` when the queue is off.

@@ -122,6 +122,20 @@ impl Ring {
         }
     }
 
+    /// Gives taken chains back to the guest, each with as many bytes as `written` says, as [`Self::complete`] does.
+    #[inline(always)]
+    pub(crate) fn complete_written(&mut self, chains: &[Chain], written: &[u32]) {
+        match self {
+            Self::Split(ring) => ring.complete_written(chains, written),
+            Self::Packed(ring) => {
+                chains
+                    .iter()
+                    .zip(written)
+                    .for_each(|(chain, written)| ring.complete(chain, *written));
+            }
+        }
+    }
+
     /// Gives taken chains back to the guest, from which something was read, as [`Self::complete`] does.
     #[inline(always)]
     pub(crate) fn complete_read(&mut self, chains: &[Chain]) {

@@ -1,16 +1,18 @@
 //! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
 
+mod limits;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
-    DropReason, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy, RouteError,
-    Tunnel,
+    DropReason, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
+    PortPolicy, Rates, RouteError, Tunnel,
 };
 use vrouter_net::vxlan::Vni;
-use vrouter_net::{Ipv4Prefix, Mac};
+use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
 
@@ -167,6 +169,14 @@ pub struct NetworkRequest {
     pub gateway_mac: Mac,
     /// Bytes of the largest IP packet.
     pub mtu: u16,
+    /// Its IPv6 addresses, if it has any.
+    pub ipv6: Option<Ipv6Network>,
+    /// What happens to frames that are not for the gateway.
+    pub mode: Mode,
+    /// How many of those are repeated.
+    pub floods: FloodLimit,
+    /// What a port may send that does not say so itself.
+    pub rates: Rates,
     /// How it reaches other hosts.
     pub tunnel: Option<TunnelRequest>,
 }
@@ -234,8 +244,16 @@ impl NetworkRequest {
             .filter(|m| (68..=9216).contains(m))
             .ok_or_else(|| invalid("mtu", mtu, "use 68 to 9216"))?;
         let gateway_mac = gateway_mac(&name);
+        let ipv6 = ipv6_network(&wire.ipv6, &wire.gateway6)?;
+        let mode = match v1::NetworkMode::try_from(wire.mode) {
+            Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::Routed) => Mode::Routed,
+            Ok(v1::NetworkMode::Bridged) => Mode::Bridged,
+            Err(_) => return Err(invalid("mode", wire.mode, "use routed or bridged")),
+        };
+        let floods = limits::floods(wire.flood_limit, mode)?;
+        let rates = limits::network_rates(wire.policer.as_ref(), mtu)?;
         let tunnel = wire.tunnel.as_ref().map(TunnelRequest::read).transpose()?;
-        Ok(Self { name, prefix, gateway, gateway_mac, mtu, tunnel })
+        Ok(Self { name, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, rates, tunnel })
     }
 
     /// What the tables are to know of it. `find`: the slot of a network.
@@ -244,18 +262,21 @@ impl NetworkRequest {
         index: NetworkIndex,
         find: impl Fn(&str) -> Option<NetworkIndex>,
     ) -> NetworkPolicy {
-        let Self { prefix, gateway, gateway_mac, mtu, .. } = *self;
-        let (ipv6, mode) = (None, Mode::Routed);
+        let Self { prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, .. } = *self;
         let tunnel = self.tunnel.as_ref().map(|TunnelRequest { vni, underlay, local }| {
             // A network over itself: refused like any other that is not there.
             let underlay = find(underlay).unwrap_or(index);
             Tunnel { vni: *vni, underlay, local: *local }
         });
-        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, tunnel }
+        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, tunnel }
     }
 
-    /// Writes it with everything filled in. `routes`: how many it has.
-    pub fn write(&self, routes: usize) -> v1::Network {
+    /// Writes it with everything filled in. `routes`: how many it has; `stations`: how many its trunks lead to.
+    pub fn write(&self, routes: usize, stations: usize) -> v1::Network {
+        let mode = match self.mode {
+            Mode::Routed => v1::NetworkMode::Routed,
+            Mode::Bridged => v1::NetworkMode::Bridged,
+        };
         v1::Network {
             name: self.name.clone(),
             ipv4: self.prefix.to_string(),
@@ -263,9 +284,38 @@ impl NetworkRequest {
             mtu: u32::from(self.mtu),
             gateway_mac: self.gateway_mac.to_string(),
             routes: u64::try_from(routes).unwrap_or(u64::MAX),
+            ipv6: self.ipv6.map(|ipv6| ipv6.prefix.to_string()).unwrap_or_default(),
+            gateway6: self.ipv6.map(|ipv6| ipv6.gateway.to_string()).unwrap_or_default(),
+            mode: mode.into(),
+            flood_limit: limits::flood_limit(self.floods, self.mode),
+            policer: limits::policer(self.rates),
+            stations: u64::try_from(stations).unwrap_or(u64::MAX),
             tunnel: self.tunnel.as_ref().map(TunnelRequest::write),
         }
     }
+}
+
+/// Without a gateway: the address after the first, which is every router's.
+fn ipv6_network(prefix: &str, gateway: &str) -> Result<Option<Ipv6Network>, Refusal> {
+    if prefix.is_empty() {
+        let remedy =
+            "is set but ipv6 is not; set ipv6 to a prefix as fd00:66::/64, or leave it out";
+        return if gateway.is_empty() {
+            Ok(None)
+        } else {
+            Err(invalid("gateway6", gateway, remedy))
+        };
+    }
+    let parsed: Ipv6Prefix = prefix
+        .parse()
+        .map_err(|e| invalid("ipv6", prefix, format!("{e}; for example fd00:66::/64")))?;
+    let gateway = match gateway {
+        "" => Ipv6Addr::from_bits(parsed.network().to_bits() | 1),
+        text => text.parse().map_err(|_| {
+            invalid("gateway6", text, "use an IPv6 address inside the network's prefix")
+        })?,
+    };
+    Ok(Some(Ipv6Network { prefix: parsed, gateway }))
 }
 
 /// The vRouter's MAC address in a network. A function of the name alone (FNV-1a, 24 bits), so that it is the same
@@ -286,6 +336,12 @@ pub struct PortRequest {
     pub mac: Mac,
     /// The pod's address.
     pub ipv4: Ipv4Addr,
+    /// The pod's IPv6 address, if it has one.
+    pub ipv6: Option<Ipv6Addr>,
+    /// Source addresses it may use besides.
+    pub allowed: Vec<IpPrefix>,
+    /// What it may send; `None`: what its network says.
+    pub rates: Option<Rates>,
     /// Its socket.
     pub socket: PathBuf,
     /// Who listens.
@@ -313,6 +369,17 @@ impl PortRequest {
             .ipv4
             .parse()
             .map_err(|_| invalid("ipv4", &wire.ipv4, "use an IPv4 address without a length"))?;
+        let ipv6: Option<Ipv6Addr> = match wire.ipv6.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| {
+                invalid("ipv6", text, "use an IPv6 address without a length, or leave it out")
+            })?),
+        };
+        let allowed = wire.allowed_sources.iter().map(|text| {
+            text.parse::<IpPrefix>().map_err(|e| invalid("allowed_sources", text, e.to_string()))
+        });
+        let allowed = allowed.collect::<Result<Vec<_>, _>>()?;
+        let rates = wire.policer.as_ref().map(limits::rates).transpose()?;
         let owner = match wire.socket_owner() {
             v1::SocketOwner::Pod => SocketOwner::Pod,
             v1::SocketOwner::Vrouter | v1::SocketOwner::Unspecified => SocketOwner::Vrouter,
@@ -334,18 +401,28 @@ impl PortRequest {
         let spec = v1::PortSpec {
             mac: mac.to_string(),
             ipv4: ipv4.to_string(),
+            ipv6: ipv6.map(|address| address.to_string()).unwrap_or_default(),
+            allowed_sources: allowed.iter().map(IpPrefix::to_string).collect(),
+            // One that limits nothing says that the network's shall not hold.
+            policer: rates.map(|rates| limits::policer(rates).unwrap_or_default()),
             socket_owner: wire_owner.into(),
             queue_pairs,
             ..wire
         };
-        Ok(Self { spec, mac, ipv4, socket, owner, pairs })
+        Ok(Self { spec, mac, ipv4, ipv6, allowed, rates, socket, owner, pairs })
+    }
+
+    /// Takes over from its network what it leaves to it.
+    pub fn join(&mut self, network: &NetworkRequest) {
+        self.rates.get_or_insert(network.rates);
     }
 
     /// What the tables are to know of it.
     pub fn policy(&self, index: PortIndex, network: NetworkIndex) -> PortPolicy {
-        let Self { mac, ipv4, .. } = *self;
-        let (ipv6, allowed, trunk) = (None, Vec::new(), false);
-        PortPolicy { index, network, mac, ipv4, ipv6, allowed, trunk }
+        let Self { mac, ipv4, ipv6, .. } = *self;
+        let (allowed, trunk) = (self.allowed.clone(), self.spec.trunk);
+        let rates = self.rates.unwrap_or_default();
+        PortPolicy { index, network, mac, ipv4, ipv6, allowed, trunk, rates }
     }
 
     /// Whether another request is for the same port, whoever may connect and whoever polls it.
@@ -375,6 +452,7 @@ pub fn port(request: &PortRequest, status: &Status, owners: &Owners) -> v1::Port
         worker: u32::from(owners.of(0).0),
         workers: owners.iter().take(request.pairs).map(|(_, w)| u32::from(w.0)).collect(),
         numa_node: status.numa_node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1),
+        policer: request.rates.and_then(limits::policer),
     }
 }
 
@@ -450,104 +528,4 @@ pub fn drops(counted: impl Iterator<Item = (DropReason, u64)>) -> Vec<v1::DropCo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn network() -> v1::Network {
-        v1::Network { name: "red".into(), ipv4: "10.66.0.0/24".into(), ..Default::default() }
-    }
-
-    #[test]
-    fn a_network_gets_its_defaults() {
-        let read = NetworkRequest::read(&network()).unwrap().write(0);
-        assert_eq!(read.gateway, "10.66.0.1");
-        assert_eq!(read.mtu, 1500);
-        assert_eq!(
-            read.gateway_mac,
-            NetworkRequest::read(&network()).unwrap().write(0).gateway_mac
-        );
-        let blue = v1::Network { name: "blue".into(), ..network() };
-        assert_ne!(read.gateway_mac, NetworkRequest::read(&blue).unwrap().write(0).gateway_mac);
-    }
-
-    #[test]
-    fn a_bad_network_is_refused_by_field_and_value() {
-        type Spoil = fn(&mut v1::Network);
-        fn tunnel(vni: u32, local: &str) -> Option<v1::Tunnel> {
-            Some(v1::Tunnel { vni, underlay: "fabric".into(), local: local.into() })
-        }
-        let cases: [(Spoil, &str); 8] = [
-            (|n| n.tunnel = tunnel(1 << 24, "192.0.2.1"), "tunnel.vni \"16777216\""),
-            (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
-            (|n| n.name = "Red".into(), "name \"Red\""),
-            (|n| n.name = "red-".into(), "name \"red-\""),
-            (|n| n.name = String::new(), "name \"\""),
-            (|n| n.ipv4 = "10.66.0.1/24".into(), "ipv4 \"10.66.0.1/24\""),
-            (|n| n.gateway = "x".into(), "gateway \"x\""),
-            (|n| n.mtu = 70000, "mtu \"70000\""),
-        ];
-        for (spoil, start) in cases {
-            let mut wire = network();
-            spoil(&mut wire);
-            let error = NetworkRequest::read(&wire).unwrap_err().to_string();
-            assert!(error.starts_with(start), "{error}");
-        }
-    }
-
-    fn spec() -> v1::PortSpec {
-        v1::PortSpec {
-            id: "aa/0/net0".into(),
-            network: "red".into(),
-            mac: "02:00:00:00:00:0A".into(),
-            ipv4: "10.66.0.2".into(),
-            socket_path: "/run/x/net0.sock".into(),
-            peer_cgroups: vec!["/k8s.io/aa".into()],
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn a_port_is_the_same_whoever_may_connect() {
-        let a = PortRequest::read(spec()).unwrap();
-        assert_eq!((a.spec.queue_pairs, a.owner), (1, SocketOwner::Vrouter));
-        assert_eq!(a.spec.mac, "02:00:00:00:00:0a");
-        let b = PortRequest::read(v1::PortSpec {
-            peer_cgroups: vec!["/k8s.io/bb".into()],
-            ..a.spec.clone()
-        });
-        assert!(a.same_port(&b.unwrap()));
-        let c = PortRequest::read(v1::PortSpec { ipv4: "10.66.0.3".into(), ..spec() }).unwrap();
-        assert!(!a.same_port(&c));
-    }
-
-    #[test]
-    fn a_bad_port_is_refused_by_field_and_value() {
-        type Spoil = fn(&mut v1::PortSpec);
-        let cases: [(Spoil, &str); 6] = [
-            (|s| s.id = String::new(), "id \"\""),
-            (|s| s.id = "a b".into(), "id \"a b\""),
-            (|s| s.mac = "02".into(), "mac \"02\""),
-            (|s| s.ipv4 = "10.66.0.2/24".into(), "ipv4 \"10.66.0.2/24\""),
-            (|s| s.queue_pairs = 17, "queue_pairs \"17\""),
-            (|s| s.peer_cgroups = vec!["/".into()], "peer_cgroups \"/\""),
-        ];
-        for (spoil, start) in cases {
-            let mut wire = spec();
-            spoil(&mut wire);
-            let error = PortRequest::read(wire).unwrap_err().to_string();
-            assert!(error.starts_with(start), "{error}");
-        }
-    }
-
-    #[test]
-    fn refusals_have_the_codes_of_the_contract() {
-        use tonic::Code;
-        let unknown = Refusal::UnknownNetwork { name: "x".into(), known: "blue, red".into() };
-        let status = tonic::Status::from(unknown);
-        assert_eq!(status.code(), Code::NotFound);
-        assert_eq!(status.message(), "unknown network \"x\"; known networks: blue, red");
-        let long = SocketError::TooLong { path: "/x".into(), len: 200 };
-        assert_eq!(tonic::Status::from(Refusal::Socket(long)).code(), Code::InvalidArgument);
-        assert_eq!(tonic::Status::from(Refusal::Full { limit: 1 }).code(), Code::ResourceExhausted);
-    }
-}
+mod tests;

@@ -6,11 +6,13 @@
 
 mod args;
 mod assign;
+mod configured;
 mod convert;
 mod counters;
 mod crew;
 mod dataplane;
 mod forward;
+mod kicks;
 mod privileges;
 mod registry;
 mod rota;
@@ -31,7 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::{RouteAction, RouteSettings, VrouterConfig};
+use ringway_config::VrouterConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -131,25 +133,12 @@ fn run(config: &VrouterConfig) -> Result<()> {
     let mut networks: Vec<_> = config.networks.iter().collect();
     networks.sort_by_key(|network| network.tunnel.is_some());
     for network in networks {
-        let request = NetworkRequest::read(&v1::Network {
-            name: network.name.clone(),
-            ipv4: network.ipv4.to_string(),
-            gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
-            mtu: network.mtu,
-            tunnel: network.tunnel.as_ref().map(|tunnel| v1::Tunnel {
-                vni: tunnel.vni,
-                underlay: tunnel.underlay.clone(),
-                local: tunnel.local.to_string(),
-            }),
-            ..Default::default()
-        });
+        let request = NetworkRequest::read(&configured::network(network));
         request
             .and_then(|request| registry.create_network(request))
             .with_context(|| format!("configured network {:?}", network.name))?;
-        let set = network.routes.iter().map(configured_route).collect();
-        let wanted = v1::ChangeRoutesRequest { network: network.name.clone(), set, remove: vec![] };
-        routes::read(&wanted)
-            .and_then(|changes| registry.change_routes(&network.name, &changes))
+        routes::read(&configured::routes(network))
+            .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
     }
     let registry = Arc::new(Mutex::new(registry));
@@ -197,18 +186,6 @@ fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
         extra: config.dpdk.extra_args.clone(),
     })
     .context("cannot start DPDK ([dpdk] in the configuration)")
-}
-
-fn configured_route(route: &RouteSettings) -> v1::Route {
-    let kind = match route.action {
-        RouteAction::Via => v1::RouteKind::Via,
-        RouteAction::Unreachable => v1::RouteKind::Unreachable,
-        RouteAction::Drop => v1::RouteKind::Drop,
-        RouteAction::Vxlan => v1::RouteKind::Vxlan,
-    };
-    let via = route.via.map(|via| via.to_string()).unwrap_or_default();
-    let mac = route.mac.clone().unwrap_or_default();
-    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac }
 }
 
 /// The configured CPUs, or the last one we may run on: the first ones have the machine's interrupts.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ringway_config::Assignment;
 use tokio::sync::broadcast;
 use vrouter_api::v1::{self, event};
-use vrouter_core::{NetworkIndex, Policy, PortIndex, PortPolicy, RouteChange, Tables};
+use vrouter_core::{NetworkIndex, Policy, PortIndex, PortPolicy, RouteChange, Tables, Timestamp};
 use vrouter_net::IpPrefix;
 use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
@@ -30,8 +30,8 @@ struct NetworkRecord {
 }
 
 impl NetworkRecord {
-    fn wire(&self) -> v1::Network {
-        self.request.write(self.routes.len())
+    fn wire(&self, stations: usize) -> v1::Network {
+        self.request.write(self.routes.len(), stations)
     }
 }
 
@@ -119,10 +119,11 @@ impl Registry {
         }
     }
 
-    /// All that happens from now on, and everything there is now.
-    pub fn watch(&self) -> (broadcast::Receiver<v1::Event>, Vec<v1::Event>) {
+    /// All that happens from now on, and everything there is at `time`, as the workers count it.
+    pub fn watch(&self, time: Timestamp) -> (broadcast::Receiver<v1::Event>, Vec<v1::Event>) {
         let events = self.events.subscribe();
-        let mut now: Vec<_> = self.networks().into_iter().map(event::Event::NetworkAdded).collect();
+        let mut now: Vec<_> =
+            self.networks(time).into_iter().map(event::Event::NetworkAdded).collect();
         now.extend(self.ports().into_iter().map(event::Event::PortAdded));
         now.push(event::Event::Synced(v1::Synced {}));
         (events, now.into_iter().map(|e| v1::Event { event: Some(e) }).collect())
@@ -133,9 +134,10 @@ impl Registry {
         let _ = self.events.send(v1::Event { event: Some(event) });
     }
 
-    /// All networks by name.
-    pub fn networks(&self) -> Vec<v1::Network> {
-        self.networks.values().map(NetworkRecord::wire).collect()
+    /// All networks by name, with the stations known at `time`, as the workers count it.
+    pub fn networks(&self, time: Timestamp) -> Vec<v1::Network> {
+        let stations = |index| self.tables.network(index).map_or(0, |it| it.stations(time));
+        self.networks.values().map(|record| record.wire(stations(record.index))).collect()
     }
 
     /// All ports by id.
@@ -150,7 +152,7 @@ impl Registry {
     pub fn create_network(&mut self, request: NetworkRequest) -> Result<v1::Network, Refusal> {
         if let Some(known) = self.networks.get(&request.name) {
             return if known.request == request {
-                Ok(known.wire())
+                Ok(known.wire(0))
             } else {
                 Err(Refusal::Exists { what: "network", name: request.name })
             };
@@ -167,7 +169,7 @@ impl Registry {
             request: request.clone(),
             routes: Routes::default(),
         };
-        let made = record.wire();
+        let made = record.wire(0);
         let name = request.name.clone();
         self.networks.insert(name.clone(), record);
         if let Err(refusal) = self.rebuild() {
@@ -204,7 +206,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Changes a network's routes, all or none; returns how many it has then.
+    /// Changes a network's routes, all or none; returns how many it has then. `only_new`: none may replace another.
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
@@ -212,8 +214,13 @@ impl Registry {
         &mut self,
         network: &str,
         changes: &[RouteChange],
+        only_new: bool,
     ) -> Result<usize, Refusal> {
-        let index = self.known_network(network)?.index;
+        let known = self.known_network(network)?;
+        if only_new && let Some(prefix) = known.routes.replaced(changes) {
+            return Err(Refusal::Exists { what: "route", name: prefix.to_string() });
+        }
+        let index = known.index;
         self.tables = self.tables.with_routes(index, changes)?;
         self.publish_tables();
         let routes = self.networks.get_mut(network).map(|record| {
@@ -249,9 +256,12 @@ impl Registry {
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
-    pub fn create_port(&mut self, request: PortRequest) -> Result<v1::Port, Refusal> {
+    pub fn create_port(&mut self, mut request: PortRequest) -> Result<v1::Port, Refusal> {
         let id = request.spec.id.clone();
         let pin = request.spec.worker.map(|worker| self.known_worker(worker)).transpose()?;
+        let network = self.known_network(&request.spec.network)?;
+        request.join(&network.request);
+        let network = network.index;
         if let Some(known) = self.ports.get(&id) {
             if !known.facts.request().same_port(&request) {
                 return Err(Refusal::Exists { what: "port", name: id });
@@ -266,7 +276,6 @@ impl Registry {
             }
             return self.ports.get(&id).map(PortRecord::wire).ok_or(Refusal::Full { limit: 0 });
         }
-        let network = self.known_network(&request.spec.network)?.index;
         let taken: std::collections::BTreeSet<_> =
             self.ports.values().map(|p| usize::from(p.index.0)).collect();
         let index = (0..self.limit)

@@ -1,6 +1,6 @@
 //! The operator's routes: as they are on the wire, and as the tables want them. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -31,6 +31,17 @@ impl Routes {
                 None => self.0.remove(prefix),
             };
         }
+    }
+
+    /// The first prefix whose route these changes would make lead elsewhere.
+    pub fn replaced(&self, changes: &[RouteChange]) -> Option<IpPrefix> {
+        let removed = changes.iter().filter(|change| change.target.is_none());
+        let removed: BTreeSet<_> = removed.map(|change| change.prefix).collect();
+        let replaces = |change: &&RouteChange| {
+            let known = self.0.get(&change.prefix).filter(|_| !removed.contains(&change.prefix));
+            change.target.is_some() && known.is_some_and(|known| Some(*known) != change.target)
+        };
+        changes.iter().find(replaces).map(|change| change.prefix)
     }
 
     /// Those behind a prefix, in order; and whether there are more.
@@ -148,7 +159,7 @@ mod tests {
 
     fn request(remove: &[&str], set: Vec<v1::Route>) -> v1::ChangeRoutesRequest {
         let remove = remove.iter().map(|&prefix| prefix.to_owned()).collect();
-        v1::ChangeRoutesRequest { network: "red".into(), remove, set }
+        v1::ChangeRoutesRequest { network: "red".into(), remove, set, only_new: false }
     }
 
     #[test]
@@ -191,6 +202,25 @@ mod tests {
             (expected[2..3].to_vec(), true)
         );
         assert_eq!(after("").unwrap(), None);
+    }
+
+    #[test]
+    fn what_leads_elsewhere_is_found() {
+        use v1::RouteKind::{Drop, Via};
+        let mut routes = Routes::default();
+        let [a, b] = ["10.1.0.0/16", "10.2.0.0/16"];
+        routes.apply(&read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")])).unwrap());
+        let other = |prefix| route(prefix, Via, "10.66.0.2");
+        for (remove, set, expected) in [
+            (&[][..], vec![route(a, Drop, ""), other("10.3.0.0/16")], None),
+            (&[], vec![route(a, Drop, ""), other(b)], Some(b)),
+            (&[b], vec![other(b)], None),
+            (&[a, b], vec![], None),
+        ] {
+            let changes = read(&request(remove, set)).unwrap();
+            let found = routes.replaced(&changes).map(|prefix| prefix.to_string());
+            assert_eq!(found.as_deref(), expected);
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use vrouter_api::v1;
 use vrouter_api::v1::v_router_server::VRouter;
+use vrouter_core::Timestamp;
+use vrouter_dpdk::tsc;
 
 use crate::convert::{NetworkRequest, PortRequest};
 use crate::registry::Registry;
@@ -31,6 +33,13 @@ impl Service {
     /// `info` says what does not change; workers do.
     pub fn new(registry: Arc<Mutex<Registry>>, info: v1::Info, ticks_per_second: u64) -> Self {
         Self { registry, info, ticks_per_second }
+    }
+
+    /// The time as the workers count it; how exactly makes no difference to what is asked by it.
+    fn time(&self) -> Timestamp {
+        let nanoseconds =
+            u128::from(tsc()) * 1_000_000_000 / u128::from(self.ticks_per_second.max(1));
+        Timestamp::from_nanoseconds(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 
     /// Runs `work` where it may block: opening and closing ports waits for their threads.
@@ -97,7 +106,8 @@ impl VRouter for Service {
         &self,
         _: Request<v1::ListNetworksRequest>,
     ) -> Answer<v1::ListNetworksResponse> {
-        let networks = self.with_registry(|r| r.networks()).await?;
+        let time = self.time();
+        let networks = self.with_registry(move |r| r.networks(time)).await?;
         Ok(Response::new(v1::ListNetworksResponse { networks }))
     }
 
@@ -108,12 +118,13 @@ impl VRouter for Service {
         let request = request.into_inner();
         // Many are read where it may take a while, and before anything is locked.
         let wanted = tokio::task::spawn_blocking(move || {
-            routes::read(&request).map(|changes| (request.network, changes))
+            routes::read(&request).map(|changes| (request.network, changes, request.only_new))
         });
-        let (network, changes) = wanted
+        let (network, changes, only_new) = wanted
             .await
             .map_err(|e| Status::internal(format!("the routes were not read: {e}")))??;
-        let changed = self.with_registry(move |r| r.change_routes(&network, &changes)).await??;
+        let change = move |r: &mut Registry| r.change_routes(&network, &changes, only_new);
+        let changed = self.with_registry(change).await??;
         let routes = u64::try_from(changed).unwrap_or(u64::MAX);
         Ok(Response::new(v1::ChangeRoutesResponse { routes }))
     }
@@ -166,7 +177,8 @@ impl VRouter for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
-        let (events, now) = self.with_registry(|r| r.watch()).await?;
+        let time = self.time();
+        let (events, now) = self.with_registry(move |r| r.watch(time)).await?;
         let later = BroadcastStream::new(events).map(|event| {
             event.map_err(|BroadcastStreamRecvError::Lagged(n)| {
                 Status::data_loss(format!("{n} events were missed; call Watch again"))

@@ -13,6 +13,9 @@ const WHOLE_BYTES: usize = 65_536 + 14;
 const PIECE_BYTES: usize = 16 * 1024;
 /// Room in front of either for the outer header of a tunnel.
 const FRONT_BYTES: usize = vxlan::OUTER_ROOM;
+/// Most pieces of one frame: 64 KiB in pieces of 128 bytes. TCP does not go below 536 bytes of payload but for tiny MTUs
+/// (RFC 9293 section 3.7.1); a pod that asks for pieces of one byte would have the worker send 65,000 frames for one.
+const MOST_PIECES: usize = 512;
 
 /// Room for one frame and one piece of it; allocated once per worker.
 pub struct Software {
@@ -83,7 +86,7 @@ impl Software {
             put_in_front(front, outer, bytes)?;
             return Ok(push(framed(&self.whole, outer, bytes))?);
         };
-        let pieces = TcpPieces::new(whole, size).ok_or(DropReason::UnsupportedOffload)?;
+        let pieces = cut(whole, size).ok_or(DropReason::UnsupportedOffload)?;
         for n in 0..pieces.len() {
             let (front, piece) =
                 self.piece.split_at_mut_checked(FRONT_BYTES).ok_or(DropReason::TooBig)?;
@@ -113,6 +116,11 @@ fn framed<'a>(room: &'a [u8], outer: &[u8], frame_bytes: usize) -> &'a [u8] {
     room.get(start..FRONT_BYTES + frame_bytes).unwrap_or(&[])
 }
 
+/// A frame in pieces, if it can be cut and they are not too many.
+fn cut(whole: &[u8], size: usize) -> Option<TcpPieces<'_>> {
+    TcpPieces::new(whole, size).filter(|pieces| pieces.len() <= MOST_PIECES)
+}
+
 /// Why a frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -131,5 +139,26 @@ impl From<DropReason> for Refusal {
 impl From<PushError> for Refusal {
     fn from(error: PushError) -> Self {
         Self::Refused(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_frame_is_not_cut_into_thousands() {
+        let payload = 60_000;
+        let mut frame = vec![0; 54 + payload];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&u16::try_from(40 + payload).unwrap().to_be_bytes());
+        frame[23] = 6;
+        frame[46] = 0x50;
+        assert_eq!(cut(&frame, 1460).map(|pieces| pieces.len()), Some(42));
+        assert_eq!(cut(&frame, 118).map(|pieces| pieces.len()), Some(509));
+        for size in [1, 8, 64, 117] {
+            assert!(cut(&frame, size).is_none(), "{size}");
+        }
     }
 }

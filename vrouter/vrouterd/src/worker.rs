@@ -16,6 +16,7 @@ use crate::assign::WorkerIndex;
 use crate::counters::WorkerTally;
 use crate::dataplane::{Dataplane, Layout, Polled, Slot};
 use crate::forward::Pipeline;
+use crate::kicks::Kicks;
 use crate::rota::{Ports, Rota};
 
 /// How long a worker looks at a port without packets before it asks the pod to kick and looks no more. Pods that send more
@@ -121,6 +122,8 @@ struct Run {
     pace: Pace,
     work: Work,
     kicks: Kicks,
+    /// For looking at queues without taking anything.
+    burst: TxBurst,
 }
 
 /// From TSC ticks to time and back.
@@ -154,7 +157,14 @@ impl Run {
             clock: Clock { ticks_per_second: hz, ns_per_tick: (1_000_000_000 << 32) / hz },
             until_sample: SAMPLED,
         };
-        Self { wake, me: plan.index, pace: plan.pace, work, kicks: Kicks::new() }
+        Self {
+            wake,
+            me: plan.index,
+            pace: plan.pace,
+            work,
+            kicks: Kicks::new(),
+            burst: TxBurst::new(),
+        }
     }
 
     fn run(mut self, slot: Slot, stop: &AtomicBool) {
@@ -210,7 +220,8 @@ impl Run {
     fn round<'a>(&'a mut self, plane: &'a Dataplane, now: u64) -> Round<'a> {
         let time = Timestamp::from_nanoseconds(self.work.clock.nanoseconds(now));
         let polled = plane.layout.polled(self.me);
-        Round { work: &mut self.work, kicks: &mut self.kicks, plane, polled, now: time, done: now }
+        let (work, kicks, burst) = (&mut self.work, &mut self.kicks, &mut self.burst);
+        Round { work, kicks, burst, plane, polled, now: time, done: now }
     }
 
     /// Begins with a new layout.
@@ -225,7 +236,8 @@ impl Run {
     /// Some of its queues may be another worker's by now, who may have asked their pods to kick before this worker takes
     /// that back here. So that nobody sleeps on kicks that do not come, everybody is told to ask again.
     fn finish(&mut self, old: &Layout, new: &Layout) {
-        self.kicks.take_back(old.polled(self.me));
+        let polled = old.polled(self.me);
+        self.kicks.take_back(|place| take_back(polled.get(place), &mut self.burst));
         new.doubt_all_but(self.me);
     }
 
@@ -267,6 +279,7 @@ struct Work {
 struct Round<'a> {
     work: &'a mut Work,
     kicks: &'a mut Kicks,
+    burst: &'a mut TxBurst,
     plane: &'a Dataplane,
     polled: &'a [Polled],
     /// When it began.
@@ -304,70 +317,25 @@ impl Ports for Round<'_> {
             self.done = done;
         }
         if moved != 0 {
-            self.kicks.not_needed(polled, place);
+            self.kicks.not_needed(place, || take_back(Some(polled), self.burst));
         }
         moved
     }
 
     fn ask(&mut self, place: usize) -> bool {
-        self.polled.get(place).is_none_or(|polled| self.kicks.ask(polled, place))
+        let Some(polled) = self.polled.get(place) else { return true };
+        self.kicks.ask(place, || each(polled, self.burst, |lease| lease.arm()))
     }
 }
 
-/// Which pods may have been asked to kick.
-///
-/// A pod stays asked until it sends. Between two looks of the worker a pod that was asked can't send without kicking, and
-/// the kick stays pending until the worker listens. What could take the request back unseen is its queue being set up
-/// anew, after which the worker is woken to look at the port, and another worker that polled it before, see
-/// [`Run::finish`].
-struct Kicks {
-    /// By place in the worker's list.
-    asked: Vec<bool>,
-    burst: TxBurst,
-}
-
-impl Kicks {
-    fn new() -> Self {
-        Self { asked: Vec::new(), burst: TxBurst::new() }
+/// Asks the pod not to kick.
+fn take_back(polled: Option<&Polled>, burst: &mut TxBurst) {
+    if let Some(polled) = polled {
+        each(polled, burst, |lease| {
+            lease.disarm();
+            true
+        });
     }
-
-    fn restart(&mut self, ports: usize) {
-        self.asked.clear();
-        self.asked.resize(ports, false);
-    }
-
-    /// Asks a pod; `false` when it has sent meanwhile, or one of its queues is being changed right now.
-    fn ask(&mut self, polled: &Polled, place: usize) -> bool {
-        if let Some(asked) = self.asked.get_mut(place) {
-            *asked = true;
-        }
-        each(polled, &mut self.burst, |lease| lease.arm())
-    }
-
-    /// A pod sends, and the worker looks anyway.
-    #[inline]
-    fn not_needed(&mut self, polled: &Polled, place: usize) {
-        if let Some(asked) = self.asked.get_mut(place)
-            && *asked
-        {
-            *asked = false;
-            each(polled, &mut self.burst, disarm);
-        }
-    }
-
-    /// All of them: the worker has done with these ports.
-    fn take_back(&mut self, polled: &[Polled]) {
-        for (polled, asked) in polled.iter().zip(&mut self.asked) {
-            if std::mem::take(asked) {
-                each(polled, &mut self.burst, disarm);
-            }
-        }
-    }
-}
-
-fn disarm(lease: &TxLease<'_>) -> bool {
-    lease.disarm();
-    true
 }
 
 /// Looks at every sending queue of ours; `false` when one says so or is being changed right now.

@@ -3,9 +3,9 @@
 use super::*;
 use crate::cells::{self, SwitchKind};
 use crate::disturbance::Disturbance;
-use crate::generator::{End, Latency, PortEnd};
-use crate::memory::Resident;
 use crate::switch::Window;
+use integration::memory::Resident;
+use integration::pktgen::{End, Latency, PortEnd};
 
 fn machine() -> Machine {
     Machine {

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 use integration::process::{Daemon, run, tail};
 
 use crate::cells::Traffic;
-use crate::generator::Endpoint;
-use crate::launch::Side;
 use crate::switch::{Place, Switch, Window, mtu, neighbours, per_packet};
+use integration::launch::Side;
+use integration::pktgen::Endpoint;
 
 /// From the package `openvswitch-switch-dpdk`.
 pub const PROGRAM: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";

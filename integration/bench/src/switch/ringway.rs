@@ -12,20 +12,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use integration::process::Daemon;
 use integration::vrouter::VRouter;
-use integration::wait::{self, runtime};
+use integration::wait;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use vrouter_api::v1::{
-    ChangeRoutesRequest, Network, PortSpec, PortState, Route, RouteKind, Tunnel, WorkerStats,
-};
-use vrouter_api::{Client, connect};
+use vrouter_api::v1::{Network, PortSpec, PortState, RouteKind, Tunnel, WorkerStats};
 
 use crate::cells::{Subject, Traffic};
-use crate::generator::Endpoint;
-use crate::idle_pods::ATTACHED;
-use crate::launch::Side;
-use crate::memory::Resident;
 use crate::switch::{Place, Switch, Window, mtu, per_packet};
+use integration::idle_pods::ATTACHED;
+use integration::launch::Side;
+use integration::memory::Resident;
+use integration::pktgen::Endpoint;
 
 /// Time for many handshakes.
 const ATTACH: Duration = Duration::from_secs(60);
@@ -34,8 +31,6 @@ const ATTACH: Duration = Duration::from_secs(60);
 const DESTINATIONS: [Ipv4Addr; 2] = [Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(12, 0, 0, 0)];
 /// Routes of the two pods together, unless the subject says otherwise: one for each flow of the usual cells.
 const ROUTES: u32 = 2 * 1024;
-/// Routes of one request.
-const BATCH: u32 = 50_000;
 
 /// A running vRouter. Fields are dropped in this order: pods leave before it ends.
 pub struct Ringway {
@@ -63,8 +58,7 @@ impl Ringway {
         );
         fs::write(&config, text)?;
         let vrouter = VRouter::start_with(&config, &socket, &place.log("vrouter"))?;
-        let client = runtime()?.block_on(connect(&socket))?;
-        let api = Api { client, cgroup: place.cgroups.path(Side::Pods) };
+        let api = Api { vrouter: &vrouter, cgroup: place.cgroups.path(Side::Pods) };
 
         let mtu = mtu(traffic).into();
         let network = api.network("bench", "10.66.0.0/16", mtu, None)?;
@@ -83,7 +77,7 @@ impl Ringway {
                 continue;
             }
             api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
-            api.routes(&network.name, to_ip, routes, RouteKind::Via, other)?;
+            vrouter.set_host_routes(&network.name, to_ip, routes, RouteKind::Via, other)?;
             let to_mac = network.gateway_mac.clone();
             endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip, tunnel: None });
         }
@@ -100,6 +94,7 @@ impl Ringway {
             addresses: subject.routes.unwrap_or(ROUTES) / 2,
         };
         if subject.idle_pods > 0 {
+            let api = Api { vrouter: &it.vrouter, cgroup: place.cgroups.path(Side::Pods) };
             let sockets = api.idle_ports(&place.directory, subject.idle_pods)?;
             it.idle = Some(it.attach_idle(&place, &sockets)?);
         }
@@ -219,20 +214,17 @@ fn drops(before: &WorkerStats, after: &WorkerStats) -> BTreeMap<String, u64> {
     changes.filter(|(_, packets)| *packets > 0).collect()
 }
 
-/// The control API of one vRouter.
-struct Api {
-    client: Client,
+/// The networks and ports of one vRouter.
+struct Api<'a> {
+    vrouter: &'a VRouter,
     /// Where pods are.
     cgroup: String,
 }
 
-impl Api {
+impl Api<'_> {
     fn network(&self, name: &str, ipv4: &str, mtu: u32, tunnel: Option<Tunnel>) -> Result<Network> {
         let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
-        let network = Network { name: name.clone(), ipv4, mtu, tunnel, ..Network::default() };
-        let answer = runtime()?.block_on(self.client.clone().create_network(network));
-        let answer = answer.map_err(|status| anyhow!("network {name}: {}", status.message()))?;
-        Ok(answer.into_inner())
+        self.vrouter.create_network(Network { name, ipv4, mtu, tunnel, ..Network::default() })
     }
 
     fn port(
@@ -243,7 +235,7 @@ impl Api {
         ipv4: Ipv4Addr,
         socket: &Path,
     ) -> Result<()> {
-        let spec = PortSpec {
+        self.vrouter.create_port(PortSpec {
             id: id.to_owned(),
             network: network.to_owned(),
             mac: mac.to_owned(),
@@ -252,36 +244,7 @@ impl Api {
             queue_pairs: 1,
             peer_cgroups: vec![self.cgroup.clone()],
             ..PortSpec::default()
-        };
-        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
-        answer.map_err(|status| anyhow!("port {id}: {}", status.message()))?;
-        Ok(())
-    }
-
-    /// Host routes for `count` addresses from `first` on, all to one port or tunnel.
-    fn routes(
-        &self,
-        network: &str,
-        first: Ipv4Addr,
-        count: u32,
-        kind: RouteKind,
-        via: Ipv4Addr,
-    ) -> Result<()> {
-        let route = |n: u32| Route {
-            prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
-            kind: kind.into(),
-            via: via.to_string(),
-            ..Route::default()
-        };
-        for start in (0..count).step_by(usize::try_from(BATCH)?) {
-            let request = ChangeRoutesRequest {
-                network: network.to_owned(),
-                remove: Vec::new(),
-                set: (start..count.min(start + BATCH)).map(route).collect(),
-            };
-            let answer = runtime()?.block_on(self.client.clone().change_routes(request));
-            answer.map_err(|status| anyhow!("routes of {network}: {}", status.message()))?;
-        }
+        })?;
         Ok(())
     }
 

@@ -13,9 +13,9 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::generator::Endpoint;
-use crate::launch::Side;
 use crate::switch::{Place, Switch, Window, neighbours, per_packet};
+use integration::launch::Side;
+use integration::pktgen::Endpoint;
 
 /// From the package `dpdk`.
 pub const PROGRAM: &str = "/usr/bin/dpdk-testpmd";

@@ -29,6 +29,7 @@ fn a_port_is_read() {
         to_ip: Ipv4Addr::new(10, 67, 0, 0),
         peer: None,
         tunnel: None,
+        own: OwnShape::default(),
     };
     assert_eq!(port, expected);
     let port: PortSettings = format!("server,{PORT},peer=3").parse().unwrap();
@@ -41,17 +42,37 @@ fn a_port_is_read() {
     for bad in ["vni=7", "vni=16777216", "vtep=x", "vtep-mac=02"] {
         assert!(format!("{PORT},{bad}").parse::<PortSettings>().is_err(), "{bad}");
     }
+    let own =
+        format!("{PORT},queues=4,queue-size=256,packed=1,vectorized=1,mrg-rxbuf=0,in-order=0");
+    let settings = settings_of(&["--port", &own, "--queues=2"]).unwrap();
+    let [usual, own] = &settings.ports[..] else { unreachable!() };
+    assert_eq!(settings.shape_of(usual), settings.shape);
+    let expected = Shape {
+        queues: 4,
+        queue_size: 256,
+        packed: true,
+        vectorized: true,
+        mrg_rxbuf: false,
+        in_order: false,
+    };
+    assert_eq!((settings.shape.queues, settings.shape_of(own)), (2, expected));
 }
 
 #[test]
 fn defaults_are_the_usual_pod() {
     let settings = settings_of(&[]).unwrap();
-    assert_eq!((settings.len, settings.queue_size, settings.queues), (60, 1024, 1));
+    assert_eq!((settings.len, settings.shape.queue_size, settings.shape.queues), (60, 1024, 1));
     assert_eq!(settings.flows, Flows { count: 1024, addresses: 1024 });
     assert_eq!(
-        (settings.packed, settings.vectorized, settings.mrg_rxbuf, settings.in_order),
+        (
+            settings.shape.packed,
+            settings.shape.vectorized,
+            settings.shape.mrg_rxbuf,
+            settings.shape.in_order
+        ),
         (false, false, true, true)
     );
+    assert_eq!((settings.drain, settings.churn_mib, settings.file_per_page), (0.2, 0, false));
     assert_eq!((settings.rate, settings.verify_every, settings.touch), (None, 64, false));
     assert_eq!((settings.warmup, settings.seconds, settings.memory_mib), (1.0, 3.0, 256));
     assert_eq!((settings.send_from, settings.cpu), (SendFrom::All, CpuId(0)));
@@ -83,17 +104,23 @@ fn options_arrive_where_they_belong() {
         "--send-from=1",
         "--burst=16",
         "--tx-free-threshold=256",
+        "--drain=1.5",
+        "--churn-mb=32",
+        "--go=/x/go",
+        "--file-per-page",
     ])
     .unwrap();
-    assert_eq!((settings.len, settings.queue_size, settings.queues), (9014, 256, 4));
+    assert_eq!((settings.len, settings.shape.queue_size, settings.shape.queues), (9014, 256, 4));
     assert_eq!(settings.flows, Flows { count: 65_536, addresses: 4096 });
-    assert!(settings.vectorized && !settings.mrg_rxbuf && !settings.in_order);
+    assert!(settings.shape.vectorized && !settings.shape.mrg_rxbuf && !settings.shape.in_order);
     assert!(settings.touch && settings.latency);
     assert_eq!((settings.rate, settings.verify_every), (Some(1000), 1));
     assert_eq!((settings.warmup, settings.seconds, settings.memory_mib), (0.5, 2.0, 64));
     assert_eq!((settings.burst, settings.tx_free_threshold), (16, 256));
+    assert_eq!((settings.drain, settings.churn_mib, settings.file_per_page), (1.5, 32, true));
+    assert_eq!(settings.go.as_deref(), Some(Path::new("/x/go")));
     assert_eq!([0, 1].map(|port| settings.sends(port)), [false, true]);
-    assert!(settings_of(&["--packed", "--vectorized", "--burst=64"]).unwrap().packed);
+    assert!(settings_of(&["--packed", "--vectorized", "--burst=64"]).unwrap().shape.packed);
 }
 
 #[test]
@@ -124,6 +151,9 @@ fn wrong_arguments_are_named_in_one_line() {
     let bad_mac = format!("{PORT},mac=02:00:00:00:00");
     let bad_ip = format!("{PORT},to-ip=10.0.0");
     let bad_key = format!("{PORT},queue=1");
+    let bad_own = format!("{PORT},queues=17");
+    let bad_flag = format!("{PORT},packed=yes");
+    let bad_vector = format!("{PORT},vectorized=1");
     let bad_peer = format!("{PORT},peer=7");
     let same_peer = format!("{PORT},peer=1");
     for (words, parts) in [
@@ -146,6 +176,10 @@ fn wrong_arguments_are_named_in_one_line() {
         (&["--port", &bad_mac], &["mac=\"02:00:00:00:00\"", "six pairs"]),
         (&["--port", &bad_ip], &["to-ip=\"10.0.0\"", "IPv4"]),
         (&["--port", &bad_key], &["\"queue\" is unknown"]),
+        (&["--port", &bad_own], &["--queues 17", "1 to 16"]),
+        (&["--port", &bad_flag], &["packed=\"yes\"", "use 0 or 1"]),
+        (&["--port", &bad_vector], &["--vectorized", "--mrg-rxbuf=0"]),
+        (&["--drain=-1"], &["--drain -1", "86400"]),
         (&["--port", &bad_peer], &["peer 7", "2 ports"]),
         (&["--port", &same_peer], &["ports 0 and 1", "same peer"]),
         (&["--memory-mb=1"], &["--memory-mb"]),

@@ -25,7 +25,7 @@ fn decode(text: &str) -> Result<Vec<RawInterface>, String> {
             match field {
                 "name" => raw.name = text,
                 "network" => raw.network = text,
-                "ip" => raw.ip = text,
+                "ip" => raw.ip = value.split(',').map(str::to_owned).collect(),
                 "mac" => raw.mac = text,
                 "socket" => raw.socket = text,
                 "kind" => raw.kind = text,
@@ -115,7 +115,22 @@ fn the_full_form() {
     assert_eq!(first.socket, Some(SocketOwner::Pod));
     assert_eq!((second.name.as_str(), second.network.as_str(), second.queues), ("wan", "blue", 1));
     assert_eq!((second.ip, second.mac, second.mtu), (None, None, None));
+    assert_eq!((first.ipv6, second.ipv6), (None, None));
     assert_eq!(second.socket, Some(SocketOwner::Vrouter));
+}
+
+#[test]
+fn addresses_of_both_families() {
+    for (text, ip, ipv6) in [
+        ("10.66.0.9,fd00::9", Some("10.66.0.9"), Some("fd00::9")),
+        ("fd00::9,10.66.0.9", Some("10.66.0.9"), Some("fd00::9")),
+        ("fd00::9", None, Some("fd00::9")),
+    ] {
+        let request = granted(&[("interfaces.ringway.dev", &format!("network=red ip={text}"))]);
+        let interface = &request.interfaces[0];
+        assert_eq!(interface.ip, ip.map(|ip| ip.parse().unwrap()));
+        assert_eq!(interface.ipv6, ipv6.map(|ip| ip.parse().unwrap()));
+    }
 }
 
 #[test]
@@ -219,6 +234,15 @@ fn every_error_names_key_value_and_remedy() {
             &[(key, "network=red ip=10.66.0.9/24")],
             &["[0].ip", "\"10.66.0.9/24\"", "without prefix length"],
         ),
+        (
+            &[(key, "network=red ip=10.66.0.9,fd00::9,10.66.0.8")],
+            &["[0].ip", "\"10.66.0.8\"", "second of its family"],
+        ),
+        (
+            &[(key, "network=red ip=fd00::9,fd00::9")],
+            &["[0].ip", "\"fd00::9\"", "second of its family"],
+        ),
+        (&[(key, "network=red ip=fd00::9/64")], &["[0].ip", "\"fd00::9/64\""]),
         (&[(key, "network=red mac=01:00:5e:00:00:01")], &["[0].mac", "unicast"]),
         (&[(key, "network=red mac=xx")], &["[0].mac", "\"xx\""]),
         (&[(key, "network=red queues=0")], &["[0].queues", "\"0\"", "1 to 16"]),

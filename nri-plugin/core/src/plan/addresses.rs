@@ -1,17 +1,18 @@
 //! Addresses and the other properties of new interfaces.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::annotations::InterfaceRequest;
-use crate::net::{Mac, Network};
+use crate::net::{AnyPrefix, Mac, Network, Network6};
 
-use super::{Interface, Node, PlanError, PodRecord};
+use super::{Interface, Ipv6, Node, PlanError, PodRecord};
 
 /// Addresses in use in one network.
 #[derive(Default)]
 struct Used {
     addresses: BTreeSet<Ipv4Addr>,
+    addresses6: BTreeSet<Ipv6Addr>,
     macs: BTreeSet<Mac>,
 }
 
@@ -27,11 +28,16 @@ impl Node {
             let entry = used.entry(&network.name).or_default();
             entry.addresses.extend(&network.used_addresses);
             entry.addresses.insert(network.gateway);
+            if let Some(ipv6) = &network.ipv6 {
+                entry.addresses6.extend(&ipv6.used_addresses);
+                entry.addresses6.insert(ipv6.gateway);
+            }
             entry.macs.extend(network.used_macs.iter().chain(&network.gateway_mac));
         }
         for (_, interface) in self.pods().flat_map(PodRecord::ports) {
             let entry = used.entry(&interface.network).or_default();
             entry.addresses.insert(interface.ip);
+            entry.addresses6.extend(interface.ipv6.map(|ipv6| ipv6.address));
             entry.macs.insert(interface.mac);
         }
         let mut interfaces = Vec::new();
@@ -46,6 +52,7 @@ impl Node {
                 Some(ip) => check_address(network, ip, used)?,
                 None => lowest_free(network, used)?,
             };
+            let ipv6 = ipv6(network, request.ipv6, ip, used)?;
             let mac = match request.mac {
                 Some(mac) if used.macs.contains(&mac) => {
                     return Err(PlanError::MacInUse { network: network.name.clone(), mac });
@@ -59,6 +66,7 @@ impl Node {
                 return Err(PlanError::MtuTooGreat { network, mtu, network_mtu });
             }
             used.addresses.insert(ip);
+            used.addresses6.extend(ipv6.map(|ipv6| ipv6.address));
             used.macs.insert(mac);
             interfaces.push(Interface {
                 name: request.name.clone(),
@@ -66,6 +74,7 @@ impl Node {
                 ip,
                 prefix_len: network.prefix.length(),
                 gateway: network.gateway,
+                ipv6,
                 mac,
                 queues: request.queues,
                 queue_size: self.defaults.queue_size,
@@ -81,15 +90,90 @@ fn check_address(network: &Network, ip: Ipv4Addr, used: &Used) -> Result<Ipv4Add
     let name = || network.name.clone();
     let (first, last) = network.prefix.hosts();
     if !network.prefix.contains(ip) {
-        return Err(PlanError::AddressOutside { network: name(), prefix: network.prefix, ip });
+        let prefix = AnyPrefix::V4(network.prefix);
+        return Err(PlanError::AddressOutside { network: name(), prefix, ip: ip.into() });
     }
     if ip < first || ip > last || ip == network.gateway {
-        return Err(PlanError::AddressReserved { network: name(), ip });
+        return Err(PlanError::AddressReserved { network: name(), ip: ip.into() });
     }
     if used.addresses.contains(&ip) {
-        return Err(PlanError::AddressInUse { network: name(), ip });
+        return Err(PlanError::AddressInUse { network: name(), ip: ip.into() });
     }
     Ok(ip)
+}
+
+/// The IPv6 side of an interface with the IPv4 address `ip`: what it asks for; else, where it is free, the address with
+/// the same number in the IPv6 prefix as `ip` has in its own, which people recognize; else the lowest that is free.
+fn ipv6(
+    network: &Network,
+    wanted: Option<Ipv6Addr>,
+    ip: Ipv4Addr,
+    used: &Used,
+) -> Result<Option<Ipv6>, PlanError> {
+    let name = || network.name.clone();
+    let Some(side) = &network.ipv6 else {
+        return wanted.map_or(Ok(None), |ip| Err(PlanError::NoIpv6 { network: name(), ip }));
+    };
+    let address = match wanted {
+        Some(address) => check_address6(network, side, address, used)?,
+        None => corresponding(network, side, ip, used)
+            .map_or_else(|| lowest_free6(network, side, used), Ok)?,
+    };
+    let (prefix_len, gateway) = (side.prefix.length(), side.gateway);
+    Ok(Some(Ipv6 { address, prefix_len, gateway }))
+}
+
+fn check_address6(
+    network: &Network,
+    side: &Network6,
+    address: Ipv6Addr,
+    used: &Used,
+) -> Result<Ipv6Addr, PlanError> {
+    let (name, ip) = (|| network.name.clone(), IpAddr::V6(address));
+    if !side.prefix.contains(address) {
+        let prefix = AnyPrefix::V6(side.prefix);
+        return Err(PlanError::AddressOutside { network: name(), prefix, ip });
+    }
+    if address < side.prefix.hosts().0 || address == side.gateway {
+        return Err(PlanError::AddressReserved { network: name(), ip });
+    }
+    if used.addresses6.contains(&address) {
+        return Err(PlanError::AddressInUse { network: name(), ip });
+    }
+    Ok(address)
+}
+
+/// The address with the number that `ip` has in its prefix, if a machine may have it and nobody has.
+fn corresponding(
+    network: &Network,
+    side: &Network6,
+    ip: Ipv4Addr,
+    used: &Used,
+) -> Option<Ipv6Addr> {
+    let number = u32::from(ip).checked_sub(u32::from(network.prefix.network()))?;
+    let address = u128::from(side.prefix.network()).checked_add(number.into())?;
+    let (first, last) = side.prefix.hosts();
+    let fits = (u128::from(first)..=u128::from(last)).contains(&address);
+    let address = Ipv6Addr::from(address);
+    (fits && !used.addresses6.contains(&address)).then_some(address)
+}
+
+/// As [`lowest_free`].
+fn lowest_free6(network: &Network, side: &Network6, used: &Used) -> Result<Ipv6Addr, PlanError> {
+    let (first, last) = side.prefix.hosts();
+    let mut candidate = u128::from(first);
+    for taken in used.addresses6.range(first..=last).map(|ip| u128::from(*ip)) {
+        if taken != candidate {
+            break;
+        }
+        candidate = candidate.saturating_add(1);
+    }
+    let found = Ipv6Addr::from(candidate);
+    if found > last || used.addresses6.contains(&found) {
+        let prefix = AnyPrefix::V6(side.prefix);
+        return Err(PlanError::NetworkFull { network: network.name.clone(), prefix });
+    }
+    Ok(found)
 }
 
 /// Looks at each address in use at most once, however large the network is.
@@ -105,10 +189,8 @@ fn lowest_free(network: &Network, used: &Used) -> Result<Ipv4Addr, PlanError> {
     }
     let found = Ipv4Addr::from(candidate);
     if found > last || used.addresses.contains(&found) {
-        return Err(PlanError::NetworkFull {
-            network: network.name.clone(),
-            prefix: network.prefix,
-        });
+        let prefix = AnyPrefix::V4(network.prefix);
+        return Err(PlanError::NetworkFull { network: network.name.clone(), prefix });
     }
     Ok(found)
 }

@@ -1,12 +1,12 @@
 //! Why a container cannot have what it asks for, in one line that a pod's author understands.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv6Addr};
 use std::fmt;
 
 use crate::annotations::{CPUS, INTERFACES, NETWORK, NUMA};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::hugepages::{PageSize, show_bytes};
-use crate::net::{Mac, Prefix};
+use crate::net::{AnyPrefix, Mac};
 use crate::paths::SandboxId;
 
 /// Why a container cannot have what it asks for.
@@ -104,9 +104,19 @@ pub enum PlanError {
         /// The network.
         network: String,
         /// Its prefix.
-        prefix: Prefix,
+        prefix: AnyPrefix,
         /// As asked for.
-        ip: Ipv4Addr,
+        ip: IpAddr,
+    },
+    /// An IPv6 address in a network that has none.
+    #[error(
+        "annotation {INTERFACES}: address {ip} is IPv6, which network {network} has not; leave it out or use a network with an IPv6 prefix"
+    )]
+    NoIpv6 {
+        /// The network.
+        network: String,
+        /// As asked for.
+        ip: Ipv6Addr,
     },
     /// The address is the network's, the broadcast or the gateway's.
     #[error(
@@ -116,7 +126,7 @@ pub enum PlanError {
         /// The network.
         network: String,
         /// As asked for.
-        ip: Ipv4Addr,
+        ip: IpAddr,
     },
     /// Another pod has the address.
     #[error(
@@ -126,7 +136,7 @@ pub enum PlanError {
         /// The network.
         network: String,
         /// As asked for.
-        ip: Ipv4Addr,
+        ip: IpAddr,
     },
     /// Another pod, or the gateway, has the Ethernet address.
     #[error(
@@ -146,7 +156,7 @@ pub enum PlanError {
         /// The network.
         network: String,
         /// Its prefix.
-        prefix: Prefix,
+        prefix: AnyPrefix,
     },
     /// Packets would not fit the network.
     #[error(
@@ -231,7 +241,7 @@ pub enum AdoptError {
         /// The network.
         network: String,
         /// The address with two owners.
-        ip: Ipv4Addr,
+        ip: IpAddr,
     },
 }
 

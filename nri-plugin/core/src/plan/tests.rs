@@ -10,7 +10,7 @@ use super::{
 use crate::annotations::{CpusRequest, InterfaceRequest, NumaPolicy, Request, Scope, SocketOwner};
 use crate::cpuset::{CpuSet, NodeId};
 use crate::hugepages::{HugepageLimit, PageSize};
-use crate::net::Network;
+use crate::net::{Network, Network6};
 use crate::paths::{SandboxId, Slot};
 use crate::topology::tests::machine;
 
@@ -25,6 +25,7 @@ pub(crate) fn network(name: &str, prefix: &str, gateway: &str) -> Network {
         mtu: 1500,
         used_addresses: BTreeSet::new(),
         used_macs: BTreeSet::new(),
+        ipv6: None,
     }
 }
 
@@ -40,7 +41,12 @@ fn node_with(name: &str, reserved: &str, workers: &str, vrouter: Option<u32>) ->
 }
 
 fn red() -> [Network; 1] {
-    [network("red", "10.66.0.0/24", "10.66.0.1")]
+    let ipv6 = Some(Network6 {
+        prefix: "fd00:66::/120".parse().unwrap(),
+        gateway: "fd00:66::1".parse().unwrap(),
+        used_addresses: BTreeSet::new(),
+    });
+    [Network { ipv6, ..network("red", "10.66.0.0/24", "10.66.0.1") }]
 }
 
 pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
@@ -50,6 +56,7 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
             name: "net0".into(),
             network: "red".into(),
             ip: None,
+            ipv6: None,
             mac: None,
             queues: 1,
             mtu: None,
@@ -491,6 +498,22 @@ fn adopting_what_was_there_before() {
         matches!(&error, AdoptError::Address { .. }) && error.to_string().contains("10.66.0.2"),
         "{error}"
     );
+    // Another address of one family is not enough.
+    let ipv6 = super::Ipv6 {
+        address: "fd00::2".parse().unwrap(),
+        prefix_len: 64,
+        gateway: "fd00::1".parse().unwrap(),
+    };
+    let mut six = before.pod(&sandbox("b")).unwrap().clone();
+    for interface in six.slots.values_mut().flatten() {
+        interface.ipv6 = Some(ipv6);
+    }
+    after.adopt(six).unwrap();
+    for interface in record.slots.values_mut().flatten() {
+        (interface.ip, interface.ipv6) = ([10, 66, 0, 99].into(), Some(ipv6));
+    }
+    let error = after.adopt(record.clone()).unwrap_err().to_string();
+    assert!(error.contains("its address fd00::2 in network red"), "{error}");
     record.slots.clear();
     assert_eq!(after.adopt(record), Ok(()));
 }

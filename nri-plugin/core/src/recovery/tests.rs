@@ -19,6 +19,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         ip: [10, 66, 0, host].into(),
         prefix_len: 24,
         gateway: [10, 66, 0, 1].into(),
+        ipv6: None,
         mac: crate::net::Mac([2, 0, 0, 0, 0, host]),
         queues: 1,
         queue_size: 1024,
@@ -49,6 +50,7 @@ fn port(id: &str, host: u8) -> Port {
         network: "red".into(),
         mac: crate::net::Mac([2, 0, 0, 0, 0, host]),
         ip: [10, 66, 0, host].into(),
+        ipv6: None,
         socket_path: PathBuf::from(format!("/run/ringway/pods/{id}/0/net0.sock")),
         socket: SocketOwner::Vrouter,
         queues: 1,
@@ -89,6 +91,7 @@ fn found(
 #[test]
 fn tables() {
     let moved = Port { ip: [10, 66, 0, 9].into(), ..port("a", 2) };
+    let moved6 = Port { ipv6: Some("fd00::9".parse().unwrap()), ..port("a", 2) };
     let other_peers = Port { peer_cgroups: BTreeSet::new(), ..port("a", 2) };
     let foreign = Port { id: "made-by-hand".into(), ..port("a", 77) };
     let surplus = Port { id: "a/3/net0".into(), ..port("a", 55) };
@@ -138,6 +141,11 @@ fn tables() {
         (
             "the port has another address",
             found(&["a"], vec![record("a", 2)], &["a"], Some(vec![moved])),
+            &["delete a/0/net0", "adopt a", "create a/0/net0 10.66.0.2 [/pods/a] ns/a"],
+        ),
+        (
+            "the port has another IPv6 address",
+            found(&["a"], vec![record("a", 2)], &["a"], Some(vec![moved6])),
             &["delete a/0/net0", "adopt a", "create a/0/net0 10.66.0.2 [/pods/a] ns/a"],
         ),
         (

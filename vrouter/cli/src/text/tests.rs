@@ -21,9 +21,9 @@ fn ports_table() {
     assert_eq!(
         ports(&list),
         "\
-SANDBOX       POD            INTERFACE  NETWORK  IP         MAC                MODE     STATE    QUEUES  REASON
-0123456789ab  default/red-a  net0       red      10.66.0.2  02:2a:0a:42:00:02  pod      up          1/2  -
-fedcba987654  default/red-b  net0       red      10.66.0.2  02:2a:0a:42:00:02  vrouter  waiting     0/2  refused\\npid 9
+SANDBOX       POD            INTERFACE  NETWORK  IP         IPV6        MAC                MODE     STATE    QUEUES  POLICER                  REASON
+0123456789ab  default/red-a  net0       red      10.66.0.2  fd00:66::2  02:2a:0a:42:00:02  pod      up          1/2  1.00M pps, 10.00G bit/s  -
+fedcba987654  default/red-b  net0       red      10.66.0.2  fd00:66::2  02:2a:0a:42:00:02  vrouter  waiting     0/2  1.00M pps, 10.00G bit/s  refused\\npid 9
 "
     );
 }
@@ -38,14 +38,27 @@ fn networks_table() {
         gateway_mac: "02:00:00:00:00:01".into(),
         ..Default::default()
     };
-    let (vni, underlay, local) = (7, "red".into(), "192.0.2.1".into());
+    let lan = v1::Network {
+        name: "lan".into(),
+        mode: v1::NetworkMode::Bridged.into(),
+        ipv6: "fd00:66::/64".into(),
+        gateway6: "fd00:66::1".into(),
+        routes: 7,
+        stations: 3,
+        policer: Some(v1::Policer { bits_per_second: 1_000_000, ..Default::default() }),
+        ..network.clone()
+    };
+    let (vni, underlay, local) = (7, "red".into(), "10.66.0.9".into());
     let tunnel = Some(v1::Tunnel { vni, underlay, local });
     let far = v1::Network { name: "far".into(), tunnel, ..network.clone() };
     assert_eq!(
-        networks(&view::networks(vec![far, network])),
-        "NAME  IPV4          GATEWAY    GATEWAY MAC         MTU  TUNNEL\n\
-         far   10.66.0.0/24  10.66.0.1  02:00:00:00:00:01  1500  vni 7 from 192.0.2.1 over red\n\
-         red   10.66.0.0/24  10.66.0.1  02:00:00:00:00:01  1500  -\n"
+        networks(&view::networks(vec![far, network, lan])),
+        "\
+NAME  MODE     IPV4          GATEWAY    IPV6          GATEWAY6    GATEWAY MAC         MTU  ROUTES  STATIONS  POLICER       TUNNEL
+far   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -             vni 7 from 10.66.0.9 over red
+lan   bridged  10.66.0.0/24  10.66.0.1  fd00:66::/64  fd00:66::1  02:00:00:00:00:01  1500       7         3  1.00M bit/s   -
+red   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -             -
+"
     );
 }
 

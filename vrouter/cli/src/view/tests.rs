@@ -12,6 +12,10 @@ pub(crate) fn wire_port(id: &str, pod: &str) -> v1::Port {
             network: "red".into(),
             mac: "02:2a:0a:42:00:02".into(),
             ipv4: "10.66.0.2".into(),
+            ipv6: "fd00:66::2".into(),
+            allowed_sources: vec!["10.9.0.0/16".into()],
+            trunk: true,
+            policer: None,
             socket_path: format!("/run/ringway/pods/{id}.sock"),
             socket_owner: v1::SocketOwner::Pod.into(),
             queue_pairs: 2,
@@ -31,6 +35,12 @@ pub(crate) fn wire_port(id: &str, pod: &str) -> v1::Port {
         worker: 0,
         workers: vec![0, 0],
         numa_node: -1,
+        policer: Some(v1::Policer {
+            packets_per_second: 1_000_000,
+            burst_packets: 10_000,
+            bits_per_second: 10_000_000_000,
+            burst_bits: 100_000_000,
+        }),
     }
 }
 
@@ -93,7 +103,10 @@ fn a_port_as_documented() {
         json!({
             "id": "0123456789abcdef/0/net0", "sandbox": "0123456789abcdef", "slot": 0,
             "namespace": "default", "pod": "red-a", "interface": "net0", "network": "red",
-            "ip": "10.66.0.2", "mac": "02:2a:0a:42:00:02", "mode": "pod", "state": "up", "reason": null,
+            "ip": "10.66.0.2", "ipv6": "fd00:66::2", "allowed_sources": ["10.9.0.0/16"], "trunk": true,
+            "policer": {"packets_per_second": 1_000_000, "burst_packets": 10_000,
+                        "bits_per_second": 10_000_000_000_u64, "burst_bits": 100_000_000},
+            "mac": "02:2a:0a:42:00:02", "mode": "pod", "state": "up", "reason": null,
             "queue_pairs": 2, "active_queue_pairs": 1, "features": "0x130008000", "memory_regions": 1,
             "memory_bytes": 536_870_912, "peer_pid": 4711, "worker": 0, "workers": [0, 0], "pinned_worker": 0,
             "numa_node": null,
@@ -212,11 +225,22 @@ fn events_as_documented() {
                 name: "red".into(),
                 ipv4: "10.66.0.0/24".into(),
                 mtu: 1500,
+                ipv6: "fd00:66::/64".into(),
+                mode: v1::NetworkMode::Bridged.into(),
+                routes: 5,
+                flood_limit: Some(v1::FloodLimit { frames_per_second: 1000, burst_frames: 100 }),
+                policer: Some(v1::Policer {
+                    packets_per_second: 9,
+                    burst_packets: 64,
+                    ..Default::default()
+                }),
                 ..v1::Network::default()
             }),
             json!({"event": "network_added", "network":
                 {"name": "red", "ipv4": "10.66.0.0/24", "gateway": "", "gateway_mac": null, "mtu": 1500,
-                 "tunnel": null}}),
+                 "ipv6": "fd00:66::/64", "gateway6": null, "mode": "bridged", "routes": 5, "stations": 0, "tunnel": null,
+                 "flood_limit": {"frames_per_second": 1000, "burst_frames": 100},
+                 "policer": {"packets_per_second": 9, "burst_packets": 64, "bits_per_second": null, "burst_bits": null}}}),
         ),
     ] {
         let event = Event::from_wire(v1::Event { event: Some(wire) }).unwrap();

@@ -72,6 +72,8 @@ pub enum PolicyError {
     UnderlayMtu { network: NetworkIndex, mtu: u16, needed: u16 },
     /// Two networks with one number on one underlay.
     DuplicateVni { first: NetworkIndex, second: NetworkIndex, vni: Vni },
+    /// A policer whose bucket never holds a frame of the network's MTU.
+    Burst { port: PortIndex, least_bits: u64 },
 }
 
 impl fmt::Display for PolicyError {
@@ -184,10 +186,14 @@ impl fmt::Display for PolicyError {
                 "allowed prefix {prefix} lies in {reserved}, which hosts cannot use: choose a unicast \
                  prefix"
             ),
-            Self::Trunk { port } => write!(
+            Self::Trunk { .. } => f.write_str(
+                "trunk is set but the port's network is not bridged: leave it out, or choose a bridged \
+                 network",
+            ),
+            Self::Burst { least_bits, .. } => write!(
                 f,
-                "port slot {} is a trunk but its network is not bridged: change one of the two",
-                port.0
+                "the policer never lets a whole frame of the network's MTU pass: allow a burst of at \
+                 least 1 packet and {least_bits} bits"
             ),
             Self::Underlay { underlay, .. } => write!(
                 f,

@@ -1,6 +1,7 @@
 //! Each rule of a policy, broken alone.
 
 use super::*;
+use crate::Rate;
 use std::string::ToString;
 use std::vec;
 
@@ -17,6 +18,7 @@ fn good() -> Policy {
         mtu: 1500,
         ipv6: None,
         mode: Mode::Routed,
+        floods: FloodLimit::default(),
         tunnel: None,
     };
     let port = |index, network, last| PortPolicy {
@@ -27,6 +29,7 @@ fn good() -> Policy {
         ipv6: None,
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     };
     Policy {
         networks: vec![network(1, 0x11), network(0, 0x10)],
@@ -149,7 +152,7 @@ fn refuses_for_ipv6_and_more() {
         Some(text.parse().unwrap())
     }
     type Break = fn(&mut Policy);
-    let cases: [(Break, &str); 15] = [
+    let cases: [(Break, &str); 17] = [
         (
             |p| set(p, "fe80::/64", "fe80::1"),
             "ipv6 fe80::/64 overlaps fe80::/10, which hosts cannot use: choose a unicast prefix such as fd00:66::/64",
@@ -190,7 +193,16 @@ fn refuses_for_ipv6_and_more() {
         ),
         (
             |p| p.ports[1].trunk = true,
-            "port slot 0 is a trunk but its network is not bridged: change one of the two",
+            "trunk is set but the port's network is not bridged: leave it out, or choose a bridged network",
+        ),
+        (
+            |p| p.ports[1].rates.bits = Some(Rate { per_second: 1, burst: 12_143 }),
+            "the policer never lets a whole frame of the network's MTU pass: allow a burst of at least 1 packet and \
+             12144 bits",
+        ),
+        (
+            |p| p.ports[1].rates.packets = Some(Rate { per_second: 1, burst: 0 }),
+            "the policer never lets a whole frame",
         ),
     ];
     for (change, text) in cases {

@@ -4,7 +4,7 @@ use super::slow::{self, Step};
 use super::{Place, nd};
 use crate::icmp::ipv6_of;
 use crate::routes::LINK_LOCAL;
-use crate::{DropReason, Flood, Packet, PortLimits, Verdict};
+use crate::{DropReason, Flood, Packet, PortIndex, PortLimits, Verdict};
 use core::net::{IpAddr, Ipv4Addr};
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::{Mac, arp};
@@ -119,19 +119,25 @@ fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
     let Ok((link, _)) = ethernet::Header::split(packet.head()) else {
         return Verdict::Drop(DropReason::RuntFrame);
     };
-    let to: Mac = link.destination();
+    let (to, from): (Mac, Mac) = (link.destination(), link.source());
+    let own = at.port.policy.index;
+    // Only a trunk gets here with an address that is not its own.
+    if from != at.port.policy.mac
+        && let Some(stations) = at.network.learned()
+    {
+        stations.learn(at.now, from, own);
+    }
     let flood = if to.is_multicast() {
         Flood::All
     } else {
-        match at.network.port_of(to) {
-            Some(port) if port == at.port.policy.index => {
-                return Verdict::Drop(DropReason::Hairpin);
-            }
+        match at.network.port_of(to).or_else(|| behind(at, to)) {
+            Some(port) if port == own => return Verdict::Drop(DropReason::Hairpin),
             Some(port) => return Verdict::Forward(port),
             None => Flood::Trunks,
         }
     };
-    let nobody = at.network.trunks().iter().all(|port| *port == at.port.policy.index);
+    let nobody = at.network.trunks().iter().all(|port| *port == own);
+    limits.floods.follow(at.network.floods());
     if flood == Flood::Trunks && nobody {
         Verdict::Drop(DropReason::UnknownMac)
     } else if limits.floods.allow(at.now) {
@@ -139,4 +145,12 @@ fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
     } else {
         Verdict::Drop(DropReason::FloodLimited)
     }
+}
+
+/// The trunk that a station is behind. What was learned counts only as long as the tables say that the port is a trunk
+/// of this very network.
+fn behind(at: &Place<'_>, station: Mac) -> Option<PortIndex> {
+    let port = at.network.learned()?.find(at.now, station)?;
+    let policy = at.tables.port(port)?;
+    (policy.trunk && policy.network == at.network.policy().index).then_some(port)
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    HEADER_BYTES, ICMP_ERROR_BYTES, IcmpError, IcmpLimiter, Mode, NetworkIndex, NetworkPolicy,
-    Policy, PortPolicy, RouteChange, RouteTarget, icmp_error,
+    FloodLimit, HEADER_BYTES, ICMP_ERROR_BYTES, IcmpError, IcmpLimiter, Mode, NetworkIndex,
+    NetworkPolicy, Policy, PortPolicy, Rates, RouteChange, RouteTarget, icmp_error,
 };
 use bolero::TypeGenerator;
 use core::net::Ipv4Addr;
@@ -17,6 +17,7 @@ use vrouter_net::{Mac, checksum};
 
 mod bridge;
 mod hostile;
+mod policed;
 mod six;
 mod tunnel;
 
@@ -51,6 +52,7 @@ fn policy() -> Policy {
         mtu: MTU,
         ipv6: None,
         mode: Mode::Routed,
+        floods: FloodLimit::default(),
         tunnel: None,
     };
     let port = |index, network, mac, ipv4: [u8; 4]| PortPolicy {
@@ -61,6 +63,7 @@ fn policy() -> Policy {
         ipv6: None,
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     };
     Policy {
         networks: vec![network(0), network(1)],

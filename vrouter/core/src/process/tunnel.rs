@@ -67,7 +67,7 @@ pub(super) fn encapsulate(
             (w3 & !0xffff) | sum,
         ]);
         packet.verdict = Verdict::Encapsulate(hop.inner.port);
-        targets.add(hop.inner.port);
+        targets.add(hop.inner.port, true);
         done |= 1 << i;
     }
     done
@@ -148,7 +148,7 @@ pub(super) fn decapsulate(
             let (packet, hop) = (batch.get_mut(i), ports.get(found[i] as usize));
             let unwrapped = packet.zip(hop).and_then(|(packet, hop)| unwrap_to(packet, hop));
             if let Some(port) = unwrapped {
-                targets.add(port);
+                targets.add(port, true);
                 done |= 1 << i;
             } else {
                 // As it was, for whoever is next.

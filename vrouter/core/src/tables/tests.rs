@@ -1,7 +1,7 @@
 //! Building and updating, the incremental way beside the full one.
 
 use super::*;
-use crate::{DropReason, Mode, NextHop, PortHop, RouteTarget};
+use crate::{DropReason, FloodLimit, Mode, NextHop, PortHop, Rates, RouteTarget};
 use bolero::TypeGenerator;
 use core::net::Ipv4Addr;
 use std::string::ToString;
@@ -22,6 +22,7 @@ fn network(index: u16, mtu: u16) -> NetworkPolicy {
         mtu,
         ipv6: None,
         mode: Mode::Routed,
+        floods: FloodLimit::default(),
         tunnel: None,
     }
 }
@@ -36,6 +37,7 @@ fn port(index: u16, network: u16) -> PortPolicy {
         ipv6: None,
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     }
 }
 

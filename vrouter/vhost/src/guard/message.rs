@@ -91,6 +91,11 @@ impl Header {
         out
     }
 
+    /// Of a SET_VRING_ENABLE of our own, to which no reply is wanted.
+    pub(crate) fn enable() -> Self {
+        Self { code: 18, flags: FLAG_VERSION, size: 8 }
+    }
+
     /// A request of protocol version 1, not a reply.
     pub(crate) fn is_request(self) -> bool {
         self.flags & FLAG_VERSION_MASK == FLAG_VERSION && self.flags & FLAG_REPLY == 0
@@ -132,6 +137,11 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    /// Whether both are the same guest memory, wherever in a file it lies: REM_MEM_REG need not say that.
+    pub(crate) fn is_same_place(&self, other: &Self) -> bool {
+        (self.gpa, self.size, self.user) == (other.gpa, other.size, other.user)
+    }
+
     pub(crate) fn parse(raw: &[u8]) -> Option<Self> {
         Some(Self {
             gpa: long(raw, 0)?,
@@ -152,6 +162,9 @@ mod tests {
         assert_eq!(header.bytes(), [5, 0, 0, 0, 9, 0, 0, 0, 40, 0, 0, 0]);
         assert_eq!(Header::parse(header.bytes()), header);
         assert!(header.is_request() && header.needs_reply());
+        let enable = Header::enable();
+        assert_eq!(Request::from_code(enable.code), Some(Request::SetVringEnable));
+        assert!(enable.is_request() && !enable.needs_reply());
         assert!(!Header { flags: 5, ..header }.is_request(), "a reply");
         assert!(!Header { flags: 2, ..header }.is_request(), "another version");
     }

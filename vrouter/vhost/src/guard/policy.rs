@@ -3,6 +3,7 @@
 //! Three kinds of rules: what the specification demands and the daemon's crate does not check; what the crate
 //! gets wrong for a well-behaved frontend (answered here in its place); and limits on what a hostile one can ask for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::descriptor::Kind;
@@ -14,6 +15,9 @@ use crate::ring::MAX_QUEUE_SIZE;
 const BUDGET: u32 = 4096;
 const BUDGET_PER_SECOND: u32 = 256;
 
+/// VHOST_USER_F_PROTOCOL_FEATURES, a feature bit.
+const F_PROTOCOL_FEATURES: u64 = 1 << 30;
+
 /// What to do with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -23,6 +27,8 @@ pub(crate) enum Decision {
     Reordered { payload: Vec<u8>, order: Vec<usize> },
     /// Relay with a descriptor of our own in place of the pod's.
     ReplaceCall { queue: usize },
+    /// Relay as it is, then enable these queues.
+    ThenEnable { queues: Vec<u32> },
     /// Relay without the descriptors.
     WithoutDescriptors,
     /// Do not relay; acknowledge if a reply was asked for.
@@ -63,6 +69,10 @@ pub(crate) struct Policy {
     queues: usize,
     owned: bool,
     features_set: bool,
+    /// Queues that were enabled before there were features.
+    early: BTreeSet<u32>,
+    /// Memory regions that the daemon knows.
+    regions: Vec<Region>,
     tokens: u32,
     refilled: Duration,
 }
@@ -70,7 +80,15 @@ pub(crate) struct Policy {
 impl Policy {
     /// `queues`: virtqueues of the port. `now`: any steady time.
     pub(crate) fn new(queues: usize, now: Duration) -> Self {
-        Self { queues, owned: false, features_set: false, tokens: BUDGET, refilled: now }
+        Self {
+            queues,
+            owned: false,
+            features_set: false,
+            early: BTreeSet::new(),
+            regions: Vec::new(),
+            tokens: BUDGET,
+            refilled: now,
+        }
     }
 
     fn spend(&mut self, now: Duration) -> Result<(), Violation> {
@@ -100,8 +118,33 @@ impl Policy {
         let decision = self.judge_request(request, payload, kinds)?;
         match request {
             Request::SetOwner => self.owned = true,
-            Request::SetFeatures => self.features_set = true,
-            Request::ResetOwner | Request::ResetDevice => self.features_set = false,
+            Request::SetFeatures => {
+                self.features_set = true;
+                self.early.clear();
+            }
+            Request::ResetOwner | Request::ResetDevice => {
+                self.features_set = false;
+                self.early.clear();
+            }
+            Request::SetMemTable => {
+                let body = payload.get(8..).unwrap_or(&[]);
+                self.regions = body.chunks_exact(REGION_BYTES).filter_map(Region::parse).collect();
+            }
+            Request::AddMemRegion if decision == Decision::Forward => {
+                self.regions.extend(single_region(payload));
+            }
+            Request::RemMemRegion => {
+                let gone = single_region(payload);
+                self.regions.retain(|region| gone.is_none_or(|it| !it.is_same_place(region)));
+            }
+            Request::SetVringEnable if !self.features_set => {
+                let queue = word(payload, 0).unwrap_or(0);
+                if word(payload, 1) == Some(1) {
+                    self.early.insert(queue);
+                } else {
+                    self.early.remove(&queue);
+                }
+            }
             _ => {}
         }
         Ok(decision)
@@ -126,12 +169,20 @@ impl Policy {
             Request::AddMemRegion => {
                 size(8 + REGION_BYTES)?;
                 descriptors(1)?;
-                let region = payload.get(8..).and_then(Region::parse);
-                audit(0, region, kinds.first())?;
-                return Ok(Decision::Forward);
+                let region = audit(0, single_region(payload), kinds.first())?;
+                // QEMU 7.2 tells of a region once for each queue pair, all on one connection. The crate would find that it
+                // overlaps itself.
+                let is_known = self.regions.contains(&region);
+                return Ok(if is_known { Decision::Acknowledge } else { Decision::Forward });
             }
             Request::RemMemRegion => {
                 size(8 + REGION_BYTES)?;
+                // Also once for each queue pair.
+                let gone = single_region(payload);
+                let is_known = |it: &Region| gone.is_some_and(|gone| gone.is_same_place(it));
+                if !self.regions.iter().any(is_known) {
+                    return Ok(Decision::Acknowledge);
+                }
                 // A descriptor is allowed and useless (specification, REM_MEM_REG); the crate does not take one.
                 return Ok(Decision::WithoutDescriptors);
             }
@@ -154,9 +205,18 @@ impl Policy {
             | Request::GetQueueNum
             | Request::ResetDevice
             | Request::GetMaxMemSlots => size(0).map(|()| Decision::Forward),
-            Request::SetFeatures | Request::SetProtocolFeatures => {
-                size(8).map(|()| Decision::Forward)
+            Request::SetFeatures => {
+                size(8)?;
+                // Without the protocol features every queue is enabled by this very request.
+                let is_late = long(payload, 0).unwrap_or(0) & F_PROTOCOL_FEATURES != 0;
+                if is_late && !self.early.is_empty() {
+                    return Ok(Decision::ThenEnable {
+                        queues: self.early.iter().copied().collect(),
+                    });
+                }
+                Ok(Decision::Forward)
             }
+            Request::SetProtocolFeatures => size(8).map(|()| Decision::Forward),
             Request::SetVringAddr => {
                 size(40)?;
                 self.queue(word(payload, 0))?;
@@ -193,9 +253,10 @@ impl Policy {
                 self.queue(word(payload, 0))?;
                 match word(payload, 1) {
                     Some(0 | 1) if self.features_set => Ok(Decision::Forward),
-                    // As above. The crate would end the connection, as nothing is negotiated.
-                    Some(0) => Ok(Decision::Acknowledge),
-                    Some(1) => Ok(Decision::Forward),
+                    // The crate would end the connection, as nothing is negotiated. A virtio-user that listens disables
+                    // its old rings, see above; QEMU enables rings of a guest that has not chosen features yet, and
+                    // does not say so again when it has.
+                    Some(0 | 1) => Ok(Decision::Acknowledge),
                     other => Err(Violation::EnableValue(other.unwrap_or(u32::MAX))),
                 }
             }
@@ -239,6 +300,11 @@ impl Policy {
             Some(_) => Err(Violation::DescriptorKind { request, expected: "an eventfd" }),
         }
     }
+}
+
+/// The region that ADD_MEM_REG and REM_MEM_REG are about.
+fn single_region(payload: &[u8]) -> Option<Region> {
+    payload.get(8..).and_then(Region::parse)
 }
 
 /// SET_MEM_TABLE: every region audited against its descriptor, regions sorted as the crate wants them.
@@ -304,6 +370,10 @@ fn audit(index: usize, region: Option<Region>, kind: Option<&Kind>) -> Result<Re
     }
     if region.offset + region.size > file {
         return bad("reaches beyond the end of its file");
+    }
+    // What mmap(2) rounds up, munmap(2) of huge pages does not: they would stay with us for ever.
+    if !region.size.is_multiple_of(page) {
+        return bad("does not end at a page of its file");
     }
     Ok(region)
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use nix::cmsg_space;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recvmsg, sendmsg};
 
-use super::descriptor::kind;
+use super::descriptor::{kind, received};
 use super::message::{HEADER_BYTES, Header, MAX_DESCRIPTORS, MAX_PAYLOAD};
 use super::policy::{Decision, Policy, Violation};
 
@@ -97,6 +97,13 @@ impl Relay {
         tracing::trace!(code = header.code, size, descriptors = kinds.len(), ?decision, "message");
         match decision {
             Decision::Forward => self.relay(header, &payload, &descriptors),
+            Decision::ThenEnable { queues } => {
+                self.relay(header, &payload, &descriptors)?;
+                queues.into_iter().try_for_each(|queue| {
+                    let payload = [queue.to_le_bytes(), 1u32.to_le_bytes()].concat();
+                    self.relay(Header::enable(), &payload, &[])
+                })
+            }
             Decision::WithoutDescriptors => self.relay(header, &payload, &[]),
             Decision::Reordered { payload, order } => {
                 let mut slots: Vec<_> = descriptors.into_iter().map(Some).collect();
@@ -174,7 +181,7 @@ fn receive(
         let mut parts = [io::IoSliceMut::new(rest)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = match recvmsg::<()>(from.as_raw_fd(), &mut parts, Some(&mut space), flags) {
-            Ok(message) => message,
+            Ok(message) => (message.bytes, message.flags),
             Err(nix::errno::Errno::EINTR) => continue,
             Err(nix::errno::Errno::EAGAIN) => {
                 return Err(io::Error::new(
@@ -185,16 +192,17 @@ fn receive(
             }
             Err(e) => return Err(io::Error::from(e).into()),
         };
-        for control in message.cmsgs().map_err(io::Error::from)? {
-            if let ControlMessageOwned::ScmRights(fds) = control {
-                // SAFETY: the kernel has just installed these descriptors for us; nobody else owns them.
-                descriptors.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
+        let (bytes, flags) = message;
+        // Also of a message that is refused below: a descriptor that nobody owns is never closed, and a pod could
+        // use up all there are.
+        for fd in received(&space) {
+            // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
+            descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
         }
-        if message.flags.contains(MsgFlags::MSG_CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
+        if flags.contains(MsgFlags::MSG_CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors").into());
         }
-        match message.bytes {
+        match bytes {
             0 if done == 0 => return Ok(false),
             0 => return Err(End::PodLeft),
             n => done += n,
@@ -202,3 +210,6 @@ fn receive(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests;

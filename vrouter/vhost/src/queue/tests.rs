@@ -122,6 +122,90 @@ fn every_layout_of_a_frame_arrives_whole() {
     }
 }
 
+/// Moves one burst of plain frames; returns how many arrived.
+fn forward_plain(from: &TxLease<'_>, rx: &Queue, replace: Option<&[u8]>) -> usize {
+    let mut scratch = RxScratch::new();
+    let plain = from.plain().expect("every frame is one piece");
+    let heads: Vec<_> = plain
+        .frames()
+        .map(|frame| {
+            frame.look_ahead(8);
+            let mut private = [0xee; HEAD_BYTES];
+            let copied = frame.head(&mut private, |_| true);
+            assert!(u32::from(copied) == frame.bytes().min(64));
+            private[..usize::from(copied)].to_vec()
+        })
+        .collect();
+    let mut to = rx.try_lease_rx(&mut scratch).unwrap();
+    to.prepare(from.len());
+    let wanted = heads.iter().enumerate().map(|(i, head)| {
+        let skip = u32::try_from(head.len()).unwrap();
+        Headed { frame: i, front: &[], head: replace.unwrap_or(head), skip, len: u32::MAX }
+    });
+    to.forward_plain(plain, wanted)
+}
+
+#[test]
+fn plain_frames_arrive_whole_until_one_does_not_fit() {
+    let sizes = [1, 14, 59, 60, 64, 65, 127, 1514, 1514];
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, MERGEABLE, None);
+    let rx = start(&b, Direction::ToGuest, MERGEABLE, None);
+    for (i, len) in (0..).zip(sizes) {
+        send(&mut a, i, &frame(len), &[]);
+    }
+    // The last one needs two, which is no plain case.
+    let at = receive(&mut b, &[2048, 2048, 2048, 72, 76, 2048, 2048, 1526, 1525, 2048]);
+    let mut burst = TxBurst::new();
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    assert_eq!(from.fetch(), sizes.len());
+    assert_eq!(forward_plain(&from, &rx, None), sizes.len() - 1);
+    drop(from);
+    assert_eq!(usize::from(a.used_index()), sizes.len(), "all buffers of the sender come back");
+    assert_eq!(usize::from(b.used_index()), sizes.len() - 1);
+    for ((i, len), at) in (0..).zip(sizes).zip(&at).take(sizes.len() - 1) {
+        let total = u32::try_from(len + 12).unwrap();
+        assert_eq!(b.used(i), (u32::from(i), total));
+        let bytes = b.read(*at, len + 12);
+        assert_eq!(bytes[..12], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+        assert_eq!(bytes[12..], frame(len), "{len}");
+    }
+    // What was taken and not used is there for the next burst.
+    send(&mut a, 20, &frame(100), &[]);
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    from.fetch();
+    assert_eq!(forward_plain(&from, &rx, Some(&[7; 50])), 1);
+    let bytes = b.read(at[8], 12 + 50 + 36);
+    assert_eq!((&bytes[12..62], &bytes[62..]), (&[7; 50][..], &frame(100)[64..]));
+}
+
+#[test]
+fn one_odd_frame_makes_a_burst_odd() {
+    let mut a = Driver::new(64);
+    let tx = start(&a, Direction::FromGuest, MERGEABLE, None);
+    let mut burst = TxBurst::new();
+    for (cuts, plain) in [(&[][..], true), (&[30], false), (&[], true)] {
+        send(&mut a, 0, &frame(60), &[]);
+        send(&mut a, 1, &frame(60), cuts);
+        let mut from = tx.lease_tx(&mut burst).unwrap();
+        assert_eq!(from.fetch(), 2);
+        assert_eq!(from.plain().is_some(), plain, "{cuts:?}");
+    }
+    // What may leave work to be done has to be asked for it.
+    let asks = start(&a, Direction::FromGuest, CHECKSUM, None);
+    send(&mut a, 0, &frame(60), &[]);
+    let mut from = asks.lease_tx(&mut burst).unwrap();
+    assert_eq!(from.fetch(), 1);
+    assert!(from.plain().is_none());
+    // Too short for its header: not plain, and refused.
+    drop(from);
+    a.desc(3, BUF, 11, 0, 0);
+    a.offer(3);
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    from.fetch();
+    assert!(from.plain().is_none());
+}
+
 #[test]
 fn a_frame_without_room_is_refused_and_costs_no_buffer() {
     let (mut a, mut b) = (Driver::new(64), Driver::new(64));
@@ -390,8 +474,14 @@ fn a_head_of_another_length_goes_in_front_of_the_rest() {
             assert_eq!(from.fetch(), 1);
             let mut to = rx.lease_rx(&mut scratch).unwrap();
             to.prepare(1);
-            let rest = Rest { skip, len };
-            to.forward_reheaded(&from, 0, front, head, rest, &Offload::NONE).unwrap();
+            let headed = Headed { frame: 0, front, head, skip, len };
+            let plain = from.plain();
+            let done = plain.map_or(0, |plain| to.forward_plain(plain, [headed].into_iter()));
+            assert_eq!(done, usize::from(cuts.is_empty() && sizes.len() == 1));
+            if done == 0 {
+                let body = from.body(0, skip).first(len);
+                to.push_behind(front, head, body, &Offload::NONE).unwrap();
+            }
             drop((to, from));
             let end = frame.len().min(skip as usize + len as usize);
             let expected = [front, head, &frame[skip as usize..end]].concat();
@@ -402,16 +492,24 @@ fn a_head_of_another_length_goes_in_front_of_the_rest() {
             assert_eq!(got.split_off(12), expected, "{cuts:?} {sizes:?}");
         }
     }
-    // More than any head.
-    let (mut sender, receiver) = (Driver::new(16), Driver::new(16));
+    // More than the buffer holds.
+    let (mut sender, mut receiver) = (Driver::new(16), Driver::new(16));
     let tx = start(&sender, Direction::FromGuest, PLAIN, None);
     let rx = start(&receiver, Direction::ToGuest, PLAIN, None);
     send(&mut sender, 0, &frame, &[]);
     let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
     let mut from = tx.lease_tx(&mut burst).unwrap();
     from.fetch();
+    let at = receive(&mut receiver, &[12 + 70 + 60 + 339]);
     let mut to = rx.lease_rx(&mut scratch).unwrap();
-    let rest = Rest { skip: 0, len: 400 };
-    let refused = to.forward_reheaded(&from, 0, &[0; 73], &[0; 128], rest, &Offload::NONE);
+    to.prepare(1);
+    let headed = Headed { frame: 0, front: &longer, head: &head, skip: 60, len: 340 };
+    assert_eq!(to.forward_plain(from.plain().unwrap(), [headed].into_iter()), 0);
+    let body = |len| from.body(0, 60).first(len);
+    let refused = to.push_behind(&longer, &head, body(340), &Offload::NONE);
     assert_eq!(refused, Err(PushError::BufferTooSmall));
+    to.push_behind(&longer, &head, body(339), &Offload::NONE).unwrap();
+    drop(to);
+    let got = receiver.read(at[0], 12 + 70 + 60 + 339);
+    assert_eq!(got[12..], [&longer, &head, &frame[60..399]].concat());
 }

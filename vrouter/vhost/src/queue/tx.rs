@@ -1,5 +1,7 @@
 //! What a pod sends: a burst of frames, still in its memory.
 
+use std::marker::PhantomData;
+
 use super::{Active, Held, Queue};
 use crate::memory::Segment;
 use crate::offload::{NET_HEADER_FIELDS, Offload};
@@ -105,6 +107,74 @@ impl Body<'_> {
     }
 }
 
+/// A burst of frames that are as nearly all are: one piece of memory each, and nothing left to do. What is done with
+/// them needs no case to be told from another, so it fits loops that stay in registers.
+#[derive(Clone, Copy)]
+pub struct PlainBurst<'a> {
+    chains: &'a [Chain],
+    /// Bytes of the virtio-net header.
+    net_header: u32,
+}
+
+impl<'a> PlainBurst<'a> {
+    /// The frames, in order.
+    #[inline(always)]
+    pub fn frames(self) -> impl Iterator<Item = PlainFrame<'a>> {
+        self.chains.iter().map(move |chain| self.frame_of(chain))
+    }
+
+    /// Frame `i`.
+    #[inline(always)]
+    pub(super) fn frame(self, i: usize) -> Option<PlainFrame<'a>> {
+        self.chains.get(i).map(|chain| self.frame_of(chain))
+    }
+
+    #[inline(always)]
+    fn frame_of(self, chain: &Chain) -> PlainFrame<'a> {
+        PlainFrame { memory: chain.first.skip(self.net_header), burst: PhantomData }
+    }
+}
+
+/// One frame of a [`PlainBurst`].
+#[derive(Clone, Copy)]
+pub struct PlainFrame<'a> {
+    /// Resolved in the memory of the lease that the burst borrows from.
+    pub(super) memory: Segment,
+    burst: PhantomData<&'a TxBurst>,
+}
+
+impl PlainFrame<'_> {
+    /// Bytes of the Ethernet frame, without FCS.
+    #[inline(always)]
+    pub fn bytes(self) -> u32 {
+        self.memory.len()
+    }
+
+    /// As [`TxLease::head`]; returns how many bytes were copied.
+    #[inline(always)]
+    pub fn head(self, into: &mut [u8; HEAD_BYTES], enough: impl Fn(&[u8; LINE]) -> bool) -> u16 {
+        let (line, rest) = into.split_first_chunk_mut::<LINE>().unwrap_or_else(|| unreachable!());
+        // SAFETY: the burst borrows from the lease that holds the memory.
+        let mut copied = unsafe { self.memory.read_line(line) };
+        if copied == LINE && !enough(line) {
+            // SAFETY: as above.
+            copied += unsafe { self.memory.skip(LINE_BYTES).read(rest) };
+        }
+        u16::try_from(copied).unwrap_or(0)
+    }
+
+    /// Has up to `lines` cache lines behind the first fetched.
+    #[inline(always)]
+    pub fn look_ahead(self, lines: u32) {
+        let mut at = LINE_BYTES;
+        let end = self.memory.len().min(LINE_BYTES + LINE_BYTES * lines);
+        while at < end {
+            self.memory.prefetch_read(at);
+            at += LINE_BYTES;
+        }
+    }
+}
+
 /// One burst of frames that a pod sent. Dropping it gives the buffers back to the pod.
 pub struct TxLease<'q> {
     active: Held<'q, Active>,
@@ -137,6 +207,16 @@ impl<'q> TxLease<'q> {
         }
         active.ring.look_ahead();
         self.chains.len()
+    }
+
+    /// The frames, if they are all plain.
+    #[inline(always)]
+    pub fn plain(&self) -> Option<PlainBurst<'_>> {
+        if self.reads_header {
+            return None;
+        }
+        let net_header = self.net_header;
+        self.chains.all_simple().map(|chains| PlainBurst { chains, net_header })
     }
 
     /// Frames of this burst.

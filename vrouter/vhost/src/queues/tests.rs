@@ -257,3 +257,18 @@ fn crossings_need_two_known_nodes() {
         assert_eq!(at(from).node(), from);
     }
 }
+
+/// A worker writes to a queue in each burst: its lock, and where it stands in the ring.
+#[test]
+fn two_queues_share_no_cache_line() {
+    let wake = Arc::new(Wake::new().unwrap());
+    let queues = PortQueues::new(Token(0), |_| Arc::clone(&wake));
+    for pair in queues.virtqueues.windows(2) {
+        let [a, b] = [&pair[0], &pair[1]].map(|queue| std::ptr::from_ref(queue).addr());
+        assert!(
+            a.is_multiple_of(64)
+                && b - a >= size_of::<Queue>()
+                && size_of::<Queue>().is_multiple_of(64)
+        );
+    }
+}

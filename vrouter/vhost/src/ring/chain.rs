@@ -11,6 +11,9 @@ pub(super) const DESC_F_WRITE: u16 = 2;
 pub(super) const DESC_F_INDIRECT: u16 = 4;
 pub(super) const DESC_BYTES: usize = 16;
 
+/// Fewest bytes of a chain that counts as simple: the longest virtio-net header, so that nobody who skips one has to ask.
+pub(super) const SIMPLE_BYTES: u32 = 12;
+
 /// One chain is unusable; the ring goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChainFault {
@@ -107,6 +110,8 @@ pub(crate) struct Chains {
     chains: Box<[Chain]>,
     at: usize,
     end: usize,
+    /// Some chain was not simple since all were consumed.
+    odd: bool,
     /// Segments of the chains that have more than one. Never grows.
     arena: Vec<Segment>,
 }
@@ -118,6 +123,7 @@ impl Chains {
             chains: vec![Chain::EMPTY; capacity].into_boxed_slice(),
             at: 0,
             end: 0,
+            odd: false,
             arena: Vec::with_capacity(capacity * MAX_CHAIN),
         }
     }
@@ -125,6 +131,7 @@ impl Chains {
     #[inline]
     pub(crate) fn clear(&mut self) {
         (self.at, self.end) = (0, 0);
+        self.odd = false;
         self.arena.clear();
     }
 
@@ -132,6 +139,12 @@ impl Chains {
     #[inline(always)]
     pub(crate) fn all(&self) -> &[Chain] {
         self.chains.get(self.at..self.end).unwrap_or(&[])
+    }
+
+    /// The chains that are not consumed, if certainly all of them are simple.
+    #[inline(always)]
+    pub(crate) fn all_simple(&self) -> Option<&[Chain]> {
+        (!self.odd).then(|| self.all())
     }
 
     #[inline(always)]
@@ -197,6 +210,7 @@ impl Chains {
     /// Appends; without room the chain is lost, so ask [`Self::room`] first.
     fn push(&mut self, chain: Chain) {
         if let Some(place) = self.chains.get_mut(self.end) {
+            self.odd = true;
             *place = chain;
             self.end += 1;
         }

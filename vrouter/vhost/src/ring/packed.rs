@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{
     Chain, ChainFault, Chains, DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor,
-    Direction,
+    Direction, SIMPLE_BYTES,
 };
 use super::{MAX_QUEUE_SIZE, RingAddresses, RingError};
 use crate::memory::{GuestMemory, Mapped, Segment, load_index, store_index};
@@ -177,6 +177,9 @@ impl PackedRing {
             // SAFETY: a descriptor of the ring, mapped as long as `memory` lives.
             let d = unsafe { Descriptor::read(self.place(next.at)) };
             let Some(segment) = region.segment(d.addr, d.len) else { break };
+            if d.len < SIMPLE_BYTES {
+                break;
+            }
             let [id, _] = d.tail;
             hint(segment);
             *place = Chain::simple(id, segment);

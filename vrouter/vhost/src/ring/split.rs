@@ -5,7 +5,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::chain::{
     Chain, ChainFault, Chains, DESC_BYTES, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor,
-    Direction, MAX_CHAIN,
+    Direction, MAX_CHAIN, SIMPLE_BYTES,
 };
 use super::{MAX_QUEUE_SIZE, RingAddresses, RingError};
 use crate::memory::{
@@ -163,7 +163,9 @@ impl SplitRing {
             let d = unsafe { self.descriptor(head) };
             let [flags, _] = d.tail;
             let Some(segment) = region.segment(d.addr, d.len) else { break };
-            if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != simple {
+            if flags & (DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT) != simple
+                || d.len < SIMPLE_BYTES
+            {
                 break;
             }
             hint(segment);
@@ -280,6 +282,16 @@ impl SplitRing {
     pub(super) fn complete(&mut self, chain: &Chain, written: u32) {
         self.use_at(self.used_next, chain, written);
         self.used_next = self.used_next.wrapping_add(1);
+    }
+
+    #[inline(always)]
+    pub(super) fn complete_written(&mut self, chains: &[Chain], written: &[u32]) {
+        let mut at = self.used_next;
+        for (chain, written) in chains.iter().zip(written) {
+            self.use_at(at, chain, *written);
+            at = at.wrapping_add(1);
+        }
+        self.used_next = at;
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The rings against drivers written from the specification, well-behaved and not. Here: the split ring.
 
-mod packed;
+pub(crate) mod packed;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use vrouter_api::v1::{Network, RouteKind, Tunnel};
 
 use super::Api;
-use crate::generator::{Endpoint, FarEnd};
+use integration::pktgen::{Endpoint, FarEnd};
 
 const VNI: u32 = 4711;
 /// The vRouter's end and the pod's.
@@ -50,12 +50,12 @@ impl Far {
         let to_mac = self.overlay.gateway_mac.clone();
         if index == 0 {
             api.port(overlay, "inside", &mac, ip, &socket)?;
-            api.routes(overlay, to_ip, count, RouteKind::Vxlan, THERE)?;
+            api.vrouter.set_host_routes(overlay, to_ip, count, RouteKind::Vxlan, THERE)?;
             return Ok(Endpoint { socket, mac, ip, to_mac, to_ip, tunnel: None });
         }
         api.port(&self.fabric.name, "far", &mac, THERE, &socket)?;
         let inside = Ipv4Addr::new(10, 66, 0, 2);
-        api.routes(overlay, to_ip, count, RouteKind::Via, inside)?;
+        api.vrouter.set_host_routes(overlay, to_ip, count, RouteKind::Via, inside)?;
         let to = self.fabric.gateway_mac.clone();
         let tunnel = Some(FarEnd { vni: VNI, from: THERE, to: HERE, to_mac: to });
         Ok(Endpoint { socket, mac, ip: BEHIND, to_mac, to_ip, tunnel })

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Used, check_address, derive_mac, lowest_free};
+use super::{Used, check_address, derive_mac, lowest_free, lowest_free6};
 use crate::annotations::{InterfaceRequest, SocketOwner};
-use crate::net::Network;
+use crate::net::{Network, Network6};
 use crate::plan::tests::{network, node};
 use crate::plan::{Interface, PlanError};
 
@@ -93,6 +93,7 @@ fn want(network: &str) -> InterfaceRequest {
         name: "net0".into(),
         network: network.into(),
         ip: None,
+        ipv6: None,
         mac: None,
         queues: 1,
         mtu: None,
@@ -166,4 +167,118 @@ fn what_cannot_be_given() {
     }
     let error = node("1-node-2-cpus").assign(&[want("red")], &[]).unwrap_err().to_string();
     assert!(error.contains("known networks: none"), "{error}");
+}
+
+fn dual(prefix6: &str, gateway6: &str) -> Network {
+    let ipv6 = Some(Network6 {
+        prefix: prefix6.parse().unwrap(),
+        gateway: gateway6.parse().unwrap(),
+        used_addresses: BTreeSet::new(),
+    });
+    Network { ipv6, ..network("red", "10.66.0.0/24", "10.66.0.1") }
+}
+
+#[test]
+fn the_lowest_free_ipv6_address() {
+    for (prefix, gateway, taken, expected) in [
+        ("fd00::/64", "fd00::1", &[][..], Some("fd00::2")),
+        ("fd00::/64", "fd00::9", &[], Some("fd00::1")),
+        ("fd00::/64", "fd00::1", &["fd00::2", "fd00::4"], Some("fd00::3")),
+        ("fd00::/126", "fd00::1", &["fd00::2"], Some("fd00::3")),
+        ("fd00::/126", "fd00::1", &["fd00::2", "fd00::3"], None),
+        ("fd00::/127", "fd00::", &[], Some("fd00::1")),
+        ("fd00::/127", "fd00::1", &[], Some("fd00::")),
+        ("fd00::/127", "fd00::1", &["fd00::"], None),
+    ] {
+        let network = dual(prefix, gateway);
+        let side = network.ipv6.as_ref().unwrap();
+        let mut used = Used::default();
+        used.addresses6.extend(taken.iter().map(|ip| ip.parse::<core::net::Ipv6Addr>().unwrap()));
+        used.addresses6.insert(side.gateway);
+        let found = lowest_free6(&network, side, &used).map(|ip| ip.to_string());
+        match expected {
+            Some(ip) => assert_eq!(found.as_deref(), Ok(ip), "{prefix} {taken:?}"),
+            None => {
+                let error = found.unwrap_err().to_string();
+                assert!(error.contains(prefix) && error.contains("no free address"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn both_families_have_the_same_number_where_that_is_free() {
+    let mut red = dual("fd00:66::/64", "fd00:66::1");
+    let take = |network: &mut Network, ip: &str| {
+        network.ipv6.as_mut().unwrap().used_addresses.insert(ip.parse().unwrap());
+    };
+    take(&mut red, "fd00:66::3");
+    let both = InterfaceRequest {
+        ip: Some([10, 66, 0, 9].into()),
+        ipv6: Some("fd00:66::77".parse().unwrap()),
+        ..want("red")
+    };
+    let six = InterfaceRequest { ipv6: Some("fd00:66::4".parse().unwrap()), ..want("red") };
+    let far = InterfaceRequest { ip: Some([10, 66, 0, 200].into()), ..want("red") };
+    let requests = [want("red"), want("red"), both, six, want("red"), far];
+    let show = |networks: &[Network]| -> Vec<String> {
+        let all = node("1-node-2-cpus").assign(&requests, networks).unwrap();
+        let show = |it: &Interface| match it.ipv6 {
+            Some(ipv6) => {
+                format!("{} {}/{} {}", it.ip, ipv6.address, ipv6.prefix_len, ipv6.gateway)
+            }
+            None => it.ip.to_string(),
+        };
+        all.iter().map(show).collect()
+    };
+    let expected = [
+        "10.66.0.2 fd00:66::2/64 fd00:66::1",
+        // 3 is taken.
+        "10.66.0.3 fd00:66::4/64 fd00:66::1",
+        "10.66.0.9 fd00:66::77/64 fd00:66::1",
+    ];
+    // The next asks for what has been given away.
+    let error = node("1-node-2-cpus").assign(&requests, &[red]).unwrap_err().to_string();
+    assert!(error.contains("address fd00:66::4 of network red is in use"), "{error}");
+    let free = dual("fd00:66::/64", "fd00:66::1");
+    assert_eq!(
+        show(&[free]),
+        [
+            expected[0],
+            "10.66.0.3 fd00:66::3/64 fd00:66::1",
+            expected[2],
+            "10.66.0.4 fd00:66::4/64 fd00:66::1",
+            "10.66.0.5 fd00:66::5/64 fd00:66::1",
+            "10.66.0.200 fd00:66::c8/64 fd00:66::1",
+        ]
+    );
+    // Prefixes without room for the number, and a gateway that is another one's number.
+    let small = InterfaceRequest { ip: Some([10, 66, 0, 200].into()), ..want("red") };
+    for (prefix, gateway, expected) in [
+        ("fd00::/125", "fd00::1", "fd00::2"),
+        ("fd00::/120", "fd00::c8", "fd00::1"),
+        ("fd00::c0/122", "fd00::c1", "fd00::c2"),
+    ] {
+        let all = node("1-node-2-cpus")
+            .assign(std::slice::from_ref(&small), &[dual(prefix, gateway)])
+            .unwrap();
+        assert_eq!(all[0].ipv6.unwrap().address.to_string(), expected, "{prefix}");
+    }
+}
+
+#[test]
+fn ipv6_addresses_that_cannot_be_given() {
+    let red = dual("fd00:66::/64", "fd00:66::1");
+    let plain = network("red", "10.66.0.0/24", "10.66.0.1");
+    for (network, ip, remedy) in [
+        (&red, "fd00:67::2", "is not in network red (fd00:66::/64)"),
+        (&red, "fd00:66::", "gateway address of network red"),
+        (&red, "fd00:66::1", "gateway address of network red"),
+        (&plain, "fd00:66::2", "is IPv6, which network red has not"),
+    ] {
+        let wanted = InterfaceRequest { ipv6: Some(ip.parse().unwrap()), ..want("red") };
+        let networks = std::slice::from_ref(network);
+        let error = node("1-node-2-cpus").assign(&[wanted], networks).unwrap_err().to_string();
+        assert!(error.contains(remedy) && error.contains(ip), "{error}");
+    }
 }

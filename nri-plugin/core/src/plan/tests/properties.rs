@@ -111,7 +111,8 @@ fn check(node: &Node, reserved: &CpuSet, workers: &CpuSet) {
             }
         }
         for (_, interface) in pod.ports() {
-            assert!(addresses.insert(interface.ip) && macs.insert(interface.mac));
+            assert!(interface.ipv6.is_some() && macs.insert(interface.mac));
+            interface.addresses().for_each(|ip| assert!(addresses.insert(ip), "{ip} twice"));
         }
     }
     let containers = || node.pods().flat_map(|pod: &PodRecord| pod.containers.values());

@@ -3,7 +3,7 @@
 use super::hostile::Hostile;
 use super::six::discovery;
 use super::*;
-use crate::{Flood, FloodLimiter, Ipv6Network};
+use crate::{Flood, Ipv6Network};
 
 const TRUNK: PortIndex = PortIndex(20);
 const TRUNK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x20];
@@ -173,8 +173,11 @@ fn trunks_lead_to_stations_that_are_no_ports() {
 
 #[test]
 fn floods_are_limited() {
-    let tables = bridged(false);
-    let mut limits = PortLimits { floods: FloodLimiter::new(1, 2), ..PortLimits::default() };
+    let mut policy = policy();
+    policy.networks[0].mode = Mode::Bridged;
+    policy.networks[0].floods = FloodLimit { per_second: 1, burst: 2 };
+    let tables = Tables::build(&policy).unwrap();
+    let mut limits = PortLimits::default();
     let mut batch = [packet(&arp_request(B)); 4];
     process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
     let (flood, limited) = (Verdict::Flood(Flood::All), Verdict::Drop(DropReason::FloodLimited));
@@ -183,6 +186,113 @@ fn floods_are_limited() {
     let mut batch = [packet(&to(B_MAC, udp(B))); 4];
     process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
     assert!(batch.iter().all(|packet| packet.verdict == Verdict::Forward(PORT_B)));
+}
+
+/// A second trunk beside that of [`bridged`].
+const TRUNK_2: PortIndex = PortIndex(21);
+/// What a station behind a trunk sends, and what is sent to it.
+fn far(to_mac: [u8; 6]) -> Vec<u8> {
+    from(FAR_MAC, to(to_mac, other()))
+}
+
+fn two_trunks() -> Policy {
+    let mut policy = policy();
+    policy.networks[0].mode = Mode::Bridged;
+    for (index, last) in [(TRUNK, 20), (TRUNK_2, 21)] {
+        policy.ports.push(PortPolicy {
+            index,
+            mac: Mac::new([2, 0, 0, 0, 1, last]),
+            ipv4: [10, 66, 0, last].into(),
+            trunk: true,
+            ..policy.ports[0].clone()
+        });
+    }
+    policy
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+fn run_at(tables: &Tables, second: u64, ingress: PortIndex, frame: &[u8]) -> Verdict {
+    let mut batch = [packet(frame)];
+    let now = Timestamp::from_nanoseconds(second * SECOND);
+    process(tables, now, ingress, &mut batch, &mut PortLimits::default());
+    batch[0].verdict
+}
+
+#[test]
+fn stations_behind_trunks_are_learned() {
+    use DropReason::*;
+    let tables = Tables::build(&two_trunks()).unwrap();
+    let to_far = to(FAR_MAC, other());
+    let flood = Verdict::Flood(Flood::Trunks);
+    let heard = |now| tables.network(NetworkIndex(0)).unwrap().stations(now);
+    let at = |second| Timestamp::from_nanoseconds(second * SECOND);
+    assert_eq!(run_at(&tables, 1, PORT_A, &to_far), flood);
+    // What is not let in teaches nothing.
+    let spoofed = from(A_MAC, to(B_MAC, other()));
+    assert_eq!(run_at(&tables, 1, TRUNK, &spoofed), Verdict::Drop(SourceMac));
+    assert_eq!(run_at(&tables, 1, PORT_A, &far(B_MAC)), Verdict::Drop(SourceMac));
+    assert_eq!((run_at(&tables, 1, PORT_A, &to_far), heard(at(1))), (flood, 0));
+    // A frame to anybody teaches all.
+    assert_eq!(run_at(&tables, 1, TRUNK, &far([0xff; 6])), Verdict::Flood(Flood::All));
+    assert_eq!(run_at(&tables, 1, PORT_A, &to_far), Verdict::Forward(TRUNK));
+    assert_eq!(run_at(&tables, 1, PORT_B, &from(B_MAC, to_far.clone())), Verdict::Forward(TRUNK));
+    assert_eq!(heard(at(1)), 1);
+    // Two stations behind one trunk do not need us; one behind the other trunk does.
+    let near = from([2, 0, 0, 0, 0, 0x98], to_far.clone());
+    assert_eq!(run_at(&tables, 1, TRUNK, &near), Verdict::Drop(Hairpin));
+    assert_eq!(run_at(&tables, 2, TRUNK_2, &near), Verdict::Forward(TRUNK));
+    // It moves.
+    assert_eq!(run_at(&tables, 2, TRUNK_2, &far(B_MAC)), Verdict::Forward(PORT_B));
+    assert_eq!(run_at(&tables, 2, PORT_A, &to_far), Verdict::Forward(TRUNK_2));
+    // It is forgotten, 300 s after it was heard last.
+    assert_eq!(run_at(&tables, 301, PORT_A, &to_far), Verdict::Forward(TRUNK_2));
+    assert_eq!((run_at(&tables, 303, PORT_A, &to_far), heard(at(303))), (flood, 0));
+}
+
+#[test]
+fn frames_to_stations_that_were_heard_are_not_limited() {
+    let mut policy = two_trunks();
+    policy.networks[0].floods = FloodLimit { per_second: 0, burst: 0 };
+    let tables = Tables::build(&policy).unwrap();
+    let limited = Verdict::Drop(DropReason::FloodLimited);
+    assert_eq!(run_at(&tables, 1, PORT_A, &to(FAR_MAC, other())), limited);
+    run_at(&tables, 1, TRUNK, &far(B_MAC));
+    for _ in 0..1000 {
+        let forward = Verdict::Forward(TRUNK);
+        assert_eq!(run_at(&tables, 1, PORT_A, &to(FAR_MAC, other())), forward);
+    }
+}
+
+#[test]
+fn what_was_learned_counts_while_its_port_is_a_trunk_of_the_network() {
+    let policy = two_trunks();
+    let to_far = to(FAR_MAC, other());
+    let first = Tables::build(&policy).unwrap();
+    run_at(&first, 1, TRUNK, &far(B_MAC));
+    // Later versions know it, too, and what is learned in one is known in the other.
+    let mut changed = policy.clone();
+    changed.ports.retain(|port| port.index != PORT_B);
+    let second = first.update(&changed).unwrap();
+    assert_eq!(run_at(&second, 1, PORT_A, &to_far), Verdict::Forward(TRUNK));
+    run_at(&second, 2, TRUNK_2, &far(A_MAC));
+    assert_eq!(run_at(&first, 2, PORT_A, &to_far), Verdict::Forward(TRUNK_2));
+    // A port in the place of the trunk, of this network or another.
+    let flood = Verdict::Flood(Flood::Trunks);
+    for network in [0, 1] {
+        let mut other = changed.clone();
+        let at = other.ports.iter().position(|port| port.index == TRUNK_2).unwrap();
+        other.ports[at].trunk = false;
+        other.ports[at].network = NetworkIndex(network);
+        let third = second.update(&other).unwrap();
+        // A worker that still has the old tables teaches on.
+        run_at(&second, 3, TRUNK_2, &far(A_MAC));
+        assert_eq!(run_at(&third, 3, PORT_A, &to_far), flood);
+    }
+    changed.ports.retain(|port| !port.trunk);
+    let none = second.update(&changed).unwrap();
+    let unknown = Verdict::Drop(DropReason::UnknownMac);
+    assert_eq!(run_at(&none, 3, PORT_A, &to_far), unknown);
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn tunnelled(local: IpAddr) -> Policy {
         ipv6: Some(six(2)),
         allowed: Vec::new(),
         trunk: false,
+        rates: Rates::default(),
     });
     policy
 }

@@ -69,6 +69,30 @@ fn a_listening_virtio_user_may_reset_its_rings_first() {
     assert_eq!(judge(&[3, 2], 11, &words(&[3, 77]), &[]), Ok(Decision::Forward));
 }
 
+/// As QEMU 7.2 does while the guest boots, and again when it starts anew.
+#[test]
+fn queues_enabled_before_the_features_are_enabled_after_them() {
+    let mut policy = Policy::new(QUEUES, Duration::ZERO);
+    let mut ask = |code, payload: &[u8]| policy.judge(Duration::ZERO, header(code), payload, &[]);
+    const QEMU: u64 = 0x1_4000_0000;
+    for (queue, on) in [(0, 1), (1, 1), (2, 1), (3, 0), (2, 0)] {
+        assert_eq!(ask(18, &words(&[queue, on])), Ok(Decision::Acknowledge));
+    }
+    let late = Decision::ThenEnable { queues: vec![0, 1] };
+    assert_eq!(ask(2, &longs(&[QEMU])), Ok(late));
+    assert_eq!(ask(2, &longs(&[QEMU])), Ok(Decision::Forward), "once is enough");
+    assert_eq!(ask(18, &words(&[3, 1])), Ok(Decision::Forward));
+    // A device that is reset has no queue enabled.
+    assert_eq!(ask(34, &[]), Ok(Decision::Forward));
+    assert_eq!(ask(18, &words(&[1, 1])), Ok(Decision::Acknowledge));
+    assert_eq!(ask(34, &[]), Ok(Decision::Forward));
+    assert_eq!(ask(2, &longs(&[QEMU])), Ok(Decision::Forward));
+    // Without the protocol features all queues are enabled anyway, and the crate takes no SET_VRING_ENABLE.
+    assert_eq!(ask(4, &[]), Ok(Decision::Forward));
+    assert_eq!(ask(18, &words(&[1, 1])), Ok(Decision::Acknowledge));
+    assert_eq!(ask(2, &longs(&[1 << 32])), Ok(Decision::Forward));
+}
+
 #[test]
 fn what_breaks_the_rules_is_refused_with_the_reason() {
     let memory = |r: [u64; 4]| (5, table(&[r]), vec![MEMORY]);
@@ -157,6 +181,37 @@ fn regions_are_sorted_by_guest_address_with_their_descriptors() {
     let decision = judge(&[2], 5, &table(&[a, b, c]), &kinds).unwrap();
     assert_eq!(decision, Decision::Reordered { payload: table(&[b, c, a]), order: vec![1, 2, 0] });
     assert_eq!(judge(&[2], 5, &table(&[b, c, a]), &kinds), Ok(Decision::Forward));
+}
+
+/// As QEMU 7.2 does for a device with several queue pairs.
+#[test]
+fn a_region_told_of_twice_is_added_and_removed_once() {
+    let mut policy = Policy::new(QUEUES, Duration::ZERO);
+    let region = [0x1000, 0x20_0000, 0x9000_0000, 0x20_0000];
+    let other = [0x40_0000, 0x20_0000, 0xa000_0000, 0];
+    let mut ask = |code, region: [u64; 4], kinds: &[Kind]| {
+        let payload = [longs(&[0]), longs(&region)].concat();
+        policy.judge(Duration::ZERO, header(code), &payload, kinds).unwrap()
+    };
+    assert_eq!(ask(37, region, &[MEMORY]), Decision::Forward);
+    assert_eq!(ask(37, region, &[MEMORY]), Decision::Acknowledge);
+    assert_eq!(ask(37, other, &[MEMORY]), Decision::Forward);
+    let without_offset = [region[0], region[1], region[2], 0];
+    assert_eq!(ask(38, without_offset, &[]), Decision::WithoutDescriptors);
+    assert_eq!(ask(38, region, &[]), Decision::Acknowledge);
+    assert_eq!(ask(37, region, &[MEMORY]), Decision::Forward, "it may come back");
+    assert_eq!(ask(38, other, &[MEMORY]), Decision::WithoutDescriptors);
+
+    let table = table(&[other]);
+    assert_eq!(policy.judge(Duration::ZERO, header(5), &table, &[MEMORY]), Ok(Decision::Forward));
+    let payload = [longs(&[0]), longs(&other)].concat();
+    let again = policy.judge(Duration::ZERO, header(37), &payload, &[MEMORY]);
+    assert_eq!(again, Ok(Decision::Acknowledge), "a table says the same");
+    // A region like another but elsewhere in its file is a different one, and the crate's to refuse.
+    let elsewhere = [other[0], other[1], other[2], 0x20_0000];
+    let payload = [longs(&[0]), longs(&elsewhere)].concat();
+    let new = policy.judge(Duration::ZERO, header(37), &payload, &[MEMORY]);
+    assert_eq!(new, Ok(Decision::Forward));
 }
 
 #[test]

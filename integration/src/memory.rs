@@ -1,7 +1,7 @@
 //! How much memory a process holds.
 
+use crate::readback::status_field;
 use anyhow::{Context, Result};
-use integration::readback::status_field;
 use serde::{Deserialize, Serialize};
 
 /// Resident memory of a process, KiB. Hugepages are not in it.

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::readback::{Mount, mounts};
+use crate::rundir::RunDir;
 use anyhow::{Context, Result};
-use integration::readback::{Mount, mounts};
-use integration::rundir::RunDir;
 
 /// The run's cgroups.
 #[derive(Debug, Clone)]

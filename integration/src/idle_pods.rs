@@ -6,19 +6,17 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::wait;
 use anyhow::{Context, Result, ensure};
-use integration::wait;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-use crate::args::IdlePods;
 
 /// What is printed when all are attached.
 pub const ATTACHED: &str = "attached";
@@ -43,11 +41,11 @@ const MRG_RXBUF: u64 = 1 << 15;
 const WRITE: u16 = 2;
 
 /// Attaches a pod at each socket, says so, and stays until it is told to end.
-pub fn serve(pods: &IdlePods) -> Result<()> {
+pub fn serve(sockets: &[PathBuf]) -> Result<()> {
     wait::stop_on_signals()?;
     raise_file_limit()?;
-    let mut attached = Vec::with_capacity(pods.sockets.len());
-    for socket in &pods.sockets {
+    let mut attached = Vec::with_capacity(sockets.len());
+    for socket in sockets {
         wait::check_stop()?;
         attached.push(Pod::attach(socket).with_context(|| format!("pod at {}", socket.display()))?);
     }

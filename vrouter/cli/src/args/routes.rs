@@ -1,0 +1,88 @@
+//! `ringway routes`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+
+use crate::routes::{Prefix, Target};
+
+#[derive(Debug, ClapArgs)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
+pub(crate) struct RoutesArgs {
+    /// Lists the routes of this network.
+    #[arg(required = true)]
+    pub(crate) network: Option<String>,
+    #[command(subcommand)]
+    pub(crate) action: Option<RouteAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteAction {
+    /// Lists the routes of a network, whatever its name.
+    List {
+        /// The network.
+        network: String,
+    },
+    /// Adds a route. The same again is no error; one for the same prefix that leads elsewhere is.
+    Add(SetRoute),
+    /// Adds a route in the place of the one there may be for the same prefix.
+    Replace(SetRoute),
+    /// Takes a route away. One that is not there is no error.
+    Delete {
+        /// The network.
+        network: String,
+        /// Its destinations, as 10.1.0.0/16, an address or `default`.
+        prefix: Prefix,
+    },
+    /// Adds routes from a file, in the place of those there may be for the same prefixes.
+    #[command(after_help = LOAD_HELP)]
+    Load {
+        /// The network.
+        network: String,
+        /// The file; `-` is standard input.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SetRoute {
+    /// The network.
+    pub(crate) network: String,
+    /// Its destinations, as 10.1.0.0/16, an address or `default`.
+    pub(crate) prefix: Prefix,
+    /// Where it leads: `via ADDRESS` (a pod of the network), `vxlan ADDRESS [mac MAC]` (through the network's tunnel to the
+    /// end with that address in the underlay, and the router behind it with that MAC address), `unreachable` (nowhere, with an
+    /// ICMP error) or `drop` (nowhere, silently).
+    #[arg(required = true, num_args = 1..=4, value_name = "TARGET")]
+    pub(crate) target: Vec<String>,
+}
+
+impl SetRoute {
+    /// Where it leads, in one word of ours.
+    pub(crate) fn target(&self) -> Result<Target, String> {
+        Target::from_words(&self.target)
+    }
+}
+
+pub(crate) const ROUTES_HELP: &str = "\
+Routes lead to what is no pod's own address: to a pod that knows the way, through the
+network's tunnel, or nowhere. Listed, each is one line, which
+`ringway routes load` reads.
+
+Examples:
+  ringway routes red                                        all of network red
+  ringway routes add red 10.1.0.0/16 via 10.66.0.7          to the pod with that address
+  ringway routes replace red default unreachable
+  ringway routes add far 10.2.0.0/16 vxlan 192.0.2.2        through the tunnel of network far
+  ip route show table 7 | ringway routes load red -         a million in seconds
+
+JSON: an array of {prefix, kind: \"via\", \"vxlan\", \"unreachable\" or \"drop\", via, mac: string or null}; `add`, `replace`,
+`delete` and `load` print {network, changed, routes}: how many were asked for and how many the network has now.";
+
+const LOAD_HELP: &str = "\
+One route on each line, as `ip route` and `ringway routes` print them: PREFIX via ADDRESS, PREFIX vxlan ADDRESS,
+PREFIX vxlan ADDRESS mac MAC, PREFIX unreachable, PREFIX drop, also `unreachable PREFIX` and `blackhole PREFIX`; dev, proto, scope, src, metric, pref and onlink are read over.
+`default` and addresses without a length are prefixes, too. Empty lines and what follows a # count for nothing.
+
+The file is read whole first: one with a mistake changes nothing. Routes are then loaded in parts of 20000, each at once;
+traffic does not wait.";

@@ -1,0 +1,248 @@
+//! Routes as people write and read them, line by line. Pure.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Serialize;
+use vrouter_api::v1;
+
+/// Words of `ip route` that say nothing a vRouter could do, each followed by a value.
+const PAIRS: [&str; 6] = ["dev", "proto", "scope", "src", "metric", "pref"];
+/// Such a word without a value.
+const ONLINK: &str = "onlink";
+
+/// Destinations. Whether bits are set behind the length is for the vRouter to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Prefix {
+    /// With a length.
+    Some(String),
+    /// All of a family, which the next hop decides.
+    Default,
+}
+
+impl FromStr for Prefix {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "default" {
+            return Ok(Self::Default);
+        }
+        let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
+        let address: Option<IpAddr> = address.parse().ok();
+        let most = if address.is_some_and(|address| address.is_ipv6()) { 128 } else { 32 };
+        let digits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let length = match length {
+            None => Some(most),
+            Some(text) => Some(text).filter(digits).and_then(|text| text.parse().ok()),
+        };
+        match (address, length) {
+            (Some(address), Some(length)) if length <= most => {
+                Ok(Self::Some(format!("{address}/{length}")))
+            }
+            _ => Err("use a prefix as 10.1.0.0/16 or fd00:1::/32, an address, or `default`"),
+        }
+    }
+}
+
+impl Prefix {
+    /// As the vRouter wants it, for a route that leads to `target`.
+    pub(crate) fn text(&self, target: Option<&Target>) -> String {
+        match (self, target) {
+            (Self::Some(text), _) => text.clone(),
+            (Self::Default, Some(Target::Via(IpAddr::V6(_)))) => "::/0".to_owned(),
+            // A tunnel carries both families, whatever its own: `::/0` has to be written out.
+            (Self::Default, _) => "0.0.0.0/0".to_owned(),
+        }
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// To the pod with this address.
+    Via(IpAddr),
+    /// Through the network's tunnel.
+    Vxlan {
+        /// The other end.
+        vtep: IpAddr,
+        /// The router behind it; without, it has the MAC address of the network's gateway.
+        mac: Option<String>,
+    },
+    /// Nowhere; senders are told.
+    Unreachable,
+    /// Nowhere.
+    Drop,
+}
+
+impl Target {
+    /// From what follows a prefix.
+    pub(crate) fn from_words(words: &[impl AsRef<str>]) -> Result<Self, String> {
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        match words[..] {
+            ["via", address] => address
+                .parse()
+                .map(Self::Via)
+                .map_err(|_| format!("{address:?} is no address; use that of a pod, as 10.66.0.7")),
+            ["vxlan", vtep, ref mac @ ..] if matches!(mac, [] | ["mac", _]) => Ok(Self::Vxlan {
+                vtep: vtep.parse().map_err(|_| {
+                    format!(
+                        "{vtep:?} is no address; use that of the tunnel's other end, as 192.0.2.2"
+                    )
+                })?,
+                mac: mac.last().map(|&mac| mac.to_owned()),
+            }),
+            ["unreachable"] => Ok(Self::Unreachable),
+            ["drop" | "blackhole"] => Ok(Self::Drop),
+            _ => Err(format!(
+                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `unreachable` or `drop`",
+                words.join(" ")
+            )),
+        }
+    }
+}
+
+/// The route on a line; `None` if there is none.
+pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
+    let line = line.split('#').next().unwrap_or_default();
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    if words.is_empty() {
+        return Ok(None);
+    }
+    // Where the kind comes first, `ip route` puts the prefix second.
+    if matches!(words[0], "unreachable" | "blackhole") && words.len() > 1 {
+        words.swap(0, 1);
+    }
+    let (prefix, rest) = (words[0], &words[1..]);
+    let prefix: Prefix = prefix.parse().map_err(|remedy| format!("{prefix:?}: {remedy}"))?;
+    let of_target = match rest {
+        ["vxlan", _, "mac", ..] => 4,
+        ["via" | "vxlan", ..] => 2,
+        _ => 1,
+    };
+    let (target, mut rest) = rest.split_at(of_target.min(rest.len()));
+    let target = Target::from_words(target)?;
+    while let [word, more @ ..] = rest {
+        let values = usize::from(PAIRS.contains(word));
+        if values == 0 && *word != ONLINK || more.len() < values {
+            return Err(format!("{word:?} cannot be followed; write PREFIX via ADDRESS"));
+        }
+        rest = &more[values..];
+    }
+    Ok(Some(route(&prefix, target)))
+}
+
+/// For the wire.
+pub(crate) fn route(prefix: &Prefix, target: Target) -> v1::Route {
+    let prefix = prefix.text(Some(&target));
+    let (kind, via, mac) = match target {
+        Target::Via(via) => (v1::RouteKind::Via, via.to_string(), None),
+        Target::Vxlan { vtep, mac } => (v1::RouteKind::Vxlan, vtep.to_string(), mac),
+        Target::Unreachable => (v1::RouteKind::Unreachable, String::new(), None),
+        Target::Drop => (v1::RouteKind::Drop, String::new(), None),
+    };
+    v1::Route { prefix, kind: kind.into(), via, mac: mac.unwrap_or_default() }
+}
+
+/// All routes of a text; the first line that is none is the error.
+pub(crate) fn read(text: &str) -> Result<Vec<v1::Route>, String> {
+    let mut routes = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        routes.extend(self::line(line).map_err(|why| format!("line {number}: {why}"))?);
+    }
+    Ok(routes)
+}
+
+/// A route as it is shown.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Route {
+    pub(crate) prefix: String,
+    pub(crate) kind: &'static str,
+    pub(crate) via: Option<String>,
+    pub(crate) mac: Option<String>,
+}
+
+impl From<v1::Route> for Route {
+    fn from(route: v1::Route) -> Self {
+        let kind = match route.kind() {
+            v1::RouteKind::Unspecified | v1::RouteKind::Via => "via",
+            v1::RouteKind::Unreachable => "unreachable",
+            v1::RouteKind::Drop => "drop",
+            v1::RouteKind::Vxlan => "vxlan",
+        };
+        let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self { prefix: route.prefix, kind, via: filled(route.via), mac: filled(route.mac) }
+    }
+}
+
+impl Route {
+    /// As a line that [`line`] reads.
+    pub(crate) fn text(&self) -> String {
+        let Self { prefix, kind, via, mac } = self;
+        match (via, mac) {
+            (Some(via), Some(mac)) => format!("{prefix} {kind} {via} mac {mac}\n"),
+            (Some(via), None) => format!("{prefix} {kind} {via}\n"),
+            (None, _) => format!("{prefix} {kind}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Route, line, read};
+
+    fn shown(text: &str) -> Result<String, String> {
+        let route = line(text)?;
+        Ok(route.map(|route| Route::from(route).text()).unwrap_or_default())
+    }
+
+    #[test]
+    fn what_ip_route_prints_and_what_is_listed() {
+        for (text, expected) in [
+            ("10.1.0.0/16 via 10.66.0.7", "10.1.0.0/16 via 10.66.0.7\n"),
+            ("default via 10.66.0.7 dev eth0 proto static", "0.0.0.0/0 via 10.66.0.7\n"),
+            ("default via fd00:66::7 dev e metric 1024 pref medium", "::/0 via fd00:66::7\n"),
+            ("10.1.2.3 via 10.66.0.7 onlink", "10.1.2.3/32 via 10.66.0.7\n"),
+            ("FD00:1::1 via fd00:66::7", "fd00:1::1/128 via fd00:66::7\n"),
+            ("unreachable 10.3.0.0/16 metric 5", "10.3.0.0/16 unreachable\n"),
+            ("blackhole default", "0.0.0.0/0 drop\n"),
+            ("10.3.0.0/16 unreachable", "10.3.0.0/16 unreachable\n"),
+            ("10.4.0.0/16 vxlan 192.0.2.2", "10.4.0.0/16 vxlan 192.0.2.2\n"),
+            (
+                "default vxlan 2001:DB8::2 mac 02:0:0:0:0:9",
+                "0.0.0.0/0 vxlan 2001:db8::2 mac 02:0:0:0:0:9\n",
+            ),
+            ("  2001:db8::/32\tdrop  # for now", "2001:db8::/32 drop\n"),
+            ("# nothing", ""),
+            ("", ""),
+        ] {
+            assert_eq!(shown(text).as_deref(), Ok(expected), "{text}");
+            assert_eq!(shown(expected).as_deref(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_no_route_is_told_by_line_and_word() {
+        for (text, parts) in [
+            ("10.1.0.0/16", &["\"\" is no way", "via ADDRESS"][..]),
+            ("10.1.0.0/16 via", &["\"via\" is no way"]),
+            ("10.1.0.0/16 via red", &["\"red\" is no address", "10.66.0.7"]),
+            ("10.1.0.0/33 via 10.66.0.7", &["\"10.1.0.0/33\"", "use a prefix"]),
+            ("10.1.0.0/+8 drop", &["\"10.1.0.0/+8\"", "use a prefix"]),
+            ("ten via 10.66.0.7", &["\"ten\"", "use a prefix"]),
+            ("10.1.0.0/16 nowhere", &["\"nowhere\" is no way", "unreachable"]),
+            ("10.1.0.0/16 via 10.66.0.7 weight 3", &["\"weight\" cannot be followed"]),
+            ("10.1.0.0/16 via 10.66.0.7 dev", &["\"dev\" cannot be followed"]),
+            ("unreachable", &["\"unreachable\"", "use a prefix"]),
+            ("10.1.0.0/16 vxlan red", &["\"red\" is no address", "192.0.2.2"]),
+            ("10.1.0.0/16 vxlan 192.0.2.2 mac", &["\"vxlan 192.0.2.2 mac\" is no way"]),
+            ("10.1.0.0/16 vxlan 192.0.2.2 via 1.2.3.4", &["\"via\" cannot be followed"]),
+        ] {
+            let error = read(&format!("10.0.0.0/8 drop\n\n{text}")).unwrap_err();
+            assert!(error.starts_with("line 3: "), "{error}");
+            for part in parts {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        }
+        assert_eq!(read("10.0.0.0/8 drop\n\n::/0 drop\n").unwrap().len(), 2);
+    }
+}

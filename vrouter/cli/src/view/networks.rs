@@ -1,0 +1,96 @@
+//! Networks, and what pods in them may send.
+
+use serde::Serialize;
+use vrouter_api::v1;
+
+use super::filled;
+
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Network {
+    pub(crate) name: String,
+    pub(crate) ipv4: String,
+    pub(crate) gateway: String,
+    pub(crate) gateway_mac: Option<String>,
+    pub(crate) ipv6: Option<String>,
+    pub(crate) gateway6: Option<String>,
+    pub(crate) mtu: u32,
+    pub(crate) mode: NetworkMode,
+    pub(crate) flood_limit: Option<FloodLimit>,
+    pub(crate) policer: Option<Policer>,
+    pub(crate) routes: u64,
+    pub(crate) stations: u64,
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Tunnel {
+    pub(crate) vni: u32,
+    pub(crate) underlay: String,
+    pub(crate) local: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum NetworkMode {
+    Routed,
+    Bridged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct FloodLimit {
+    pub(crate) frames_per_second: u32,
+    pub(crate) burst_frames: u32,
+}
+
+/// `None`: no limit of this kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Policer {
+    pub(crate) packets_per_second: Option<u64>,
+    pub(crate) burst_packets: Option<u64>,
+    pub(crate) bits_per_second: Option<u64>,
+    pub(crate) burst_bits: Option<u64>,
+}
+
+impl From<v1::Policer> for Policer {
+    fn from(policer: v1::Policer) -> Self {
+        let some = |number: u64| (number != 0).then_some(number);
+        Self {
+            packets_per_second: some(policer.packets_per_second),
+            burst_packets: some(policer.burst_packets),
+            bits_per_second: some(policer.bits_per_second),
+            burst_bits: some(policer.burst_bits),
+        }
+    }
+}
+
+impl From<v1::Network> for Network {
+    fn from(network: v1::Network) -> Self {
+        let mode = match network.mode() {
+            v1::NetworkMode::Unspecified | v1::NetworkMode::Routed => NetworkMode::Routed,
+            v1::NetworkMode::Bridged => NetworkMode::Bridged,
+        };
+        let flood_limit = network.flood_limit.map(|limit| FloodLimit {
+            frames_per_second: limit.frames_per_second,
+            burst_frames: limit.burst_frames,
+        });
+        Self {
+            name: network.name,
+            ipv4: network.ipv4,
+            gateway: network.gateway,
+            gateway_mac: filled(network.gateway_mac),
+            ipv6: filled(network.ipv6),
+            gateway6: filled(network.gateway6),
+            mtu: network.mtu,
+            mode,
+            flood_limit,
+            policer: network.policer.map(Policer::from),
+            routes: network.routes,
+            stations: network.stations,
+            tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
+                vni,
+                underlay,
+                local,
+            }),
+        }
+    }
+}

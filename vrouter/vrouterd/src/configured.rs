@@ -1,0 +1,55 @@
+//! Networks as the configuration file has them, as requests of the API. Pure.
+
+use ringway_config::{NetworkMode, NetworkSettings, RouteAction, RouteSettings};
+use vrouter_api::v1;
+
+/// The request for a network.
+pub fn network(network: &NetworkSettings) -> v1::Network {
+    let mode = match network.mode {
+        NetworkMode::Routed => v1::NetworkMode::Routed,
+        NetworkMode::Bridged => v1::NetworkMode::Bridged,
+    };
+    v1::Network {
+        name: network.name.clone(),
+        ipv4: network.ipv4.to_string(),
+        gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
+        mtu: network.mtu,
+        ipv6: network.ipv6.map(|prefix| prefix.to_string()).unwrap_or_default(),
+        gateway6: network.gateway6.map(|g| g.to_string()).unwrap_or_default(),
+        mode: mode.into(),
+        flood_limit: network.flood_limit.map(|limit| v1::FloodLimit {
+            frames_per_second: limit.frames_per_second,
+            burst_frames: limit.burst_frames,
+        }),
+        policer: network.policer.map(|policer| v1::Policer {
+            packets_per_second: policer.packets_per_second,
+            burst_packets: policer.burst_packets,
+            bits_per_second: policer.bits_per_second,
+            burst_bits: policer.burst_bits,
+        }),
+        tunnel: network.tunnel.as_ref().map(|tunnel| v1::Tunnel {
+            vni: tunnel.vni,
+            underlay: tunnel.underlay.clone(),
+            local: tunnel.local.to_string(),
+        }),
+        ..Default::default()
+    }
+}
+
+/// The request for its routes.
+pub fn routes(network: &NetworkSettings) -> v1::ChangeRoutesRequest {
+    let set = network.routes.iter().map(route).collect();
+    v1::ChangeRoutesRequest { network: network.name.clone(), set, ..Default::default() }
+}
+
+fn route(route: &RouteSettings) -> v1::Route {
+    let kind = match route.action {
+        RouteAction::Via => v1::RouteKind::Via,
+        RouteAction::Unreachable => v1::RouteKind::Unreachable,
+        RouteAction::Drop => v1::RouteKind::Drop,
+        RouteAction::Vxlan => v1::RouteKind::Vxlan,
+    };
+    let via = route.via.map(|via| via.to_string()).unwrap_or_default();
+    let mac = route.mac.clone().unwrap_or_default();
+    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac }
+}
