@@ -256,7 +256,7 @@ fn errors_of_vrouter_toml() {
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",
             &[
                 "vrouter.toml:4: unknown key `networks[0].vni`",
-                "known here: name, ipv4, gateway, mtu, ipv6, gateway6, mode, flood_limit, policer, routes",
+                "known here: name, ipv4, gateway, mtu, ipv6, gateway6, mode, flood_limit, policer, routes, tunnel",
             ],
         ),
     ] {

@@ -110,6 +110,21 @@ pub struct NetworkSettings {
     /// Routes that exist from the start, beside those to its pods.
     #[serde(default)]
     pub routes: Vec<RouteSettings>,
+    /// How it reaches other hosts. Default: not at all.
+    #[serde(default)]
+    pub tunnel: Option<TunnelSettings>,
+}
+
+/// `tunnel` of a network: VXLAN, over another network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelSettings {
+    /// Name of the network that carries the packets.
+    pub underlay: String,
+    /// This end's address in it.
+    pub local: IpAddr,
+    /// The network's number on the wire, below 2^24.
+    pub vni: u32,
 }
 
 /// What a network does with frames that are not for the gateway. Those that are, are routed.
@@ -157,9 +172,12 @@ pub struct RouteSettings {
     /// What becomes of packets to them.
     #[serde(default)]
     pub action: RouteAction,
-    /// With the action `via`: the pod's address they go to.
+    /// With the action `via`: the pod's address they go to. With `vxlan`: that of the tunnel's other end.
     #[serde(default)]
     pub via: Option<IpAddr>,
+    /// With the action `vxlan`: MAC address of the router behind the tunnel. Default: that of the network's gateway.
+    #[serde(default)]
+    pub mac: Option<String>,
 }
 
 /// What becomes of packets that match a route.
@@ -173,6 +191,8 @@ pub enum RouteAction {
     Unreachable,
     /// Nowhere, silently.
     Drop,
+    /// Through the network's tunnel, to the end with the address `via`.
+    Vxlan,
 }
 
 fn default_mtu() -> u32 {
@@ -279,6 +299,7 @@ impl VrouterConfig {
         check::range(&key("mtu"), network.mtu, 68, 9216)?;
         Self::check_ipv6(&key, network)?;
         Self::check_limits(&key, network)?;
+        self.check_tunnel(&key, network)?;
         for (index, route) in network.routes.iter().enumerate() {
             let key = |field: &str| key(&format!("routes[{index}].{field}"));
             check::prefix(&key("prefix"), &route.prefix)?;
@@ -287,14 +308,45 @@ impl VrouterConfig {
                     let remedy = "is missing; name the address of a pod, or set an `action`";
                     return Err(Problem::new(key("via"), "", remedy));
                 }
+                (RouteAction::Vxlan, None) => {
+                    let remedy = "is missing; name the address of the tunnel's other end";
+                    return Err(Problem::new(key("via"), "", remedy));
+                }
+                (RouteAction::Vxlan, Some(via)) if network.tunnel.is_none() => {
+                    let remedy = "cannot be reached: the network has no `tunnel`";
+                    return Err(Problem::new(key("via"), via, remedy));
+                }
                 (RouteAction::Unreachable | RouteAction::Drop, Some(via)) => {
                     let remedy = "must be left out: with this `action` the route leads nowhere";
                     return Err(Problem::new(key("via"), via, remedy));
                 }
                 _ => {}
             }
+            if let Some(mac) = &route.mac
+                && route.action != RouteAction::Vxlan
+            {
+                let remedy = "must be left out: only a route with the action `vxlan` has one";
+                return Err(Problem::new(key("mac"), mac, remedy));
+            }
         }
         Ok(())
+    }
+
+    fn check_tunnel(
+        &self,
+        key: &impl Fn(&str) -> String,
+        network: &NetworkSettings,
+    ) -> Result<(), Problem> {
+        let Some(tunnel) = &network.tunnel else { return Ok(()) };
+        check::range(&key("tunnel.vni"), tunnel.vni, 0, (1 << 24) - 1)?;
+        let carries = |other: &NetworkSettings| {
+            other.name == tunnel.underlay && other.tunnel.is_none() && other.name != network.name
+        };
+        if self.networks.iter().any(carries) {
+            return Ok(());
+        }
+        let remedy = "must be another of the networks, one without a `tunnel`";
+        Err(Problem::new(key("tunnel.underlay"), &tunnel.underlay, remedy))
     }
 
     fn check_ipv6(key: &impl Fn(&str) -> String, network: &NetworkSettings) -> Result<(), Problem> {

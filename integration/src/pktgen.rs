@@ -34,13 +34,38 @@ pub struct Endpoint {
     pub to_mac: String,
     /// First destination IPv4 address of what it sends.
     pub to_ip: Ipv4Addr,
+    /// It is the far end of a tunnel.
+    pub tunnel: Option<FarEnd>,
+}
+
+/// The far end of a VXLAN tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FarEnd {
+    /// The network's number.
+    pub vni: u32,
+    /// Its address in the underlay.
+    pub from: Ipv4Addr,
+    /// The switch's.
+    pub to: Ipv4Addr,
+    /// The switch's MAC address there.
+    pub to_mac: String,
+}
+
+impl FarEnd {
+    /// As the generator is told.
+    fn options(&self) -> String {
+        let Self { vni, from, to, to_mac } = self;
+        format!(",vni={vni},vtep={from},to-vtep={to},vtep-mac={to_mac}")
+    }
 }
 
 impl Endpoint {
     /// The generator's `--port`.
     pub fn option(&self) -> String {
-        let Self { socket, mac, ip, to_mac, to_ip } = self;
-        format!("socket={},mac={mac},ip={ip},to-mac={to_mac},to-ip={to_ip}", socket.display())
+        let Self { socket, mac, ip, to_mac, to_ip, tunnel } = self;
+        let (socket, tunnel) = (socket.display(), tunnel.as_ref().map(FarEnd::options));
+        let tunnel = tunnel.unwrap_or_default();
+        format!("socket={socket},mac={mac},ip={ip},to-mac={to_mac},to-ip={to_ip}{tunnel}")
     }
 }
 

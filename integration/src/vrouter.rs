@@ -136,14 +136,9 @@ impl VRouter {
 
     /// Makes a network.
     pub fn create_network(&self, network: Network) -> Result<Network> {
+        let name = network.name.clone();
         let answer = runtime()?.block_on(self.client.clone().create_network(network));
-        Ok(answer.map_err(status)?.into_inner())
-    }
-
-    /// Makes a port.
-    pub fn create_port(&self, spec: PortSpec) -> Result<Port> {
-        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
-        Ok(answer.map_err(status)?.into_inner())
+        answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
     }
 
     /// Its ports.
@@ -195,12 +190,10 @@ impl VRouter {
             .with_context(|| format!("no counters of {id}"))
     }
 
-    /// Creates a network.
-    pub fn create_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
-        let network =
-            Network { name: name.to_owned(), ipv4: ipv4.to_owned(), mtu, ..Network::default() };
-        let answer = runtime()?.block_on(self.client.clone().create_network(network));
-        answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
+    /// Creates a network with IPv4 and nothing special.
+    pub fn create_plain_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
+        let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
+        self.create_network(Network { name, ipv4, mtu, ..Network::default() })
     }
 
     /// Creates a port, or changes what of it can be changed.
@@ -217,18 +210,20 @@ impl VRouter {
         answer.map(drop).map_err(status).with_context(|| format!("port {id}"))
     }
 
-    /// Host routes for `count` addresses from `first` on, all to one port.
+    /// Host routes for `count` addresses from `first` on, all to one port or tunnel.
     pub fn set_host_routes(
         &self,
         network: &str,
         first: Ipv4Addr,
         count: u32,
+        kind: RouteKind,
         via: Ipv4Addr,
     ) -> Result<()> {
         let route = |n: u32| Route {
             prefix: format!("{}/32", Ipv4Addr::from(u32::from(first) + n)),
-            kind: RouteKind::Via.into(),
+            kind: kind.into(),
             via: via.to_string(),
+            ..Route::default()
         };
         for start in (0..count).step_by(usize::try_from(ROUTES_AT_ONCE)?) {
             let request = ChangeRoutesRequest {

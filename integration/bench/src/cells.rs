@@ -32,6 +32,8 @@ pub struct Subject {
     pub idle_pods: u16,
     /// Routes of the network, when the cell is about their number.
     pub routes: Option<u32>,
+    /// The second pod is on another network, the far end of a VXLAN tunnel: one direction goes in, the other comes out.
+    pub tunnel: bool,
 }
 
 /// The packets of a cell.
@@ -113,7 +115,7 @@ const IDLE_PODS: u16 = 250;
 pub const OURS: &str = "ringway";
 
 const fn subject(name: &'static str, switch: SwitchKind) -> Subject {
-    Subject { name, switch, packed: false, idle_pods: 0, routes: None }
+    Subject { name, switch, packed: false, idle_pods: 0, routes: None, tunnel: false }
 }
 
 const RINGWAY: Subject = subject(OURS, SwitchKind::Ringway);
@@ -133,6 +135,19 @@ fn throughput(name: &'static str, traffic: Traffic, subjects: &[Subject]) -> Cel
         subjects: subjects.to_vec(),
         loss_limit: SATURATED_LOSS,
         targets: Vec::new(),
+    }
+}
+
+/// Ringway through a tunnel beside Ringway without one.
+fn tunnel(name: &'static str, size: u16) -> Cell {
+    let through = Subject { tunnel: true, ..RINGWAY };
+    Cell {
+        targets: vec![aim("ringway_plain", 0.85, None)],
+        ..throughput(
+            name,
+            traffic(size, 1024),
+            &[through, Subject { name: "ringway_plain", ..RINGWAY }],
+        )
     }
 }
 
@@ -197,6 +212,10 @@ pub fn all() -> Vec<Cell> {
                 ],
             )
         },
+        tunnel("vxlan.64", 64),
+        tunnel("vxlan.512", 512),
+        // The largest frames that go into a tunnel over a network with an MTU of 1,500 bytes.
+        tunnel("vxlan.1468", 1468),
         Cell {
             targets: vec![aim("ringway_alone", 0.95, None)],
             ..throughput(

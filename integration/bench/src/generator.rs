@@ -113,6 +113,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use integration::pktgen::FarEnd;
 
     #[test]
     fn the_command_line_says_what_was_ordered() {
@@ -132,11 +133,16 @@ mod tests {
             ip: Ipv4Addr::new(10, 0, 0, 2),
             to_mac: "02:00:00:00:00:01".to_owned(),
             to_ip: Ipv4Addr::new(10, 0, 0, 3),
+            tunnel: None,
         };
-        let all = arguments(&order, &[end.clone(), end]).join(" ");
+        let (from, to) = (Ipv4Addr::new(192, 0, 2, 3), Ipv4Addr::new(192, 0, 2, 1));
+        let far = FarEnd { vni: 7, from, to, to_mac: "02:00:00:00:00:02".to_owned() };
+        let far = Endpoint { tunnel: Some(far), ..end.clone() };
+        let all = arguments(&order, &[end, far]).join(" ");
         for part in [
             "--cpu 0",
             "--port socket=/run/a.sock,mac=02:00:00:00:00:0a,ip=10.0.0.2,to-mac=02:00:00:00:00:01,to-ip=10.0.0.3",
+            "to-ip=10.0.0.3,vni=7,vtep=192.0.2.3,to-vtep=192.0.2.1,vtep-mac=02:00:00:00:00:02",
             "--size 64 --flows 8 --addresses 4 --rate 9 --warmup 1 --seconds 3",
             "--packed --touch --vectorized --mrg-rxbuf=0 --in-order=0 --latency",
         ] {

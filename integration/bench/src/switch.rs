@@ -130,6 +130,7 @@ fn neighbours(sockets: [PathBuf; 2]) -> [Endpoint; 2] {
             ip: ip(2),
             to_mac: mac_b.clone(),
             to_ip: Ipv4Addr::new(10, 67, 0, 0),
+            tunnel: None,
         },
         Endpoint {
             socket: b,
@@ -137,6 +138,7 @@ fn neighbours(sockets: [PathBuf; 2]) -> [Endpoint; 2] {
             ip: ip(3),
             to_mac: mac_a,
             to_ip: Ipv4Addr::new(10, 68, 0, 0),
+            tunnel: None,
         },
     ]
 }

@@ -10,6 +10,7 @@ use clap::{ArgAction, Parser};
 use vrouter_dpdk::{CpuId, Mac};
 
 use crate::flow::Flows;
+use crate::tunnel::TunnelSettings;
 
 /// Bytes of the frame check sequence: part of a frame's size, but never on a ring.
 const FCS: u16 = 4;
@@ -49,7 +50,8 @@ struct Args {
     cpu: u16,
     /// A port: socket=PATH,mac=MAC,ip=IP,to-mac=MAC,to-ip=IP and, if wanted, peer=PORT and server; repeat for more.
     /// With server the pod listens and the switch connects. queues=N, queue-size=N, packed=0|1, vectorized=0|1,
-    /// mrg-rxbuf=0|1 and in-order=0|1 replace the options of the same names for this port
+    /// mrg-rxbuf=0|1 and in-order=0|1 replace the options of the same names for this port. With vni=N,vtep=IP,to-vtep=IP,vtep-mac=MAC
+    /// its frames go into VXLAN packets from vtep to to-vtep at that MAC address, and it receives such
     #[arg(long = "port", value_name = "KEY=VALUE,...", required = true, action = ArgAction::Append)]
     ports: Vec<PortSettings>,
     /// Bytes of each frame, its 4 byte frame check sequence included
@@ -140,6 +142,8 @@ pub struct PortSettings {
     pub to_ip: Ipv4Addr,
     /// The port that receives its packets, if not the usual one.
     pub peer: Option<u8>,
+    /// The tunnel it is the far end of.
+    pub tunnel: Option<TunnelSettings>,
     /// Where its rings differ from the others'.
     pub own: OwnShape,
 }
@@ -479,6 +483,7 @@ impl FromStr for PortSettings {
     fn from_str(text: &str) -> Result<Self, String> {
         let (mut socket, mut mac, mut ip, mut to_mac, mut to_ip) = (None, None, None, None, None);
         let (mut peer, mut server, mut own) = (None, false, OwnShape::default());
+        let (mut vni, mut vtep, mut to_vtep, mut vtep_mac) = (None, None, None, None);
         for word in text.split(',') {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match key {
@@ -494,14 +499,29 @@ impl FromStr for PortSettings {
                     peer = Some(number);
                 }
                 "server" => server = true,
+                "vni" => {
+                    let number = value.parse::<u32>().ok().filter(|vni| vni >> 24 == 0);
+                    vni = Some(number.ok_or_else(|| format!("vni={value:?}: use 0 to 16777215"))?);
+                }
+                "vtep" => vtep = Some(parse_ip(key, value)?),
+                "to-vtep" => to_vtep = Some(parse_ip(key, value)?),
+                "vtep-mac" => vtep_mac = Some(parse_mac(key, value)?),
                 _ => own.set(key, value).ok_or_else(|| {
                     format!(
-                        "{key:?} is unknown: use socket, mac, ip, to-mac, to-ip, peer, server, or an option of rings"
+                        "{key:?} is unknown: use socket, mac, ip, to-mac, to-ip, peer, server, vni, vtep, to-vtep, \
+                         vtep-mac, or an option of rings"
                     )
                 })??,
             }
         }
         let missing = |key: &str| format!("{key}= is missing");
+        let tunnel = match (vni, vtep, to_vtep, vtep_mac) {
+            (None, None, None, None) => None,
+            (Some(vni), Some(from), Some(to), Some(to_mac)) => {
+                Some(TunnelSettings { vni, from, to, to_mac })
+            }
+            _ => return Err("vni, vtep, to-vtep, vtep-mac: give all four or none".to_owned()),
+        };
         Ok(Self {
             socket: socket.ok_or_else(|| missing("socket"))?,
             server,
@@ -510,6 +530,7 @@ impl FromStr for PortSettings {
             to_mac: to_mac.ok_or_else(|| missing("to-mac"))?,
             to_ip: to_ip.ok_or_else(|| missing("to-ip"))?,
             peer,
+            tunnel,
             own,
         })
     }

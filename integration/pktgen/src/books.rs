@@ -64,7 +64,12 @@ impl Books {
             counters: vec![Counters::default(); macs.len()],
             samplers: numbers.map(|port| Sampler::new(settings.verify_every, port)).collect(),
             orders: macs.iter().map(|_| Order::new(flows)).collect(),
-            checker: Checker::new(port::senders(settings), macs, settings.touch),
+            checker: Checker::new(
+                port::senders(settings),
+                macs,
+                port::tunnels(settings),
+                settings.touch,
+            ),
             pattern,
             latency: Histogram::new(),
             len: usize::from(settings.len),
@@ -110,7 +115,8 @@ impl Books {
     #[inline]
     pub fn look(&mut self, port: u8, batch: &MbufBatch) {
         // A packet's length is known without touching the packet.
-        if self.look != Look::Some || !batch.iter().all(|frame| frame.len() == self.len) {
+        let len = self.len + self.checker.outer_bytes(port);
+        if self.look != Look::Some || !batch.iter().all(|frame| frame.len() == len) {
             return self.look_at_each(port, batch);
         }
         let mut from = 0;
@@ -129,6 +135,7 @@ impl Books {
 
     fn look_at_each(&mut self, port: u8, batch: &MbufBatch) {
         let now = tsc();
+        let outer = self.checker.outer_bytes(port);
         let mut from = 0;
         let mut sample = self.sample(port, &mut from, batch.len());
         for (place, frame) in (0..).zip(batch.iter()) {
@@ -138,10 +145,10 @@ impl Books {
             }
             let asked = match self.look {
                 Look::All => true,
-                Look::Stamped => frame::is_stamped(frame),
+                Look::Stamped => frame::is_stamped(frame.get(outer..).unwrap_or(&[])),
                 Look::Some => false,
             };
-            if asked || sampled || frame.len() != self.len {
+            if asked || sampled || frame.len() != self.len + outer {
                 self.check(port, frame, now);
             }
         }

@@ -16,6 +16,7 @@ use vrouter_dpdk::Mac;
 
 use crate::flow::Share;
 use crate::pattern::{self, Pattern};
+use crate::tunnel::{OUTER, Tunnel};
 
 /// Bytes of every frame's head; the smallest frame is just that.
 pub const HEAD: usize = 60;
@@ -76,7 +77,7 @@ fn ip_header(len: u16, ip: Ipv4Addr, to: Ipv4Addr) -> [u8; IP_HEADER] {
 }
 
 /// The Internet checksum (RFC 1071) of a header; 0 for one that contains its right checksum.
-fn checksum(header: &[u8]) -> u16 {
+pub fn checksum(header: &[u8]) -> u16 {
     let words = header.chunks(2).map(|pair| match *pair {
         [high, low] => u32::from(u16::from_be_bytes([high, low])),
         [high] => u32::from(high) << 8,
@@ -99,22 +100,38 @@ pub struct Stream {
     seq: u64,
     /// Place of the next packet's flow in `share`.
     next: usize,
+    /// Frames go into a tunnel.
+    tunnel: Option<Tunnel>,
 }
 
 impl Stream {
     /// Sends from port `port`, queue `queue`, from one Ethernet address to another.
-    pub fn new(share: Share, port: u8, queue: u8, from: Mac, to: Mac) -> Self {
+    pub fn new(
+        share: Share,
+        port: u8,
+        queue: u8,
+        (from, to): (Mac, Mac),
+        tunnel: Option<Tunnel>,
+    ) -> Self {
         let mut head = [0; HEAD];
         head[..6].copy_from_slice(&to.0);
         head[6..12].copy_from_slice(&from.0);
         head[12..14].copy_from_slice(&[8, 0]);
         head[MAGIC_AT..TAG].copy_from_slice(&MAGIC);
         let tag = u64::from_le_bytes([port, queue, 0, 0, 0, 0, 0, 0]);
-        Self { share, head, tag, seq: 0, next: 0 }
+        Self { share, head, tag, seq: 0, next: 0, tunnel }
     }
 
     /// Writes all of a buffer that this stream will send again and again; `number` tells buffers apart.
     pub fn prepare(&self, frame: &mut [u8], pattern: &Pattern, number: u64) {
+        let frame = match &self.tunnel {
+            None => frame,
+            Some(tunnel) => {
+                let Some((outer, frame)) = frame.split_first_chunk_mut::<OUTER>() else { return };
+                tunnel.prepare(outer);
+                frame
+            }
+        };
         let len = u16::try_from(frame.len()).unwrap_or(u16::MAX);
         let Some((head, payload)) = frame.split_first_chunk_mut::<HEAD>() else { return };
         *head = self.head;
@@ -127,6 +144,14 @@ impl Stream {
     /// Makes the prepared `frame` the stream's next packet. With a `pattern` its payload is written anew, too.
     #[inline]
     pub fn write(&mut self, frame: &mut [u8], stamp: Option<u64>, pattern: Option<&Pattern>) {
+        let frame = match &self.tunnel {
+            None => frame,
+            Some(tunnel) => {
+                let Some((outer, frame)) = frame.split_first_chunk_mut::<OUTER>() else { return };
+                tunnel.write(outer, self.next);
+                frame
+            }
+        };
         let Some((head, payload)) = frame.split_first_chunk_mut::<HEAD>() else { return };
         let Some(variable) = self.share.variable(self.next) else { return };
         head[VARIABLE..VARIABLE + 16].copy_from_slice(variable);
@@ -160,7 +185,7 @@ pub fn is_stamped(frame: &[u8]) -> bool {
     frame.get(TAG + 1).is_some_and(|queue| queue & STAMPED != 0)
 }
 
-/// What a received frame is.
+/// What a received frame is, without what a tunnel has put in front of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Exactly what was sent, but for what a router changes: Ethernet addresses, TTL, checksum.
@@ -200,14 +225,28 @@ pub struct Checker {
     senders: Vec<Option<Sender>>,
     /// The ports' Ethernet addresses.
     macs: Vec<Mac>,
+    /// The ports' tunnels, for those that have one.
+    tunnels: Vec<Option<Tunnel>>,
     /// Payloads are written for each packet, so they belong to its number.
     touched: bool,
 }
 
 impl Checker {
     /// Knows who sends what. `touched`: [`Stream::write`] is given the pattern.
-    pub fn new(senders: Vec<Option<Sender>>, macs: Vec<Mac>, touched: bool) -> Self {
-        Self { senders, macs, touched }
+    pub fn new(
+        senders: Vec<Option<Sender>>,
+        macs: Vec<Mac>,
+        tunnels: Vec<Option<Tunnel>>,
+        touched: bool,
+    ) -> Self {
+        Self { senders, macs, tunnels, touched }
+    }
+
+    /// Bytes in front of the frames that `port` receives.
+    #[inline]
+    pub fn outer_bytes(&self, port: u8) -> usize {
+        let tunnel = self.tunnels.get(usize::from(port)).and_then(Option::as_ref);
+        tunnel.map_or(0, |_| OUTER)
     }
 
     /// Judges `frame`, received by `port`. Reads all of it.
@@ -220,6 +259,10 @@ impl Checker {
         let ours = |is: bool| if is { Ok(()) } else { Err(Verdict::Foreign) };
         let intact = |is: bool| if is { Ok(()) } else { Err(Verdict::Corrupt) };
 
+        let frame = match self.tunnels.get(usize::from(port)).and_then(Option::as_ref) {
+            None => frame,
+            Some(tunnel) => tunnel.open(frame).ok_or(Verdict::Corrupt)?,
+        };
         let (head, payload) = frame.split_first_chunk::<HEAD>().ok_or(Verdict::Foreign)?;
         ours(head[MAGIC_AT..TAG] == MAGIC)?;
         let mut tag = [0; 8];

@@ -32,6 +32,7 @@ mod port;
 mod report;
 mod run;
 mod sample;
+mod tunnel;
 
 use std::process::ExitCode;
 use std::sync::Arc;

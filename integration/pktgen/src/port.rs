@@ -10,12 +10,17 @@ use crate::flow::Share;
 use crate::frame::{Sender, Stream};
 use crate::pace::Pace;
 use crate::pattern::Pattern;
+use crate::tunnel::{OUTER, Tunnel};
 
 /// Buffers the thread keeps at hand, the most DPDK allows. Up to half as many again rest with it.
 const CACHE: u32 = 512;
 
 /// Bytes of packet in a buffer if frames are no larger: what pods use.
 const BUFFER: u16 = 2048;
+
+/// [`OUTER`], in the width of lengths.
+const OUTER_LEN: u16 = 50;
+const _: () = assert!(OUTER_LEN as usize == OUTER);
 
 /// Every n-th packet carries the time when latency is measured.
 const STAMP_EVERY: u64 = 16;
@@ -185,6 +190,11 @@ impl Port {
         number: u8,
         now: u64,
     ) -> Result<Self, PortError> {
+        // Of every port, so that those at both ends of a tunnel have the same buffers.
+        let outer =
+            if settings.ports.iter().any(|port| port.tunnel.is_some()) { OUTER_LEN } else { 0 };
+        let own = settings.ports.get(usize::from(number)).and_then(|port| port.tunnel);
+        let len = settings.len + if own.is_some() { OUTER_LEN } else { 0 };
         let mut device = Ethdev::open(eal, &device_name(usize::from(number)))?;
         let own = settings.ports.get(usize::from(number));
         let shape = own.map_or(settings.shape, |port| settings.shape_of(port));
@@ -193,7 +203,7 @@ impl Port {
             let mbufs = per_queue * u32::from(shape.queues) + CACHE + CACHE / 2;
             let name = format!("pktgen-{kind}{number}");
             // Two bytes of rest for the length of a tagged frame, which virtio counts as well.
-            let data_room = BUFFER.max((settings.len + 32).next_multiple_of(64));
+            let data_room = BUFFER.max((settings.len + outer + 32).next_multiple_of(64));
             Pool::new(eal, &PoolConfig { name, mbufs, cache: CACHE, data_room })
         };
         let queues = device.start(&EthdevConfig {
@@ -202,7 +212,7 @@ impl Port {
             rx_descriptors: shape.queue_size,
             tx_descriptors: shape.queue_size,
             rx_pool: pool("rx")?,
-            mtu: settings.len.max(1514) - 14,
+            mtu: (settings.len + outer).max(1514) - 14,
             tx_free_threshold: settings.tx_free_threshold,
         })?;
         let receiver = |queue: RxQueue| Receiver { batch: queue.batch(settings.burst), queue };
@@ -212,7 +222,7 @@ impl Port {
             let pool = pool("tx")?;
             let streams = streams(settings, number);
             if let Some(stream) = streams.first() {
-                prepare(&pool, stream, pattern, settings.len)?;
+                prepare(&pool, stream, pattern, len)?;
             }
             let rate = settings.rate.map(|rate| rate / u64::from(shape.queues.max(1)));
             let transmitter = |(queue, stream)| Transmitter {
@@ -221,7 +231,7 @@ impl Port {
                 batch: pool.batch(settings.burst),
                 written: false,
                 pace: rate.map(|rate| Pace::new(rate, eal.tsc_hz(), now)),
-                len: settings.len,
+                len,
                 latency: settings.latency,
             };
             let used = queues.tx.into_iter().zip(streams);
@@ -257,8 +267,19 @@ fn shares(settings: &Settings, port: &PortSettings) -> Vec<Share> {
 
 fn streams(settings: &Settings, number: u8) -> Vec<Stream> {
     let Some(port) = settings.ports.get(usize::from(number)) else { return Vec::new() };
-    let stream = |(queue, share)| Stream::new(share, number, queue, port.mac, port.to_mac);
+    let stream = |(queue, share)| {
+        Stream::new(share, number, queue, (port.mac, port.to_mac), tunnel(settings, port))
+    };
     (0..).zip(shares(settings, port)).map(stream).collect()
+}
+
+fn tunnel(settings: &Settings, port: &PortSettings) -> Option<Tunnel> {
+    port.tunnel.map(|tunnel| Tunnel::new(tunnel, port.mac, settings.len))
+}
+
+/// Each port's tunnel, if it has one.
+pub fn tunnels(settings: &Settings) -> Vec<Option<Tunnel>> {
+    settings.ports.iter().map(|port| tunnel(settings, port)).collect()
 }
 
 /// What the checker must know of each port: `None` where it does not send.

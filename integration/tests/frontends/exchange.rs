@@ -76,7 +76,7 @@ impl<'a> Exchange<'a> {
     /// Starts the pods and returns when they send.
     pub fn start(self, bed: &mut Bed) -> Result<Running<'a>> {
         let mtu = u32::from(self.size.max(1518)) - 18;
-        let network = bed.vrouter().create_network(self.name, "10.66.0.0/16", mtu)?;
+        let network = bed.vrouter().create_plain_network(self.name, "10.66.0.0/16", mtu)?;
         let ips = [Ipv4Addr::new(10, 66, 0, 2), Ipv4Addr::new(10, 66, 0, 3)];
         let ids = ["a", "b"].map(|pod| format!("{}-{pod}", self.name));
         let mut options = Vec::new();
@@ -90,6 +90,7 @@ impl<'a> Exchange<'a> {
                 ip,
                 to_mac: network.gateway_mac.clone(),
                 to_ip: ips[1 - side],
+                tunnel: None,
             };
             let mut option = end.option();
             for part in [self.rings[side], &format!("queues={}", self.pairs[side])] {

@@ -59,7 +59,7 @@ const PLAIN: Kind = Kind {
 
 /// Boots a guest with these interfaces and gives them their addresses.
 fn boot(bed: &mut Bed, kinds: &[&Kind]) -> Result<Guest> {
-    bed.vrouter().create_network(NETWORK, "10.66.0.0/16", 1500)?;
+    bed.vrouter().create_plain_network(NETWORK, "10.66.0.0/16", 1500)?;
     let mut nics = Vec::new();
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);
@@ -226,6 +226,7 @@ fn pod_to_guest(bed: &mut Bed, guest: &mut Guest) -> Result<()> {
             ip,
             to_mac: network.gateway_mac.clone(),
             to_ip: to.ip,
+            tunnel: None,
         };
         let log = bed.log("pktgen");
         let mut command =
@@ -320,7 +321,7 @@ pub fn comes_back(bed: &mut Bed) -> Result<()> {
     }
 
     bed.restart()?;
-    bed.vrouter().create_network(NETWORK, "10.66.0.0/16", 1500)?;
+    bed.vrouter().create_plain_network(NETWORK, "10.66.0.0/16", 1500)?;
     let kinds = [&SPLIT, &PLAIN];
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);

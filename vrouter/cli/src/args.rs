@@ -199,6 +199,7 @@ JSON: an array of
   mtu, routes, stations        numbers
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
+  tunnel                       null, or {vni, underlay, local}
 `add` prints one such object, `delete` prints {deleted: name}.";
 
 const WORKERS_HELP: &str = "\
@@ -291,6 +292,9 @@ mod tests {
             "ringway networks add red",
             "ringway networks add red --ipv4 10.0.0.0/24 --gateway x",
             "ringway networks add red --ipv4 10.0.0.0/24 --mtu 67",
+            "ringway networks add red --ipv4 10.0.0.0/24 --vni 7 --underlay fabric",
+            "ringway networks add red --ipv4 10.0.0.0/24 --local 192.0.2.1",
+            "ringway networks add red --ipv4 10.0.0.0/24 --vni 16777216 --underlay f --local ::1",
             "ringway networks add red --ipv4 10.0.0.0/24 --mode switched",
             "ringway networks add red --ipv4 10.0.0.0/24 --gateway6 fd00::1",
             "ringway networks add red --ipv4 10.0.0.0/24 --burst-bits 5",
@@ -298,7 +302,7 @@ mod tests {
             "ringway routes",
             "ringway routes red blue",
             "ringway routes add red 10.1.0.0/16",
-            "ringway routes add red 10.1.0.0/16 via 10.66.0.7 x",
+            "ringway routes add red 10.1.0.0/16 vxlan 192.0.2.2 mac 02:00:00:00:00:01 x",
             "ringway routes delete red 10.1.0.0/x",
             "ringway routes load red",
             "ringway stats --watch 0",
@@ -322,6 +326,15 @@ mod tests {
             ("red", "10.0.0.0/24", Some(9000))
         );
         assert_eq!(add.gateway, Some([10, 0, 0, 9].into()));
+        let over =
+            "ringway networks add b --ipv4 10.0.0.0/24 --vni 7 --underlay f --local 192.0.2.1";
+        let Command::Networks { action: Some(NetworkAction::Add(add)) } =
+            parse(over).unwrap().command
+        else {
+            panic!("{over}")
+        };
+        assert_eq!((add.vni, add.underlay.as_deref()), (Some(7), Some("f")));
+        assert_eq!(add.local, Some([192, 0, 2, 1].into()));
         assert_eq!((add.mode, add.ipv6.is_none(), add.bits_per_second), (Mode::Routed, true, None));
         let line = "ringway networks add lan --ipv4 10.0.0.0/24 --ipv6 fd00::/64 --gateway6 fd00::9 --mode bridged \
                     --flood-limit 5 --bits-per-second 10G --burst-bits 1M";

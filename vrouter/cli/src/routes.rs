@@ -50,16 +50,24 @@ impl Prefix {
         match (self, target) {
             (Self::Some(text), _) => text.clone(),
             (Self::Default, Some(Target::Via(IpAddr::V6(_)))) => "::/0".to_owned(),
+            // A tunnel carries both families, whatever its own: `::/0` has to be written out.
             (Self::Default, _) => "0.0.0.0/0".to_owned(),
         }
     }
 }
 
 /// Where a route leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// To the pod with this address.
     Via(IpAddr),
+    /// Through the network's tunnel.
+    Vxlan {
+        /// The other end.
+        vtep: IpAddr,
+        /// The router behind it; without, it has the MAC address of the network's gateway.
+        mac: Option<String>,
+    },
     /// Nowhere; senders are told.
     Unreachable,
     /// Nowhere.
@@ -75,10 +83,18 @@ impl Target {
                 .parse()
                 .map(Self::Via)
                 .map_err(|_| format!("{address:?} is no address; use that of a pod, as 10.66.0.7")),
+            ["vxlan", vtep, ref mac @ ..] if matches!(mac, [] | ["mac", _]) => Ok(Self::Vxlan {
+                vtep: vtep.parse().map_err(|_| {
+                    format!(
+                        "{vtep:?} is no address; use that of the tunnel's other end, as 192.0.2.2"
+                    )
+                })?,
+                mac: mac.last().map(|&mac| mac.to_owned()),
+            }),
             ["unreachable"] => Ok(Self::Unreachable),
             ["drop" | "blackhole"] => Ok(Self::Drop),
             _ => Err(format!(
-                "{:?} is no way for packets; use `via ADDRESS`, `unreachable` or `drop`",
+                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `unreachable` or `drop`",
                 words.join(" ")
             )),
         }
@@ -98,7 +114,11 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
     }
     let (prefix, rest) = (words[0], &words[1..]);
     let prefix: Prefix = prefix.parse().map_err(|remedy| format!("{prefix:?}: {remedy}"))?;
-    let of_target = if rest.first() == Some(&"via") { 2 } else { 1 };
+    let of_target = match rest {
+        ["vxlan", _, "mac", ..] => 4,
+        ["via" | "vxlan", ..] => 2,
+        _ => 1,
+    };
     let (target, mut rest) = rest.split_at(of_target.min(rest.len()));
     let target = Target::from_words(target)?;
     while let [word, more @ ..] = rest {
@@ -113,12 +133,14 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
 
 /// For the wire.
 pub(crate) fn route(prefix: &Prefix, target: Target) -> v1::Route {
-    let (kind, via) = match target {
-        Target::Via(via) => (v1::RouteKind::Via, via.to_string()),
-        Target::Unreachable => (v1::RouteKind::Unreachable, String::new()),
-        Target::Drop => (v1::RouteKind::Drop, String::new()),
+    let prefix = prefix.text(Some(&target));
+    let (kind, via, mac) = match target {
+        Target::Via(via) => (v1::RouteKind::Via, via.to_string(), None),
+        Target::Vxlan { vtep, mac } => (v1::RouteKind::Vxlan, vtep.to_string(), mac),
+        Target::Unreachable => (v1::RouteKind::Unreachable, String::new(), None),
+        Target::Drop => (v1::RouteKind::Drop, String::new(), None),
     };
-    v1::Route { prefix: prefix.text(Some(&target)), kind: kind.into(), via }
+    v1::Route { prefix, kind: kind.into(), via, mac: mac.unwrap_or_default() }
 }
 
 /// All routes of a text; the first line that is none is the error.
@@ -136,6 +158,7 @@ pub(crate) struct Route {
     pub(crate) prefix: String,
     pub(crate) kind: &'static str,
     pub(crate) via: Option<String>,
+    pub(crate) mac: Option<String>,
 }
 
 impl From<v1::Route> for Route {
@@ -144,19 +167,21 @@ impl From<v1::Route> for Route {
             v1::RouteKind::Unspecified | v1::RouteKind::Via => "via",
             v1::RouteKind::Unreachable => "unreachable",
             v1::RouteKind::Drop => "drop",
+            v1::RouteKind::Vxlan => "vxlan",
         };
-        let via = Some(route.via).filter(|via| !via.is_empty());
-        Self { prefix: route.prefix, kind, via }
+        let filled = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self { prefix: route.prefix, kind, via: filled(route.via), mac: filled(route.mac) }
     }
 }
 
 impl Route {
     /// As a line that [`line`] reads.
     pub(crate) fn text(&self) -> String {
-        let Self { prefix, kind, via } = self;
-        match via {
-            Some(via) => format!("{prefix} {kind} {via}\n"),
-            None => format!("{prefix} {kind}\n"),
+        let Self { prefix, kind, via, mac } = self;
+        match (via, mac) {
+            (Some(via), Some(mac)) => format!("{prefix} {kind} {via} mac {mac}\n"),
+            (Some(via), None) => format!("{prefix} {kind} {via}\n"),
+            (None, _) => format!("{prefix} {kind}\n"),
         }
     }
 }
@@ -181,6 +206,11 @@ mod tests {
             ("unreachable 10.3.0.0/16 metric 5", "10.3.0.0/16 unreachable\n"),
             ("blackhole default", "0.0.0.0/0 drop\n"),
             ("10.3.0.0/16 unreachable", "10.3.0.0/16 unreachable\n"),
+            ("10.4.0.0/16 vxlan 192.0.2.2", "10.4.0.0/16 vxlan 192.0.2.2\n"),
+            (
+                "default vxlan 2001:DB8::2 mac 02:0:0:0:0:9",
+                "0.0.0.0/0 vxlan 2001:db8::2 mac 02:0:0:0:0:9\n",
+            ),
             ("  2001:db8::/32\tdrop  # for now", "2001:db8::/32 drop\n"),
             ("# nothing", ""),
             ("", ""),
@@ -203,6 +233,9 @@ mod tests {
             ("10.1.0.0/16 via 10.66.0.7 weight 3", &["\"weight\" cannot be followed"]),
             ("10.1.0.0/16 via 10.66.0.7 dev", &["\"dev\" cannot be followed"]),
             ("unreachable", &["\"unreachable\"", "use a prefix"]),
+            ("10.1.0.0/16 vxlan red", &["\"red\" is no address", "192.0.2.2"]),
+            ("10.1.0.0/16 vxlan 192.0.2.2 mac", &["\"vxlan 192.0.2.2 mac\" is no way"]),
+            ("10.1.0.0/16 vxlan 192.0.2.2 via 1.2.3.4", &["\"via\" cannot be followed"]),
         ] {
             let error = read(&format!("10.0.0.0/8 drop\n\n{text}")).unwrap_err();
             assert!(error.starts_with("line 3: "), "{error}");

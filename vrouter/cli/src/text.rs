@@ -4,7 +4,7 @@ use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
 use crate::view::{
     Drops, Event, Info, Latency, Mode, Network, NetworkMode, Owner, Policer, Port, Rates, State,
-    Stats, Worker, WorkerQueues,
+    Stats, Tunnel, Worker, WorkerQueues,
 };
 
 /// Characters of a sandbox id that crictl shows, and people compare.
@@ -44,7 +44,11 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ("ROUTES", Right),
         ("STATIONS", Right),
         ("POLICER", Left),
+        ("TUNNEL", Left),
     ];
+    let tunnel = |Tunnel { vni, underlay, local }: &Tunnel| {
+        format!("vni {vni} from {local} over {underlay}")
+    };
     let mut table = Table::new(&columns);
     for network in networks {
         let is_bridged = network.mode == NetworkMode::Bridged;
@@ -60,6 +64,7 @@ pub(crate) fn networks(networks: &[Network]) -> String {
             network.routes.to_string(),
             if is_bridged { network.stations.to_string() } else { String::new() },
             policer(network.policer),
+            network.tunnel.as_ref().map(tunnel).unwrap_or_default(),
         ]);
     }
     table.render()

@@ -10,7 +10,7 @@ mod networks;
 mod rates;
 
 pub(crate) use latency::Latency;
-pub(crate) use networks::{Network, NetworkMode, Policer};
+pub(crate) use networks::{Network, NetworkMode, Policer, Tunnel};
 pub(crate) use rates::Rates;
 
 #[derive(Debug, PartialEq, Serialize)]

@@ -5,14 +5,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use vrouter_core::{
     FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex,
-    PortLimits, PortPolicy, Rates, RouteChange, RouteTarget, Tables, Timestamp, Verdict, process,
+    PortLimits, PortPolicy, Rates, RouteChange, RouteTarget, Tables, Timestamp, Tunnel, Verdict,
+    Vtep, process,
 };
-use vrouter_net::vxlan::{Encapsulation, Endpoint, Vni, decapsulate};
+use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni, flow_hash};
 use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, checksum};
 
 const BATCH: usize = 32;
@@ -31,6 +32,10 @@ fn address(index: u16) -> Ipv4Addr {
 }
 
 fn tables() -> Tables {
+    Tables::build(&policy()).unwrap()
+}
+
+fn policy() -> Policy {
     let network = NetworkPolicy {
         index: NetworkIndex(0),
         prefix: "10.66.0.0/16".parse().unwrap(),
@@ -43,6 +48,7 @@ fn tables() -> Tables {
         }),
         mode: Mode::Routed,
         floods: FloodLimit::default(),
+        tunnel: None,
     };
     let port = |index| PortPolicy {
         index: PortIndex(index),
@@ -55,7 +61,7 @@ fn tables() -> Tables {
         rates: Rates::default(),
     };
     let ports = (0..PORTS).map(port).collect();
-    Tables::build(&Policy { networks: vec![network], ports }).unwrap()
+    Policy { networks: vec![network], ports }
 }
 
 /// Routes side by side, each via another port than port 0.
@@ -182,49 +188,82 @@ fn forward6(c: &mut Criterion) {
     }
 }
 
-/// Forwarding into a tunnel and out of one, beside plain forwarding.
+/// Forwarding into a tunnel and out of one, beside plain forwarding of the same packets.
 fn tunnel(c: &mut Criterion) {
     let mut group = c.benchmark_group("tunnel");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let tables = tables();
-    let heads: Vec<_> = (1..PORTS).cycle().take(1024).map(|port| head(address(port))).collect();
-    let end = |last| Endpoint {
-        mac: mac(last),
-        ipv4: Ipv4Addr::from_bits(0xc000_0200 + u32::from(last)),
+    // The other network has the tunnel, and the first one carries it: its port 2 is the tunnel's other end.
+    let (here, there) = (IpAddr::from([10, 66, 0, 1]), IpAddr::from(address(2)));
+    let vni = Vni::new(7).unwrap();
+    let mut policy = policy();
+    let tunnel = Tunnel { vni, underlay: NetworkIndex(0), local: here };
+    policy.networks.push(NetworkPolicy {
+        index: NetworkIndex(1),
+        tunnel: Some(tunnel),
+        ..policy.networks[0]
+    });
+    let other = |port: &PortPolicy| PortPolicy {
+        index: PortIndex(port.index.0 + PORTS),
+        network: NetworkIndex(1),
+        ..port.clone()
     };
-    let encapsulation = Encapsulation::new(Vni::new(7).unwrap(), end(1), end(2));
-    let outer = encapsulation.outer(&heads[0], 60).unwrap();
+    let others: Vec<_> = policy.ports.iter().map(other).collect();
+    policy.ports.extend(others);
+    let far = RouteChange {
+        prefix: "20.0.0.0/8".parse().unwrap(),
+        target: Some(RouteTarget::Vxlan(Vtep { address: there, mac: None })),
+    };
+    let tables = Tables::build(&policy).unwrap().with_routes(NetworkIndex(1), &[far]).unwrap();
+
+    let plain: Vec<_> = (1..PORTS).cycle().take(1024).map(|port| head(address(port))).collect();
+    let into: Vec<_> = (0..1024).map(|i| head(Ipv4Addr::from_bits(0x1400_0000 + i))).collect();
+    let ends = [(2, there), (0, here)].map(|(last, address)| Endpoint {
+        mac: if last == 0 { Mac::new(GATEWAY_MAC) } else { mac(last) },
+        address,
+    });
+    let outer = Encapsulation::new(vni, ends[0], ends[1]).unwrap();
+    let out_of: Vec<[u8; 128]> = plain
+        .iter()
+        .map(|inner| {
+            let mut head = [0; 128];
+            let mut room = [0; OUTER_ROOM];
+            let what = Inner { frame_bytes: 60, flow: flow_hash(inner), ecn: 0 };
+            let bytes = outer.write(&mut room, what).unwrap();
+            head[..bytes].copy_from_slice(&room[..bytes]);
+            head[bytes..bytes + 64].copy_from_slice(inner);
+            head
+        })
+        .collect();
+
     let mut batch = [Packet::EMPTY; BATCH];
-    let mut outers = [outer; BATCH];
     let mut limits = PortLimits::default();
-    let mut parts = heads.chunks_exact(BATCH).cycle();
-    group.bench_function("plain", |b| {
-        b.iter(|| {
-            fill(black_box(&mut batch), parts.next().unwrap());
-            process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits)
-        });
-    });
-    group.bench_function("into", |b| {
-        b.iter(|| {
-            fill(black_box(&mut batch), parts.next().unwrap());
-            process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits);
-            for (packet, outer) in batch.iter().zip(&mut outers) {
-                let head = packet.header.first_chunk().unwrap();
-                *outer = encapsulation.outer(head, packet.frame_len).unwrap();
-            }
-            black_box(&mut outers);
-        });
-    });
-    outers = [outer; BATCH];
-    group.bench_function("out of", |b| {
-        b.iter(|| {
-            fill(black_box(&mut batch), parts.next().unwrap());
-            for (packet, outer) in batch.iter_mut().zip(black_box(&outers)) {
-                packet.frame_len = decapsulate(outer, 110, end(2)).unwrap().frame_bytes;
-            }
-            process(&tables, Timestamp::default(), PortIndex(0), &mut batch, &mut limits)
-        });
-    });
+    for (name, ingress, heads) in [("plain", PORTS, &plain), ("into", PORTS, &into)] {
+        let mut parts = heads.chunks_exact(BATCH).cycle();
+        let mut step = |batch: &mut [Packet; BATCH]| {
+            fill(batch, parts.next().unwrap());
+            process(&tables, Timestamp::default(), PortIndex(ingress), batch, &mut limits)
+        };
+        group.bench_function(name, |b| b.iter(|| step(black_box(&mut batch))));
+        step(&mut batch);
+        let way = batch.map(|packet| packet.verdict);
+        assert!(way.iter().all(|verdict| match verdict {
+            Verdict::Encapsulate(to) => name == "into" && to.0 == 2,
+            Verdict::Forward(_) => name == "plain",
+            _ => false,
+        }));
+    }
+    let mut parts = out_of.chunks_exact(BATCH).cycle();
+    let mut step = |batch: &mut [Packet; BATCH]| {
+        for (packet, head) in batch.iter_mut().zip(parts.next().unwrap()) {
+            packet.header.copy_from_slice(head);
+            packet.header_len = 110;
+            packet.frame_len = 110;
+        }
+        process(&tables, Timestamp::default(), PortIndex(2), batch, &mut limits)
+    };
+    group.bench_function("out of", |b| b.iter(|| step(black_box(&mut batch))));
+    step(&mut batch);
+    assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Decapsulate(_))));
 }
 
 /// Loading many routes, and changing one of them afterwards.

@@ -1,9 +1,10 @@
 //! Next hops, and the slots that the forwarding tables of one network lead to.
 
-use crate::{DropReason, PortIndex};
+use crate::{DropReason, PortIndex, Vtep};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use vrouter_net::Mac;
+use vrouter_net::vxlan::{Encapsulation, Inner, OUTER_ROOM};
 
 /// Where a packet goes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum NextHop {
     Gateway,
     /// To a port.
     Port(PortHop),
+    /// Into a tunnel.
+    Vxlan(TunnelHop),
 }
 
 /// A port as a next hop, with all that forwarding to it needs.
@@ -30,6 +33,38 @@ pub struct PortHop {
     pub port: PortIndex,
     /// Bytes of the largest IP packet it takes.
     pub mtu: u16,
+}
+
+/// A tunnel as a next hop, with all that forwarding into it needs: both headers are made when the tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelHop {
+    /// The rewrite of the inner frame. Its port and MTU are those that packets of the inner network see: the port of the
+    /// underlay through which the endpoint is reached, and what the underlay's MTU leaves for an inner packet.
+    pub inner: PortHop,
+    pub(crate) outer: Encapsulation,
+}
+
+impl TunnelHop {
+    /// Writes the outer header; returns its bytes.
+    #[inline]
+    pub(crate) fn write(&self, out: &mut [u8; OUTER_ROOM], inner: Inner) -> Option<u8> {
+        u8::try_from(self.outer.write(out, inner)?).ok()
+    }
+}
+
+/// Who a slot leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Neighbour {
+    /// The port with an address.
+    Port(IpAddr),
+    /// The other end of a tunnel.
+    Vtep(Vtep),
+}
+
+impl From<IpAddr> for Neighbour {
+    fn from(address: IpAddr) -> Self {
+        Self::Port(address)
+    }
 }
 
 impl PortHop {
@@ -113,8 +148,8 @@ pub(crate) struct Hops {
     ports: Vec<PortHop>,
     /// The same slots in full.
     slots: Vec<Slot>,
-    /// The slots that lead to the neighbour with an address, sorted by it.
-    neighbours: Vec<(IpAddr, HopIndex)>,
+    /// The slots that lead to a neighbour, sorted by it.
+    neighbours: Vec<(Neighbour, HopIndex)>,
     free: Vec<HopIndex>,
     /// The slot that [`HopIndex::DEFAULT`] repeats.
     default: HopIndex,
@@ -158,7 +193,8 @@ impl Hops {
     }
 
     /// The slot of the neighbour with this address, for one more user. A new one leads to nobody.
-    pub fn acquire(&mut self, neighbour: IpAddr) -> HopIndex {
+    pub fn acquire(&mut self, neighbour: impl Into<Neighbour>) -> HopIndex {
+        let neighbour = neighbour.into();
         let at = match self.find(neighbour) {
             Ok(at) => {
                 let index = self.neighbours[at].1;
@@ -211,15 +247,23 @@ impl Hops {
 
     /// The port with this address is gone; routes via it lead to nobody from now on.
     pub fn leave(&mut self, neighbour: IpAddr) {
-        if let Ok(at) = self.find(neighbour) {
+        if let Ok(at) = self.find(neighbour.into()) {
             let index = self.neighbours[at].1;
             self.set(index, NextHop::Unreachable);
             self.release(index);
         }
     }
 
+    /// The other ends of tunnels that routes lead to, with their slots.
+    pub fn vteps(&self) -> impl Iterator<Item = (Vtep, HopIndex)> {
+        self.neighbours.iter().filter_map(|(neighbour, index)| match neighbour {
+            Neighbour::Vtep(vtep) => Some((*vtep, *index)),
+            Neighbour::Port(_) => None,
+        })
+    }
+
     /// Gives the neighbour in a slot another next hop.
-    fn set(&mut self, index: HopIndex, hop: NextHop) {
+    pub fn set(&mut self, index: HopIndex, hop: NextHop) {
         let indexes = [Some(index), (self.default == index).then_some(HopIndex::DEFAULT)];
         for index in indexes.into_iter().flatten() {
             self.slots[index.at()].hop = hop;
@@ -238,8 +282,8 @@ impl Hops {
         self.default = index.unwrap_or(HopIndex::DEFAULT);
     }
 
-    fn find(&self, neighbour: IpAddr) -> Result<usize, usize> {
-        self.neighbours.binary_search_by_key(&neighbour, |(address, _)| *address)
+    fn find(&self, neighbour: Neighbour) -> Result<usize, usize> {
+        self.neighbours.binary_search_by_key(&neighbour, |(neighbour, _)| *neighbour)
     }
 
     #[cfg(test)]
@@ -288,7 +332,7 @@ mod tests {
         assert_eq!((*hops.get(a), hops.used()), (port(2), 2));
         hops.leave(neighbour(1));
         hops.leave(neighbour(1));
-        assert_eq!((hops.used(), hops.find(neighbour(1)).is_err()), (1, true));
+        assert_eq!((hops.used(), hops.find(neighbour(1).into()).is_err()), (1, true));
         // Its slot is used again, for whoever is next.
         assert_eq!(hops.acquire(neighbour(3)), a);
         assert_eq!(hops.used(), 2);

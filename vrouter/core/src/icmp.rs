@@ -1,6 +1,6 @@
 //! ICMP errors about packets that cannot be forwarded.
 
-use crate::process::six;
+use crate::process::{six, slow};
 use crate::{DropReason, HEADER_BYTES, IcmpError, Packet, PortIndex, Tables};
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
@@ -55,14 +55,7 @@ pub(crate) fn ipv6_of(
     if link.ether_type() != EtherType::IPV6 {
         return Err(DropReason::UnsupportedEthertype);
     }
-    let header =
-        ipv6::Header::check(bytes, packet.payload_bytes()).map_err(|error| match error {
-            ipv6::Error::Truncated(_) => DropReason::RuntFrame,
-            ipv6::Error::Version(_) | ipv6::Error::PayloadLength { .. } => {
-                DropReason::MalformedIpv6
-            }
-        })?;
-    Ok((header, bytes))
+    Ok((slow::read_ipv6(bytes, packet.payload_bytes())?, bytes))
 }
 
 type Ipv4Header<'a> = ipv4::Header<&'a [u8; ipv4::HEADER_BYTES]>;

@@ -2,8 +2,9 @@
 //!
 //! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
 //! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
-//! Neighbor Discovery and ping for the gateway, and limit what a port sends ([`process`], [`Policer`]); write ICMP
-//! errors ([`icmp_error`]); limit those and floods ([`PortLimits`]); name every reason a packet is dropped for ([`DropReason`]).
+//! Neighbor Discovery and ping for the gateway, and limit what a port sends ([`process`], [`Policer`]); put packets into
+//! VXLAN tunnels between networks and take them out; write ICMP errors ([`icmp_error`]); limit those and floods
+//! ([`PortLimits`]); name every reason a packet is dropped for ([`DropReason`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
 //! [`Counters`]). It sees a
@@ -33,10 +34,11 @@ mod process;
 mod routes;
 mod stations;
 mod tables;
+mod tunnels;
 mod verdict;
 
 pub use counters::Counters;
-pub use hops::{NextHop, PortHop};
+pub use hops::{NextHop, PortHop, TunnelHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
 pub use limiter::{FloodLimiter, IcmpLimiter, PortLimits, Timestamp};
 pub use network::Network;
@@ -44,9 +46,9 @@ pub use packet::{HEADER_BYTES, Packet};
 pub use policer::{Policer, Rate, Rates};
 pub use policy::{
     FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex,
-    PortPolicy,
+    PortPolicy, Tunnel,
 };
 pub use process::{Outcome, process};
-pub use routes::{RouteChange, RouteError, RouteTarget};
+pub use routes::{RouteChange, RouteError, RouteTarget, Vtep};
 pub use tables::Tables;
 pub use verdict::{DropReason, Flood, IcmpError, Verdict};

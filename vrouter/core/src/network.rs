@@ -2,14 +2,17 @@
 
 use crate::fib::Fib;
 use crate::fib6::Fib6;
-use crate::hops::{HopIndex, Hops, NextHop, PortHop};
+use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop, TunnelHop};
 use crate::index::{Index, Key};
 use crate::routes::{RouteChange, RouteError, RouteTarget, reserved_around};
 use crate::stations::Stations;
-use crate::{FloodLimit, FloodLimiter, Mode, NetworkPolicy, PortIndex, PortPolicy, Timestamp};
+use crate::{
+    FloodLimit, FloodLimiter, Mode, NetworkPolicy, PortIndex, PortPolicy, Timestamp, Vtep,
+};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use vrouter_net::vxlan::{Encapsulation, Endpoint};
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// A network in the tables.
@@ -22,6 +25,8 @@ pub struct Network {
     fib: Fib,
     fib6: Fib6,
     bridge: Bridge,
+    /// Ends of tunnels that this network carries, sorted.
+    tunnel_ends: Vec<IpAddr>,
 }
 
 /// What a bridged network knows of its ports; empty in a routed one.
@@ -38,7 +43,12 @@ struct Bridge {
 }
 
 impl Network {
-    pub(crate) fn new(policy: NetworkPolicy, members: &[PortPolicy]) -> Self {
+    /// `tunnel_ends`: its addresses at which tunnels end, sorted, each once.
+    pub(crate) fn new(
+        policy: NetworkPolicy,
+        members: &[PortPolicy],
+        tunnel_ends: &[IpAddr],
+    ) -> Self {
         let mut fib = Fib::new();
         // RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7: these never leave a host. They are here for the
         // case that a default route leads somewhere.
@@ -57,15 +67,25 @@ impl Network {
             stations: None,
         };
         let (hops, fib6) = (Hops::new(), Fib6::new());
-        let mut network = Self { policy, members: Vec::new(), hops, fib, fib6, bridge };
+        let (members_yet, ends_yet) = (Vec::new(), Vec::new());
+        let mut network =
+            Self { policy, members: members_yet, hops, fib, fib6, bridge, tunnel_ends: ends_yet };
         network.set_own_routes(true);
         network.change_members(members);
+        network.set_tunnel_ends(tunnel_ends);
         network
     }
 
     /// The same network, changed. The operator's routes stay.
-    pub(crate) fn changed(&self, policy: NetworkPolicy, members: &[PortPolicy]) -> Self {
+    pub(crate) fn changed(
+        &self,
+        policy: NetworkPolicy,
+        members: &[PortPolicy],
+        tunnel_ends: &[IpAddr],
+    ) -> Self {
         let mut network = self.clone();
+        // First of all, as the addresses may be ports' next.
+        network.set_tunnel_ends(&[]);
         if policy != self.policy {
             // All ports leave and come again: their hops hold values of the policy.
             network.change_members(&[]);
@@ -74,7 +94,26 @@ impl Network {
             network.set_own_routes(true);
         }
         network.change_members(members);
+        network.set_tunnel_ends(tunnel_ends);
         network
+    }
+
+    /// Makes the vRouter have these addresses, and no others beside the gateway's.
+    fn set_tunnel_ends(&mut self, ends: &[IpAddr]) {
+        let old = core::mem::replace(&mut self.tunnel_ends, ends.to_vec());
+        let gateways = [
+            Some(IpAddr::V4(self.policy.gateway)),
+            self.policy.ipv6.map(|ipv6| IpAddr::V6(ipv6.gateway)),
+        ];
+        let gone = old.into_iter().map(|end| (end, None));
+        let here = ends.iter().map(|end| (*end, Some(HopIndex::GATEWAY)));
+        for (end, hop) in gone.chain(here) {
+            match end {
+                _ if gateways.contains(&Some(end)) => {}
+                IpAddr::V4(end) => self.fib.set_own(Ipv4Prefix::host(end), hop),
+                IpAddr::V6(end) => self.fib6.set_own(Ipv6Prefix::host(end), hop),
+            }
+        }
     }
 
     /// Sets or takes away the routes that follow from the network's own addresses.
@@ -179,8 +218,47 @@ impl Network {
             Some(RouteTarget::Via(via)) if !self.policy.may_have(via) => {
                 Err(RouteError::Via { prefix, via, network: self.policy.index })
             }
+            Some(RouteTarget::Vxlan(vtep)) => self.check_vtep(prefix, vtep),
             _ => Ok(()),
         }
+    }
+
+    fn check_vtep(&self, prefix: IpPrefix, vtep: Vtep) -> Result<(), RouteError> {
+        let Vtep { address, mac } = vtep;
+        let network = self.policy.index;
+        let tunnel = self.policy.tunnel.ok_or(RouteError::NoTunnel { prefix, network })?;
+        let local = tunnel.local;
+        let is_host = reserved_around(IpPrefix::host(address)).is_none();
+        if address == local || address.is_ipv4() != local.is_ipv4() || !is_host {
+            return Err(RouteError::Vtep { prefix, address, local });
+        }
+        match mac {
+            Some(mac) if !mac.is_station() => Err(RouteError::VtepMac { prefix, mac }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The network with its tunnel as the underlay is now. `None`: it is so already.
+    pub(crate) fn with_tunnel(&self, underlay: Option<&Self>) -> Option<Self> {
+        let leads = |vtep: Vtep| {
+            let tunnel = self.policy.tunnel?;
+            let NextHop::Port(port) = underlay?.next_hop_ip(vtep.address) else { return None };
+            let from = Endpoint { mac: port.source_mac(), address: tunnel.local };
+            let to = Endpoint { mac: port.destination_mac(), address: vtep.address };
+            let gateway = self.policy.gateway_mac;
+            let mtu = port.mtu.saturating_sub(tunnel.overhead()).min(self.policy.mtu);
+            let inner = PortHop::new(port.port, vtep.mac.unwrap_or(gateway), gateway, mtu);
+            let outer = Encapsulation::new(tunnel.vni, from, to)?;
+            Some(NextHop::Vxlan(TunnelHop { inner, outer }))
+        };
+        let mut changed: Option<Self> = None;
+        for (vtep, index) in self.hops.vteps() {
+            let hop = leads(vtep).unwrap_or(NextHop::Unreachable);
+            if *self.hops.get(index) != hop {
+                changed.get_or_insert_with(|| self.clone()).hops.set(index, hop);
+            }
+        }
+        changed
     }
 
     fn change_route(&mut self, change: &RouteChange) {
@@ -188,6 +266,7 @@ impl Network {
             RouteTarget::Via(via) => self.hops.acquire(via),
             RouteTarget::Unreachable => HopIndex::UNREACHABLE,
             RouteTarget::Drop => HopIndex::BLACKHOLE,
+            RouteTarget::Vxlan(vtep) => self.hops.acquire(Neighbour::Vtep(vtep)),
         });
         let old = match change.prefix {
             IpPrefix::V4(prefix) => self.fib.set_fixed(&mut self.hops, prefix, hop),
@@ -206,6 +285,11 @@ impl Network {
     /// Its ports, sorted by IPv4 address.
     pub fn ports(&self) -> &[PortPolicy] {
         &self.members
+    }
+
+    /// Its addresses at which tunnels end, sorted.
+    pub(crate) fn tunnel_ends(&self) -> &[IpAddr] {
+        &self.tunnel_ends
     }
 
     /// Where an IPv4 address leads in this network.

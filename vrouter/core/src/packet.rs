@@ -1,7 +1,7 @@
 //! The private copy of a packet's head.
 
 use crate::{DropReason, Verdict};
-use vrouter_net::ethernet;
+use vrouter_net::{ethernet, vxlan};
 
 /// Most bytes of a frame that are copied into the scratch: Ethernet, IPv4 with all options, and 54 bytes
 /// of payload for the quote of an ICMP error.
@@ -18,17 +18,25 @@ pub struct Packet {
     /// Valid bytes in `header`: the smaller of `frame_len` and [`HEADER_BYTES`], or 64 where [`Packet::enough`]
     /// says so. What follows them in `header` may be anything, such as bytes of an older frame.
     pub header_len: u16,
-    /// Bytes of the Ethernet frame, without its frame check sequence.
+    /// Bytes of the Ethernet frame, without its frame check sequence. What comes out of a tunnel
+    /// ([`Verdict::Decapsulate`]) has those of the inner frame.
     pub frame_len: u32,
     /// For a TCP packet that its sender wants cut into segments: payload bytes of each. The MTU then counts for the
     /// segments. Zero: the frame is what it is.
     pub segment_bytes: u16,
     /// Written by [`crate::process`] for every packet.
     pub verdict: Verdict,
+    /// Bytes of the outer header that is put in front of a frame or taken away from it, if the verdict is that.
+    pub(crate) outer_len: u8,
+    /// What [`Packet::outer`] is the start of.
+    pub(crate) outer: [u8; vxlan::OUTER_ROOM],
 }
 
 // A compiler that may reorder fields puts the head at offset 4.
 const _: () = assert!(core::mem::offset_of!(Packet, header) == 0);
+const _: () = assert!(size_of::<Packet>() == 256);
+// The outer header and an inner one up to the end of IPv6 are seen.
+const _: () = assert!(vxlan::OUTER6_BYTES + ethernet::HEADER_BYTES + 40 <= HEADER_BYTES);
 
 impl Packet {
     /// A frame of no bytes, to fill a batch with.
@@ -38,6 +46,8 @@ impl Packet {
         frame_len: 0,
         segment_bytes: 0,
         verdict: Verdict::Drop(DropReason::RuntFrame),
+        outer_len: 0,
+        outer: [0; vxlan::OUTER_ROOM],
     };
 
     /// Whether the first 64 bytes of a frame are all that [`crate::process`], a reply or the quote of an ICMP error
@@ -45,6 +55,7 @@ impl Packet {
     ///
     /// So it is for IPv4 without options and for TCP and UDP over IPv6: headers and at least 8 bytes more, as RFC
     /// 792 asks of a quote. (RFC 1812 and RFC 4443 wish for longer quotes, of frames nobody wants to copy twice.)
+    /// But not for what goes to VXLAN's port, and may have another head inside.
     /// A wrong answer costs no safety: headers that are not there make [`crate::DropReason::RuntFrame`].
     #[inline]
     pub fn enough(head: &[u8; 64]) -> bool {
@@ -52,8 +63,13 @@ impl Packet {
         // Ethertype, version and header length.
         let kind = u64::from_le_bytes(words[1]) >> 32;
         let next_header = words[2][4];
-        kind & 0xff_ffff == 0x45_0008
-            || (kind & 0xf0_ffff == 0x60_dd86 && matches!(next_header, 6 | 17))
+        // The destination ports of TCP and UDP, behind either header.
+        let to4 = u16::from_be_bytes([words[4][4], words[4][5]]);
+        let to6 = u16::from_be_bytes([words[7][0], words[7][1]]);
+        if kind & 0xff_ffff == 0x45_0008 {
+            return to4 != vxlan::PORT;
+        }
+        kind & 0xf0_ffff == 0x60_dd86 && matches!(next_header, 6 | 17) && to6 != vxlan::PORT
     }
 
     /// The first five words of the head, little-endian. Nothing says how many of them are valid.
@@ -95,6 +111,46 @@ impl Packet {
         &mut self.header[..bytes]
     }
 
+    /// What is to be sent in front of the frame. Empty unless the verdict is [`Verdict::Encapsulate`].
+    #[inline]
+    pub fn outer(&self) -> &[u8] {
+        match self.verdict {
+            Verdict::Encapsulate(_) => self.outer.get(..self.outer_len.into()).unwrap_or(&[]),
+            _ => &[],
+        }
+    }
+
+    /// How many bytes at the start of the frame are not to be sent. None unless the verdict is
+    /// [`Verdict::Decapsulate`].
+    #[inline]
+    pub fn removed(&self) -> usize {
+        match self.verdict {
+            Verdict::Decapsulate(_) => self.outer_len.into(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of the frame as it was received, without padding behind what comes out of a tunnel.
+    #[inline]
+    pub(crate) fn received_bytes(&self) -> u32 {
+        self.frame_len.saturating_add(u32::try_from(self.removed()).unwrap_or(u32::MAX))
+    }
+
+    /// The head of the frame that is to be sent. It starts where [`Packet::removed`] says, and the rest of the frame
+    /// follows where it ends.
+    #[inline]
+    pub fn sent_head(&self) -> &[u8] {
+        match self.verdict {
+            // One line: nothing behind it was looked at.
+            Verdict::Decapsulate(_) => {
+                let head = self.header.get(self.removed()..self.header_len.into()).unwrap_or(&[]);
+                let bytes = head.len().min(self.frame_len as usize).min(64);
+                head.get(..bytes).unwrap_or(&[])
+            }
+            _ => self.head(),
+        }
+    }
+
     /// Bytes the frame has behind its Ethernet header.
     #[inline]
     pub(crate) fn payload_bytes(&self) -> usize {
@@ -129,6 +185,11 @@ mod tests {
         }
         for other in [[(12, 8), (13, 0), (14, 0x46)], [(12, 8), (13, 6), (14, 0x45)]] {
             assert!(!frame(&other));
+        }
+        // VXLAN's port, behind either header.
+        for (head, at) in [(four.as_slice(), 36), (&six(17), 56)] {
+            let port = |low| [head, &[(at, 0x12), (at + 1, low)]].concat();
+            assert!(!frame(&port(0xb5)) && frame(&port(0xb6)));
         }
         for at in 0..3 {
             let mut bad = [(12, 0x86), (13, 0xdd), (14, 0x60), (20, 17)];

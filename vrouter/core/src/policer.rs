@@ -119,7 +119,7 @@ impl Policer {
         for packet in &*batch {
             let goes = u64::from(!matches!(packet.verdict, Verdict::Drop(_)));
             packets += goes;
-            bytes += goes * u64::from(packet.frame_len);
+            bytes += goes * u64::from(packet.received_bytes());
         }
         if self.take(now, packets, bytes) {
             return 0;
@@ -127,7 +127,7 @@ impl Policer {
         let mut dropped = 0;
         for packet in batch {
             let goes = !matches!(packet.verdict, Verdict::Drop(_));
-            if goes && !self.take(now, 1, u64::from(packet.frame_len)) {
+            if goes && !self.take(now, 1, u64::from(packet.received_bytes())) {
                 packet.verdict = Verdict::Drop(DropReason::Policed);
                 dropped += 1;
             }

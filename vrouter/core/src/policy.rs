@@ -1,12 +1,14 @@
 //! What the tables are built from: plain values, checked as a whole.
 
 mod error;
+mod tunnel;
 
 use crate::routes::{reserved_around, reserved4, reserved6};
 use crate::{FloodLimiter, Rates};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use error::PolicyError;
+use vrouter_net::vxlan::{self, Vni};
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// Slot of a port. The caller gives them out, dense from zero; a slot may be used again later.
@@ -45,6 +47,32 @@ pub struct NetworkPolicy {
     pub mode: Mode,
     /// In a bridged network: how many frames are repeated.
     pub floods: FloodLimit,
+    /// How it reaches other hosts, if it does.
+    pub tunnel: Option<Tunnel>,
+}
+
+/// The VXLAN tunnel between a network here and the same one on other hosts. What is routed into it is said by routes
+/// ([`crate::RouteTarget::Vxlan`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The network's number on the wire; no other network has it on this underlay.
+    pub vni: Vni,
+    /// The network that carries the packets. It has no tunnel itself.
+    pub underlay: NetworkIndex,
+    /// This end's address in the underlay: the gateway's, or one that no port has. The vRouter answers for it.
+    pub local: IpAddr,
+}
+
+impl Tunnel {
+    /// Bytes that the tunnel takes from an IP packet of the underlay before an IP packet of the network.
+    pub fn overhead(&self) -> u16 {
+        const OUTER4: u16 = 50;
+        const OUTER6: u16 = 70;
+        const _: () = assert!(OUTER4 as usize == vxlan::OUTER4_BYTES);
+        const _: () = assert!(OUTER6 as usize == vxlan::OUTER6_BYTES);
+        // The outer Ethernet header is not in the underlay's packet, but the inner one is, and is as long.
+        if self.local.is_ipv4() { OUTER4 } else { OUTER6 }
+    }
 }
 
 /// How many broadcast, multicast and unknown unicast frames of one port one worker repeats.
@@ -135,6 +163,7 @@ impl Policy {
         for network in &networks {
             network.check()?;
         }
+        tunnel::check(&networks, &self.ports)?;
 
         let mut ports = self.ports.clone();
         ports.sort_unstable_by_key(|port| port.index);
@@ -192,8 +221,7 @@ fn is_host_address(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
 
 impl NetworkPolicy {
     fn check(&self) -> Result<(), PolicyError> {
-        let Self { index: network, prefix, gateway, gateway_mac, mtu, ipv6, mode: _, floods: _ } =
-            *self;
+        let Self { index: network, prefix, gateway, gateway_mac, mtu, ipv6, .. } = *self;
         if let Some(reserved) = reserved4().into_iter().find(|other| prefix.overlaps(*other)) {
             return Err(PolicyError::PrefixReserved { network, prefix, reserved });
         }

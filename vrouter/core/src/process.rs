@@ -4,10 +4,12 @@ mod bridge;
 mod fast;
 mod nd;
 pub(crate) mod six;
-mod slow;
+pub(crate) mod slow;
+mod tunnel;
 
 use crate::hops::HopIndex;
 use crate::tables::Port;
+use crate::tunnels::TunnelEnd;
 use crate::{DropReason, Network, Packet, PortIndex, PortLimits, Tables, Timestamp, Verdict};
 use slow::Step;
 
@@ -16,9 +18,11 @@ const STAGE_PACKETS: usize = 64;
 /// What can be said about a batch as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// The port that every packet is forwarded to; `None` if they differ, if one has another verdict, if there are
-    /// none, or if one needed a longer look: then nobody has summed up.
+    /// The port that every packet is forwarded to, through tunnels or not; `None` if they differ, if one has another
+    /// verdict, if there are none, or if one needed a longer look: then nobody has summed up.
     pub all_to: Option<PortIndex>,
+    /// Whether some of them go into a tunnel or come out of one.
+    pub tunnelled: bool,
 }
 
 /// Decides about every packet of a batch that came from one port: sets all verdicts and rewrites the
@@ -40,18 +44,18 @@ pub fn process(
         }
         return Outcome::default();
     };
-    let at = Place { tables, port, network, now };
+    let at = Place { tables, port, network, tunnels: tables.tunnels(port.policy.network), now };
     let mut outcome = None;
+    let mut tunnelled = false;
     let whole = batch;
     for batch in whole.chunks_mut(STAGE_PACKETS) {
         let mut found = [0; STAGE_PACKETS];
         let mut decided = 0;
-        let mut six = six::Targets::default();
+        let mut targets = Targets::default();
         for i in bits(fast::classify(port, batch, &mut found)) {
             let packet = &mut batch[i];
             if let Some(to) = six::forward(&at, packet) {
-                packet.verdict = Verdict::Forward(to);
-                six.add(to);
+                targets.add(to, !matches!(packet.verdict, Verdict::Forward(_)));
                 decided |= 1 << i;
                 continue;
             }
@@ -65,15 +69,23 @@ pub fn process(
         }
         fast::look_up(network.fib(), &mut found[..batch.len()]);
         let (left, mut all_to) = fast::forward(port, network.hops(), batch, &found);
-        for i in bits(left & !decided) {
+        let mut left = left & !decided;
+        if left != 0 {
+            left &= !tunnel::encapsulate(network.hops(), batch, &found, left, &mut targets);
+        }
+        if left != 0 && !at.tunnels.is_empty() {
+            left &= !tunnel::decapsulate(&at, batch, &mut found, left, &mut targets);
+        }
+        for i in bits(left) {
             let next_hop = network.hops().get(HopIndex(found[i]));
             batch[i].verdict = slow::resolve(&at, next_hop, &mut batch[i], limits);
         }
-        all_to = all_to.or(six.all_to(batch.len()));
+        all_to = all_to.or(targets.all_to(batch.len()));
+        tunnelled |= targets.tunnelled;
         let same = *outcome.get_or_insert(all_to) == all_to;
         outcome = Some(all_to.filter(|_| same));
     }
-    let outcome = Outcome { all_to: outcome.flatten() };
+    let outcome = Outcome { all_to: outcome.flatten(), tunnelled };
     match &port.policer {
         Some(policer) if policer.police(now, whole) > 0 => Outcome::default(),
         _ => outcome,
@@ -85,7 +97,33 @@ struct Place<'a> {
     tables: &'a Tables,
     port: &'a Port,
     network: &'a Network,
+    /// The ends of tunnels that the network carries.
+    tunnels: &'a [TunnelEnd],
     now: Timestamp,
+}
+
+/// Sums up where the packets of a batch go that take a way of their own.
+#[derive(Default)]
+struct Targets {
+    first: Option<PortIndex>,
+    packets: usize,
+    differ: bool,
+    /// One goes into a tunnel or comes out of one.
+    tunnelled: bool,
+}
+
+impl Targets {
+    #[inline]
+    fn add(&mut self, to: PortIndex, tunnelled: bool) {
+        self.tunnelled |= tunnelled;
+        self.differ |= *self.first.get_or_insert(to) != to;
+        self.packets += 1;
+    }
+
+    /// The port that all packets go to, if so many were added.
+    fn all_to(&self, packets: usize) -> Option<PortIndex> {
+        self.first.filter(|_| self.packets == packets && !self.differ)
+    }
 }
 
 /// The places of the bits that are set.

@@ -3,7 +3,7 @@
 use crate::NetworkIndex;
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr};
-use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix};
+use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
 
 /// Where a route leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +15,19 @@ pub enum RouteTarget {
     Unreachable,
     /// To nobody, silently.
     Drop,
+    /// Through the network's tunnel. While the underlay has no port that leads there, the route leads to nobody and
+    /// senders are told so.
+    Vxlan(Vtep),
+}
+
+/// The other end of a tunnel. Who a route leads to may also send packets to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vtep {
+    /// Its address in the underlay.
+    pub address: IpAddr,
+    /// Destination of the inner frames: the MAC address of the router behind it. `None`: that of the network's own
+    /// gateway, which another vRouter has too that knows the network by the same name.
+    pub mac: Option<Mac>,
 }
 
 /// One change of a network's routes.
@@ -36,6 +49,12 @@ pub enum RouteError {
     Reserved { prefix: IpPrefix, reserved: IpPrefix },
     /// A next hop that can never be a port of the network.
     Via { prefix: IpPrefix, via: IpAddr, network: NetworkIndex },
+    /// A route into a tunnel in a network without one.
+    NoTunnel { prefix: IpPrefix, network: NetworkIndex },
+    /// The other end of a tunnel that can never be: of another family than this end, this end itself, or no host.
+    Vtep { prefix: IpPrefix, address: IpAddr, local: IpAddr },
+    /// A MAC address that no station can have.
+    VtepMac { prefix: IpPrefix, mac: Mac },
 }
 
 impl fmt::Display for RouteError {
@@ -52,6 +71,21 @@ impl fmt::Display for RouteError {
                 f,
                 "route {prefix} leads via {via}, which no port of its network can have: choose the \
                  address of a port"
+            ),
+            Self::NoTunnel { prefix, .. } => write!(
+                f,
+                "route {prefix} leads into a tunnel, but its network has none: give it `tunnel` when it \
+                 is created"
+            ),
+            Self::Vtep { prefix, address, local } => write!(
+                f,
+                "route {prefix} leads to the tunnel endpoint {address}, which cannot be one for this \
+                 end, {local}: choose another host's address of the same family"
+            ),
+            Self::VtepMac { prefix, mac } => write!(
+                f,
+                "route {prefix} leads to mac {mac}, a group or zero address: choose the router's behind \
+                 the tunnel"
             ),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::policy::Checked;
 use crate::routes::{RouteChange, RouteError};
+use crate::tunnels::{self, TunnelEnd, Tunnels};
 use crate::{
     Flood, Network, NetworkIndex, NetworkPolicy, Policer, Policy, PolicyError, PortIndex,
     PortPolicy,
@@ -19,6 +20,7 @@ pub struct Tables {
     ports: Arc<Vec<Option<Port>>>,
     /// By slot.
     networks: Vec<Option<Arc<Network>>>,
+    tunnels: Arc<Tunnels>,
 }
 
 /// One port as its ingress check wants it.
@@ -117,7 +119,7 @@ impl Tables {
         let Checked { networks: policies, ports } = policy.check()?;
         let mut tables = Self::default();
         let mut slots = Vec::new();
-        for network in policies {
+        for network in policies.iter().copied() {
             let start = ports.partition_point(|port| port.network < network.index);
             let end = ports.partition_point(|port| port.network <= network.index);
             let members = &ports[start..end];
@@ -131,14 +133,22 @@ impl Tables {
                     Port { policy: port.clone(), expect, expect6, policer },
                 );
             }
+            let ends = tunnels::ends_in(network.index, &policies);
             let built = match self.shared(network.index) {
-                Some(old) if *old.policy() == network && old.ports() == members => Arc::clone(old),
-                Some(old) => Arc::new(old.changed(network, members)),
-                None => Arc::new(Network::new(network, members)),
+                Some(old)
+                    if *old.policy() == network
+                        && old.ports() == members
+                        && old.tunnel_ends() == ends =>
+                {
+                    Arc::clone(old)
+                }
+                Some(old) => Arc::new(old.changed(network, members, &ends)),
+                None => Arc::new(Network::new(network, members, &ends)),
             };
             put(&mut tables.networks, network.index.0, built);
         }
         tables.ports = Arc::new(slots);
+        tables.connect_tunnels();
         Ok(tables)
     }
 
@@ -161,7 +171,29 @@ impl Tables {
         let old = self.shared(network).ok_or(RouteError::UnknownNetwork { network })?;
         let mut tables = self.clone();
         put(&mut tables.networks, network.0, Arc::new(old.with_routes(changes)?));
+        tables.connect_tunnels();
         Ok(tables)
+    }
+
+    /// Brings all tunnels in line with the networks that carry them.
+    fn connect_tunnels(&mut self) {
+        for at in 0..self.networks.len() {
+            let Some(network) = self.networks.get(at).and_then(Option::as_ref) else { continue };
+            let Some(tunnel) = network.policy().tunnel else { continue };
+            if let Some(changed) = network.with_tunnel(self.network(tunnel.underlay)) {
+                self.networks[at] = Some(Arc::new(changed));
+            }
+        }
+        let tunnels = Tunnels::new(self.networks.iter().flatten().map(Arc::as_ref));
+        if tunnels != *self.tunnels {
+            self.tunnels = Arc::new(tunnels);
+        }
+    }
+
+    /// The ends of tunnels that the network in a slot carries.
+    #[inline]
+    pub(crate) fn tunnels(&self, underlay: NetworkIndex) -> &[TunnelEnd] {
+        self.tunnels.over(underlay)
     }
 
     /// The network in a slot.

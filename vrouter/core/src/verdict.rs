@@ -13,6 +13,12 @@ pub enum Verdict {
     Drop(DropReason),
     /// To another port. The header in the scratch is the one to send.
     Forward(PortIndex),
+    /// To another port, of the underlay of a tunnel: [`crate::Packet::outer`] goes in front of the frame, whose header
+    /// in the scratch is the one to send.
+    Encapsulate(PortIndex),
+    /// To another port, out of a tunnel: without the first [`crate::Packet::removed`] bytes;
+    /// [`crate::Packet::sent_head`] is the header to send.
+    Decapsulate(PortIndex),
     /// Back to the port it came from. The header in the scratch is the one to send; the frame keeps its
     /// length.
     Reply,
@@ -130,6 +136,16 @@ drop_reasons! {
         "The port sent more broadcast, multicast or unknown unicast frames than a bridged network repeats.";
     Policed = "policed",
         "The port sent more than its policer lets pass.";
+    MalformedVxlan = "malformed_vxlan",
+        "The VXLAN packet is a fragment, its lengths or flags are impossible, or the frame inside was cut off.";
+    UnknownVni = "unknown_vni",
+        "No network has this VXLAN network identifier at the address the packet went to.";
+    UnknownVtep = "unknown_vtep",
+        "The VXLAN packet comes from an endpoint that no route of its network leads to.";
+    TunnelTransit = "tunnel_transit",
+        "The packet came out of a tunnel and would go into one again.";
+    TunnelCongestion = "tunnel_congestion",
+        "The tunnel was congested and the packet inside cannot say so (RFC 6040).";
 }
 
 impl fmt::Display for DropReason {
@@ -182,7 +198,8 @@ mod tests {
              too_big gateway_unhandled hairpin icmp_rate_limited unknown_ingress receiver_down \
              receiver_ring_full receiver_buffer_too_small receiver_bad_descriptor bad_descriptor \
              chain_too_long unsupported_offload no_mbuf blackhole malformed_ipv6 \
-             malformed_nd nd_spoof nd_unanswered unknown_mac flood_limited policed"
+             malformed_nd nd_spoof nd_unanswered unknown_mac flood_limited policed \
+             malformed_vxlan unknown_vni unknown_vtep tunnel_transit tunnel_congestion"
         );
     }
 }

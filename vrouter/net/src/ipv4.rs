@@ -154,6 +154,12 @@ impl<B: Deref<Target = [u8; HEADER_BYTES]>> Header<B> {
         self.word(6) & FRAGMENT_OFFSET != 0
     }
 
+    /// Congestion bits (RFC 3168 section 5).
+    #[inline]
+    pub fn ecn(&self) -> u8 {
+        self.0[1] & 3
+    }
+
     /// Time to live, in hops.
     #[inline]
     pub fn ttl(&self) -> u8 {
@@ -200,6 +206,15 @@ impl<B: DerefMut<Target = [u8; HEADER_BYTES]>> Header<B> {
         let new = u16::from_be_bytes([ttl, self.0[9]]);
         let sum = checksum::update(self.checksum(), old, new);
         self.0[8] = ttl;
+        self.put(10, sum);
+    }
+
+    /// Writes the congestion bits (RFC 3168 section 5) and brings the header checksum along.
+    #[inline]
+    pub fn set_ecn(&mut self, ecn: u8) {
+        let old = self.word(0);
+        self.0[1] = self.0[1] & !3 | ecn & 3;
+        let sum = checksum::update(self.checksum(), old, self.word(0));
         self.put(10, sum);
     }
 

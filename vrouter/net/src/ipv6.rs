@@ -115,6 +115,12 @@ impl<B: Deref<Target = [u8; HEADER_BYTES]>> Header<B> {
         self.0[7]
     }
 
+    /// Congestion bits (RFC 3168 section 5).
+    #[inline]
+    pub fn ecn(&self) -> u8 {
+        self.0[1] >> 4 & 3
+    }
+
     /// Who sent the packet.
     #[inline]
     pub fn source(&self) -> Ipv6Addr {
@@ -137,6 +143,12 @@ impl<B: DerefMut<Target = [u8; HEADER_BYTES]>> Header<B> {
     #[inline]
     pub fn set_hop_limit(&mut self, hop_limit: u8) {
         self.0[7] = hop_limit;
+    }
+
+    /// Writes the congestion bits.
+    #[inline]
+    pub fn set_ecn(&mut self, ecn: u8) {
+        self.0[1] = self.0[1] & !0x30 | (ecn & 3) << 4;
     }
 
     /// Swaps source and destination address.

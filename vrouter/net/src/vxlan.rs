@@ -1,30 +1,41 @@
-//! VXLAN over IPv4 and UDP (RFC 7348): the 50 bytes in front of a frame that crosses between hosts.
+//! VXLAN over UDP over IPv4 or IPv6 (RFC 7348): the bytes in front of a frame that crosses between hosts.
 //!
 //! The outer header is written beside the frame, not into it: whoever sends has room in front, whoever receives
 //! reads on behind it.
 
 use crate::ethernet::{self, EtherType};
 use crate::ipv4::{self, Protocol};
-use crate::{Mac, Truncated, checksum};
+use crate::{Mac, Truncated, checksum, ipv6};
 use core::fmt;
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 
-/// Bytes in front of the inner frame: Ethernet, IPv4 without options, UDP, VXLAN.
-pub const OUTER_BYTES: usize =
-    ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + UDP_BYTES + VXLAN_BYTES;
+/// Bytes in front of the inner frame over IPv4: Ethernet, IPv4 without options, UDP, VXLAN.
+pub const OUTER4_BYTES: usize = ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + TUNNEL_BYTES;
+/// The same over IPv6.
+pub const OUTER6_BYTES: usize = ethernet::HEADER_BYTES + ipv6::HEADER_BYTES + TUNNEL_BYTES;
+/// Room for either, in whole words.
+pub const OUTER_ROOM: usize = 72;
+/// Bytes of the UDP and the VXLAN header.
+pub const TUNNEL_BYTES: usize = UDP_BYTES + 8;
 /// Destination port of every VXLAN packet.
 pub const PORT: u16 = 4789;
 
+const _: () = assert!(OUTER4_BYTES == 50 && OUTER6_BYTES == 70 && OUTER6_BYTES <= OUTER_ROOM);
+
 const UDP_BYTES: usize = 8;
-const VXLAN_BYTES: usize = 8;
+/// [`TUNNEL_BYTES`] and the bytes of an IPv4 header, in the width of their length fields.
+const TUNNEL: u16 = 16;
+const IPV4: u16 = 20;
+const _: () = assert!(TUNNEL as usize == TUNNEL_BYTES && IPV4 as usize == ipv4::HEADER_BYTES);
 /// First of the source ports that entropy is put into (RFC 7348 section 5 recommends the dynamic ports).
 const FIRST_SOURCE_PORT: u16 = 49_152;
 /// The flag that says that there is a network identifier.
 const FLAG_VNI: u8 = 0x08;
 
+/// Where the outer IP header and, by family, the UDP header start.
 const IP: usize = ethernet::HEADER_BYTES;
-const UDP: usize = IP + ipv4::HEADER_BYTES;
-const VXLAN: usize = UDP + UDP_BYTES;
+const UDP4: usize = OUTER4_BYTES - TUNNEL_BYTES;
+const UDP6: usize = OUTER6_BYTES - TUNNEL_BYTES;
 
 /// A virtual network's number on the wire: 24 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,66 +53,152 @@ impl Vni {
     }
 }
 
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// One end of a tunnel, on the network between the hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where frames for it go: its own MAC address, or a router's on the way to it.
     pub mac: Mac,
     /// Its address.
-    pub ipv4: Ipv4Addr,
+    pub address: IpAddr,
 }
 
-/// The outer header of all packets of one network from one endpoint to another, but for lengths and source port.
-#[derive(Clone, Copy, Debug)]
+/// What differs from packet to packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// Bytes of the inner frame.
+    pub frame_bytes: u32,
+    /// What packets of a flow have in common ([`flow_hash`]), so that they get one source port and stay in order.
+    pub flow: u16,
+    /// The inner packet's congestion bits, which the outer one carries too (RFC 6040 section 4.1, normal mode).
+    pub ecn: u8,
+}
+
+/// The outer header of all packets of one network from one endpoint to another, but for what [`Inner`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encapsulation {
-    template: [u8; OUTER_BYTES],
-    /// One's complement sum of the template's IPv4 header, whose length and checksum are zero.
+    template: [u8; OUTER_ROOM],
+    /// One's complement sum of the template's IPv4 header, whose length and checksum are zero. Not used over IPv6.
     sum: u16,
+    is_ipv6: bool,
 }
 
 impl Encapsulation {
-    /// What does not change from packet to packet. The UDP checksum is left out, as RFC 7348 section 5 asks; the
-    /// packets may not be fragmented (section 4.3).
-    pub fn new(vni: Vni, from: Endpoint, to: Endpoint) -> Self {
-        let mut template = [0; OUTER_BYTES];
+    /// What does not change from packet to packet. `None`: the two ends are of different families.
+    ///
+    /// The UDP checksum is left out, as RFC 7348 section 4.1 asks; over IPv6 too, which RFC 6935 section 5 allows
+    /// tunnels, as the inner packet has a checksum of its own and whoever terminates this one knows its senders.
+    /// The packets may not be fragmented (RFC 7348 section 4.3).
+    pub fn new(vni: Vni, from: Endpoint, to: Endpoint) -> Option<Self> {
+        let mut template = [0; OUTER_ROOM];
         template[..6].copy_from_slice(&to.mac.octets());
         template[6..12].copy_from_slice(&from.mac.octets());
-        template[12..14].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
-        template[IP] = 0x45;
-        template[IP + 6] = 0x40;
-        template[IP + 8] = ipv4::DEFAULT_TTL;
-        template[IP + 9] = Protocol::UDP.0;
-        template[IP + 12..IP + 16].copy_from_slice(&from.ipv4.octets());
-        template[IP + 16..IP + 20].copy_from_slice(&to.ipv4.octets());
-        template[UDP + 2..UDP + 4].copy_from_slice(&PORT.to_be_bytes());
-        template[VXLAN] = FLAG_VNI;
-        template[VXLAN + 4..].copy_from_slice(&(vni.0 << 8).to_be_bytes());
-        let sum = checksum::sum(&template[IP..UDP]);
-        Self { template, sum }
+        let (ether_type, udp) = match (from.address, to.address) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                template[IP] = 0x45;
+                template[IP + 6] = 0x40;
+                template[IP + 8] = ipv4::DEFAULT_TTL;
+                template[IP + 9] = Protocol::UDP.0;
+                template[IP + 12..IP + 16].copy_from_slice(&from.octets());
+                template[IP + 16..IP + 20].copy_from_slice(&to.octets());
+                (EtherType::IPV4, UDP4)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                template[IP] = 0x60;
+                template[IP + 6] = Protocol::UDP.0;
+                template[IP + 7] = ipv6::DEFAULT_HOP_LIMIT;
+                template[IP + 8..IP + 24].copy_from_slice(&from.octets());
+                template[IP + 24..IP + 40].copy_from_slice(&to.octets());
+                (EtherType::IPV6, UDP6)
+            }
+            _ => return None,
+        };
+        template[12..14].copy_from_slice(&ether_type.0.to_be_bytes());
+        let sum = checksum::sum(&template[IP..UDP4]);
+        template[udp + 2..udp + 4].copy_from_slice(&PORT.to_be_bytes());
+        template[udp + UDP_BYTES] = FLAG_VNI;
+        let [_, vni @ ..] = vni.0.to_be_bytes();
+        template[udp + UDP_BYTES + 4..udp + UDP_BYTES + 7].copy_from_slice(&vni);
+        Some(Self { template, sum, is_ipv6: udp == UDP6 })
     }
 
-    /// The outer header for an inner frame of so many bytes, which starts with `head`. Packets of one flow get one
-    /// source port, so that they stay in order. `None`: the frame is too long.
+    /// Bytes of the outer header: [`OUTER4_BYTES`] or [`OUTER6_BYTES`].
     #[inline]
-    pub fn outer(&self, head: &[u8; 64], frame_bytes: u32) -> Option<[u8; OUTER_BYTES]> {
-        let udp = UDP_BYTES + VXLAN_BYTES + frame_bytes as usize;
-        let total = u16::try_from(ipv4::HEADER_BYTES + udp).ok()?;
-        let udp = u16::try_from(udp).ok()?;
-        let mut outer = self.template;
-        outer[IP + 2..IP + 4].copy_from_slice(&total.to_be_bytes());
-        let sum = checksum::update(!self.sum, 0, total);
-        outer[IP + 10..IP + 12].copy_from_slice(&sum.to_be_bytes());
-        let port = FIRST_SOURCE_PORT | (flow_hash(head) & 0x3fff);
-        outer[UDP..UDP + 2].copy_from_slice(&port.to_be_bytes());
-        outer[UDP + 4..UDP + 6].copy_from_slice(&udp.to_be_bytes());
-        Some(outer)
+    pub fn bytes(&self) -> usize {
+        if self.is_ipv6 { OUTER6_BYTES } else { OUTER4_BYTES }
     }
+
+    /// Writes the outer header for an inner frame; returns its bytes. `None`: the frame is too long for IP; what `out`
+    /// holds then means nothing.
+    #[inline]
+    pub fn write(&self, out: &mut [u8; OUTER_ROOM], inner: Inner) -> Option<usize> {
+        let udp = u16::try_from(inner.frame_bytes).ok()?.checked_add(TUNNEL)?;
+        let port = FIRST_SOURCE_PORT | inner.flow & 0x3fff;
+        let ecn = inner.ecn & 3;
+        *out = self.template;
+        if self.is_ipv6 {
+            // RFC 6438: the flow label has entropy too, for routers that do not look at ports.
+            out[IP + 1] = ecn << 4;
+            put(out, IP + 2, inner.flow);
+            put(out, IP + 4, udp);
+            put(out, UDP6, port);
+            put(out, UDP6 + 4, udp);
+            return Some(OUTER6_BYTES);
+        }
+        let total = udp.checked_add(IPV4)?;
+        out[IP + 1] = ecn;
+        put(out, IP + 2, total);
+        let sum = u32::from(self.sum) + u32::from(total) + u32::from(ecn);
+        put(out, IP + 10, !fold(sum));
+        put(out, UDP4, port);
+        put(out, UDP4 + 4, udp);
+        Some(OUTER4_BYTES)
+    }
+}
+
+/// Makes a written outer header ([`OUTER4_BYTES`] or [`OUTER6_BYTES`] long) that of a frame of another length: for the
+/// pieces of a frame that was cut up. `None`: it is no such header, or the frame is too long; nothing is changed.
+pub fn set_frame_bytes(outer: &mut [u8], frame_bytes: usize) -> Option<()> {
+    let udp = u16::try_from(frame_bytes.checked_add(TUNNEL_BYTES)?).ok()?;
+    match outer.len() {
+        OUTER4_BYTES => {
+            let total = udp.checked_add(IPV4)?;
+            let word = |at: usize| u16::from_be_bytes([outer[at], outer[at + 1]]);
+            let sum = checksum::update(word(IP + 10), word(IP + 2), total);
+            put(outer, IP + 2, total);
+            put(outer, IP + 10, sum);
+            put(outer, UDP4 + 4, udp);
+        }
+        OUTER6_BYTES => {
+            put(outer, IP + 4, udp);
+            put(outer, UDP6 + 4, udp);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+#[inline(always)]
+fn put(bytes: &mut [u8], at: usize, word: u16) {
+    bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
+}
+
+/// The one's complement sum of two 16-bit words and a few bits more.
+#[inline]
+fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (((sum & 0xffff) + (sum >> 16)) & 0xffff) as u16
 }
 
 /// A number that packets of a flow have in common: from addresses, protocol and, where they are at their usual place
 /// and the packet is whole, ports. Fragments go by addresses alone, so that they stay with each other.
 #[inline]
-fn flow_hash(head: &[u8; 64]) -> u16 {
+pub fn flow_hash(head: &[u8; 64]) -> u16 {
     let word = |at: usize| {
         let bytes = head.get(at..).and_then(|rest| rest.first_chunk()).copied();
         u64::from_le_bytes(bytes.unwrap_or_default())
@@ -109,8 +206,8 @@ fn flow_hash(head: &[u8; 64]) -> u16 {
     let four = |at: usize| word(at) & 0xffff_ffff;
     let has_ports = |protocol: u8| protocol == Protocol::TCP.0 || protocol == Protocol::UDP.0;
     let (addresses, ports) = match (head[12], head[13], head[14]) {
-        (0x08, 0x00, 0x45) => {
-            let whole = head[20] & 0x3f == 0 && head[21] == 0;
+        (0x08, 0x00, 0x45..=0x4f) => {
+            let whole = head[14] == 0x45 && head[20] & 0x3f == 0 && head[21] == 0;
             (word(26), if whole && has_ports(head[23]) { four(34) } else { 0 })
         }
         (0x86, 0xdd, 0x60..=0x6f) => {
@@ -125,15 +222,14 @@ fn flow_hash(head: &[u8; 64]) -> u16 {
     (mixed >> 48) as u16
 }
 
-/// An outer header is not one of ours.
+/// What an outer UDP datagram is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The frame ends before the outer header does.
+    /// The bytes end before the VXLAN header does.
     Truncated(Truncated),
-    /// It is not for this endpoint's MAC and IPv4 address, or no VXLAN over UDP over IPv4 at all. Another receiver
-    /// may want it.
-    NotForUs,
-    /// Length, checksum, options, fragmentation or flags are not as they must be.
+    /// It goes to another port: no VXLAN.
+    OtherPort,
+    /// Length or flags are not as they must be.
     Malformed,
 }
 
@@ -141,219 +237,45 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truncated(truncated) => truncated.fmt(f),
-            Self::NotForUs => f.write_str("the frame is no VXLAN packet for this endpoint"),
-            Self::Malformed => f.write_str("the VXLAN packet's outer header is not sound"),
+            Self::OtherPort => f.write_str("the datagram goes to another port than VXLAN's"),
+            Self::Malformed => f.write_str("the UDP or VXLAN header is not sound"),
         }
     }
 }
 
 impl core::error::Error for Error {}
 
-/// A packet that came through a tunnel. The caller decides whether it knows the sender and the network.
+/// What came through a tunnel. The caller decides whether it knows the sender and the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decapsulated {
+pub struct Opened {
     /// The network of the inner frame.
     pub vni: Vni,
-    /// Address of the endpoint that sent it.
-    pub from: Ipv4Addr,
-    /// Bytes of the inner frame, which starts [`OUTER_BYTES`] into the outer one. What follows it is padding.
+    /// Bytes of the inner frame, which starts behind the VXLAN header. What follows it is padding.
     pub frame_bytes: u32,
 }
 
-/// Checks the outer header of a frame of so many bytes, of which `outer` is the start.
+/// Reads the UDP and the VXLAN header at the start of `datagram`, behind an IP header that leaves so many bytes to it.
 ///
-/// IPv4 options and fragments of outer packets are refused: no endpoint sends them (RFC 7348 section 4.3). A UDP
-/// checksum other than zero is not verified, as section 4.1 allows; the inner packet has its own.
+/// A UDP checksum other than zero is not verified, as RFC 7348 section 4.1 allows; the inner packet has its own.
+/// Reserved bits are ignored (section 5).
 ///
 /// # Errors
 /// See [`enum@Error`].
 #[inline]
-pub fn decapsulate(outer: &[u8], frame_bytes: u32, to: Endpoint) -> Result<Decapsulated, Error> {
-    let truncated = Error::Truncated(Truncated { needed: OUTER_BYTES, got: outer.len() });
-    let outer = outer.first_chunk::<OUTER_BYTES>().ok_or(truncated)?;
-    let ours = outer[..6] == to.mac.octets()
-        && outer[12..14] == EtherType::IPV4.0.to_be_bytes()
-        && outer[IP] >> 4 == 4
-        && outer[IP + 9] == Protocol::UDP.0
-        && outer[IP + 16..IP + 20] == to.ipv4.octets();
-    if !ours {
-        return Err(Error::NotForUs);
+pub fn open(datagram: &[u8], bytes: usize) -> Result<Opened, Error> {
+    let truncated = Truncated { needed: TUNNEL_BYTES, got: datagram.len() };
+    let header = datagram.first_chunk::<TUNNEL_BYTES>().ok_or(Error::Truncated(truncated))?;
+    let [_, _, p0, p1, l0, l1, _, _, flags, _, _, _, a, b, c, _] = *header;
+    if u16::from_be_bytes([p0, p1]) != PORT {
+        return Err(Error::OtherPort);
     }
-    let header: &[u8; ipv4::HEADER_BYTES] = outer[IP..].first_chunk().ok_or(Error::Malformed)?;
-    let ip = ipv4::Header::of(header);
-    if ip.header_bytes() != 20 || ip.is_fragment() {
+    let udp = u16::from_be_bytes([l0, l1]);
+    let inner = udp.checked_sub(TUNNEL).ok_or(Error::Malformed)?;
+    if usize::from(udp) > bytes || flags & FLAG_VNI == 0 {
         return Err(Error::Malformed);
     }
-    if outer[UDP + 2..UDP + 4] != PORT.to_be_bytes() {
-        return Err(Error::NotForUs);
-    }
-    let total = usize::from(ip.total_length());
-    let udp = usize::from(u16::from_be_bytes([outer[UDP + 4], outer[UDP + 5]]));
-    let inner = udp.checked_sub(UDP_BYTES + VXLAN_BYTES).ok_or(Error::Malformed)?;
-    let sound = total + IP <= frame_bytes as usize
-        && udp + ipv4::HEADER_BYTES <= total
-        && checksum::verify(header)
-        && outer[VXLAN] & FLAG_VNI != 0;
-    if !sound {
-        return Err(Error::Malformed);
-    }
-    let [.., a, b, c, _] = *outer;
-    Ok(Decapsulated {
-        vni: Vni(u32::from_be_bytes([0, a, b, c])),
-        from: ip.source(),
-        frame_bytes: u32::try_from(inner).map_err(|_| Error::Malformed)?,
-    })
+    Ok(Opened { vni: Vni(u32::from_be_bytes([0, a, b, c])), frame_bytes: inner.into() })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-    use std::collections::BTreeSet;
-    use std::vec::Vec;
-
-    const LEFT: Endpoint =
-        Endpoint { mac: Mac::new([2, 0, 0, 0, 1, 1]), ipv4: Ipv4Addr::new(192, 0, 2, 1) };
-    const RIGHT: Endpoint =
-        Endpoint { mac: Mac::new([2, 0, 0, 0, 1, 2]), ipv4: Ipv4Addr::new(192, 0, 2, 2) };
-
-    fn vni() -> Vni {
-        Vni::new(0x12_3456).unwrap()
-    }
-
-    fn udp(port: u16, payload: usize) -> Vec<u8> {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2([2; 6], [4; 6])
-            .ipv4([10, 66, 0, 2], [10, 66, 0, 3], 64)
-            .udp(port, 2000)
-            .write(&mut frame, &std::vec![7; payload])
-            .unwrap();
-        frame
-    }
-
-    fn head(frame: &[u8]) -> [u8; 64] {
-        core::array::from_fn(|i| frame.get(i).copied().unwrap_or(0))
-    }
-
-    fn encapsulated(frame: &[u8]) -> Vec<u8> {
-        let bytes = u32::try_from(frame.len()).unwrap();
-        let outer = Encapsulation::new(vni(), LEFT, RIGHT).outer(&head(frame), bytes).unwrap();
-        [&outer[..], frame].concat()
-    }
-
-    #[test]
-    fn etherparse_reads_what_we_write_and_so_do_we() {
-        for payload in [0, 1, 22, 1000, 8958] {
-            let inner = udp(1000, payload);
-            let frame = encapsulated(&inner);
-            let sliced = SlicedPacket::from_ethernet(&frame).unwrap();
-            let Some(etherparse::LinkSlice::Ethernet2(link)) = sliced.link else {
-                panic!("no link")
-            };
-            assert_eq!(link.destination(), RIGHT.mac.octets());
-            assert_eq!(link.source(), LEFT.mac.octets());
-            let Some(NetSlice::Ipv4(ip)) = sliced.net else { panic!("not IPv4") };
-            let ip = ip.header().to_header();
-            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-            assert_eq!((ip.source, ip.destination), (LEFT.ipv4.octets(), RIGHT.ipv4.octets()));
-            assert!(ip.dont_fragment && ip.time_to_live == 64);
-            let Some(TransportSlice::Udp(datagram)) = sliced.transport else { panic!("not UDP") };
-            assert_eq!((datagram.destination_port(), datagram.checksum()), (4789, 0));
-            assert!(datagram.source_port() >= 49152);
-            assert_eq!(datagram.payload()[..8], [8, 0, 0, 0, 0x12, 0x34, 0x56, 0]);
-            assert_eq!(datagram.payload()[8..], inner);
-
-            let bytes = u32::try_from(frame.len()).unwrap();
-            let expected = Decapsulated { vni: vni(), from: LEFT.ipv4, frame_bytes: bytes - 50 };
-            // With padding behind it and without.
-            assert_eq!(decapsulate(&frame, bytes, RIGHT), Ok(expected));
-            assert_eq!(decapsulate(&frame[..50], bytes + 9, RIGHT), Ok(expected));
-            assert_eq!(decapsulate(&frame, bytes - 1, RIGHT), Err(Error::Malformed));
-        }
-        assert_eq!(Vni::new(1 << 24), None);
-        assert_eq!(Vni::new(0xff_ffff).map(Vni::number), Some(0xff_ffff));
-        let encapsulation = Encapsulation::new(vni(), LEFT, RIGHT);
-        assert!(encapsulation.outer(&[0; 64], 65_535 - 36).is_some());
-        assert!(encapsulation.outer(&[0; 64], 65_536 - 36).is_none());
-    }
-
-    #[test]
-    fn refuses() {
-        type Change = fn(&mut [u8]);
-        let cases: [(&str, Change, Error); 14] = [
-            ("other MAC", |f| f[5] ^= 1, Error::NotForUs),
-            ("ethertype", |f| f[13] = 6, Error::NotForUs),
-            ("version", |f| f[14] = 0x65, Error::NotForUs),
-            ("protocol", |f| f[23] = 6, Error::NotForUs),
-            ("other address", |f| f[33] ^= 1, Error::NotForUs),
-            ("UDP port", |f| f[37] ^= 1, Error::NotForUs),
-            ("options", |f| f[14] = 0x46, Error::Malformed),
-            ("first fragment", |f| f[20] = 0x20, Error::Malformed),
-            ("later fragment", |f| f[21] = 1, Error::Malformed),
-            ("checksum", |f| f[24] ^= 1, Error::Malformed),
-            ("no identifier", |f| f[42] = 0, Error::Malformed),
-            ("UDP too long", |f| f[38] = 0x40, Error::Malformed),
-            ("UDP too short", |f| f[38..40].copy_from_slice(&[0, 15]), Error::Malformed),
-            ("total too long", |f| f[16] = 0x40, Error::Malformed),
-        ];
-        let good = encapsulated(&udp(1000, 100));
-        let bytes = u32::try_from(good.len()).unwrap();
-        for (name, change, error) in cases {
-            let mut frame = good.clone();
-            change(&mut frame);
-            assert_eq!(decapsulate(&frame, bytes, RIGHT), Err(error), "{name}");
-        }
-        let truncated = Truncated { needed: 50, got: 49 };
-        assert_eq!(decapsulate(&good[..49], bytes, RIGHT), Err(Error::Truncated(truncated)));
-    }
-
-    #[test]
-    fn any_bytes_are_safe() {
-        let good = encapsulated(&udp(1000, 100));
-        bolero::check!().with_type().for_each(|(changes, frame_bytes): &(Vec<(u8, u8)>, u16)| {
-            let mut frame = good.clone();
-            for (at, byte) in changes {
-                frame[usize::from(at % 50)] = *byte;
-            }
-            let frame_bytes = u32::from(*frame_bytes);
-            if let Ok(inner) = decapsulate(&frame, frame_bytes, RIGHT) {
-                assert!(inner.frame_bytes + 50 <= frame_bytes);
-            }
-        });
-    }
-
-    #[test]
-    fn flows_have_a_port_of_their_own_and_fragments_stay_together() {
-        let port = |frame: &[u8]| flow_hash(&head(frame)) & 0x3fff;
-        let ports: BTreeSet<_> = (0..1000).map(|i| port(&udp(1024 + i, 50))).collect();
-        assert!(ports.len() > 950, "{} of 1000 flows", ports.len());
-        let mut other = udp(5, 50);
-        other[22] = 3;
-        other[18] = 99;
-        assert_eq!(port(&other), port(&udp(5, 50)));
-        let fragment = |source: u16, offset: u8| {
-            let mut frame = udp(source, 50);
-            frame[20..22].copy_from_slice(&[if offset == 0 { 0x20 } else { 0 }, offset]);
-            port(&frame)
-        };
-        assert_eq!(fragment(5, 0), fragment(6, 7));
-
-        let six = |source: u16, last: u8| {
-            let mut frame = Vec::new();
-            let to = core::array::from_fn(|i| if i == 15 { last } else { 1 });
-            PacketBuilder::ethernet2([2; 6], [4; 6])
-                .ipv6([1; 16], to, 64)
-                .udp(source, 2000)
-                .write(&mut frame, &[7; 20])
-                .unwrap();
-            port(&frame)
-        };
-        let ports: BTreeSet<_> = (0..1000).map(|i| six(1024 + i, 9)).collect();
-        assert!(ports.len() > 950, "{} of 1000 flows", ports.len());
-        assert_ne!(six(1, 1), six(1, 2));
-        let mac = |last: u8| {
-            port(&[&[2, 2, 2, 2, 2, last][..], &[4; 6], &[0x88, 0xcc], &[0; 60]].concat())
-        };
-        assert_ne!(mac(1), mac(2));
-    }
-}
+mod tests;

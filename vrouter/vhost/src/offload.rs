@@ -50,6 +50,19 @@ impl Offload {
         }
     }
 
+    /// The same for the frame without its first `bytes` bytes, such as the outer headers of a tunnel. A checksum that
+    /// starts inside them goes with them. `None`: that cannot be said of a frame that is to be cut up.
+    pub fn behind(&self, bytes: usize) -> Option<Self> {
+        if bytes == 0 || self.segmentation().is_some() {
+            return (bytes == 0).then_some(*self);
+        }
+        let Some((start, _)) = self.checksum() else { return Some(*self) };
+        let Some(start) = start.checked_sub(bytes) else { return Some(Self::NONE) };
+        let mut behind = *self;
+        behind.0[6..8].copy_from_slice(&u16::try_from(start).ok()?.to_le_bytes());
+        Some(behind)
+    }
+
     pub(crate) fn fields(&self) -> [u8; NET_HEADER_FIELDS] {
         self.0
     }
@@ -112,6 +125,17 @@ mod tests {
 
     const ALL: Offloads = Offloads { checksum: true, tcp4: true, tcp6: true };
     const CHECKSUM: Offloads = Offloads { checksum: true, tcp4: false, tcp6: false };
+
+    #[test]
+    fn what_is_left_to_do_behind_an_outer_header() {
+        let checksum = |start: u8| Offload([1, 0, 0, 0, 0, 0, start, 0, 16, 0]);
+        let tso = Offload([1, 1, 54, 0, 0xb4, 5, 34, 0, 16, 0]);
+        assert_eq!(Offload::NONE.behind(50), Some(Offload::NONE));
+        assert_eq!(checksum(34).behind(50), Some(Offload::NONE));
+        assert_eq!(checksum(50).behind(50), Some(checksum(0)));
+        assert_eq!(checksum(84).behind(50), Some(checksum(34)));
+        assert_eq!((tso.behind(50), tso.behind(0)), (None, Some(tso)));
+    }
 
     #[test]
     fn a_header_is_read_checked_and_brought_into_one_form() {

@@ -27,6 +27,11 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
             bits_per_second: policer.bits_per_second,
             burst_bits: policer.burst_bits,
         }),
+        tunnel: network.tunnel.as_ref().map(|tunnel| v1::Tunnel {
+            vni: tunnel.vni,
+            underlay: tunnel.underlay.clone(),
+            local: tunnel.local.to_string(),
+        }),
         ..Default::default()
     }
 }
@@ -42,7 +47,9 @@ fn route(route: &RouteSettings) -> v1::Route {
         RouteAction::Via => v1::RouteKind::Via,
         RouteAction::Unreachable => v1::RouteKind::Unreachable,
         RouteAction::Drop => v1::RouteKind::Drop,
+        RouteAction::Vxlan => v1::RouteKind::Vxlan,
     };
     let via = route.via.map(|via| via.to_string()).unwrap_or_default();
-    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via }
+    let mac = route.mac.clone().unwrap_or_default();
+    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac }
 }

@@ -3,14 +3,15 @@
 mod limits;
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
     DropReason, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
-    PortPolicy, Rates, RouteError,
+    PortPolicy, Rates, RouteError, Tunnel,
 };
+use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
@@ -61,6 +62,14 @@ pub enum Refusal {
         what: &'static str,
         /// Its name.
         name: String,
+    },
+    /// The network cannot go.
+    #[error("network {name:?} carries the tunnel of network {carried:?}; delete that one first")]
+    NetworkCarries {
+        /// Its name.
+        name: String,
+        /// The name of one that it carries.
+        carried: String,
     },
     /// No room.
     #[error("all {limit} ports are in use; raise limits.ports")]
@@ -119,6 +128,7 @@ impl From<Refusal> for tonic::Status {
             }
             Refusal::UnknownNetwork { .. } => Code::NotFound,
             Refusal::NetworkInUse { .. }
+            | Refusal::NetworkCarries { .. }
             | Refusal::Socket(_)
             | Refusal::Pinned { .. }
             | Refusal::Worker { .. } => Code::FailedPrecondition,
@@ -129,7 +139,9 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::AddressOfGateway { .. }
                 | PolicyError::MacOfGateway { .. }
                 | PolicyError::DuplicateIpv6 { .. }
-                | PolicyError::Ipv6OfGateway { .. },
+                | PolicyError::Ipv6OfGateway { .. }
+                | PolicyError::TunnelAddressTaken { .. }
+                | PolicyError::DuplicateVni { .. },
             ) => Code::AlreadyExists,
             Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
                 Code::InvalidArgument
@@ -165,6 +177,35 @@ pub struct NetworkRequest {
     pub floods: FloodLimit,
     /// What a port may send that does not say so itself.
     pub rates: Rates,
+    /// How it reaches other hosts.
+    pub tunnel: Option<TunnelRequest>,
+}
+
+/// A tunnel as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRequest {
+    /// The network's number on the wire.
+    pub vni: Vni,
+    /// Name of the network that carries its packets.
+    pub underlay: String,
+    /// This end's address there.
+    pub local: IpAddr,
+}
+
+impl TunnelRequest {
+    fn read(wire: &v1::Tunnel) -> Result<Self, Refusal> {
+        let v1::Tunnel { vni, underlay, local } = wire;
+        let vni = Vni::new(*vni).ok_or_else(|| invalid("tunnel.vni", vni, "use 0 to 16777215"))?;
+        let local = local.parse().map_err(|_| {
+            invalid("tunnel.local", local, "use an IPv4 or IPv6 address of the underlay")
+        })?;
+        Ok(Self { vni, underlay: underlay.clone(), local })
+    }
+
+    fn write(&self) -> v1::Tunnel {
+        let (vni, local) = (self.vni.number(), self.local.to_string());
+        v1::Tunnel { vni, underlay: self.underlay.clone(), local }
+    }
 }
 
 impl NetworkRequest {
@@ -211,14 +252,23 @@ impl NetworkRequest {
         };
         let floods = limits::floods(wire.flood_limit, mode)?;
         let rates = limits::network_rates(wire.policer.as_ref(), mtu)?;
-        Ok(Self { name, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, rates })
+        let tunnel = wire.tunnel.as_ref().map(TunnelRequest::read).transpose()?;
+        Ok(Self { name, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, rates, tunnel })
     }
 
-    /// What the tables are to know of it.
-    pub fn policy(&self, index: NetworkIndex) -> NetworkPolicy {
-        let Self { name: _, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, rates: _ } =
-            *self;
-        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods }
+    /// What the tables are to know of it. `find`: the slot of a network.
+    pub fn policy(
+        &self,
+        index: NetworkIndex,
+        find: impl Fn(&str) -> Option<NetworkIndex>,
+    ) -> NetworkPolicy {
+        let Self { prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, .. } = *self;
+        let tunnel = self.tunnel.as_ref().map(|TunnelRequest { vni, underlay, local }| {
+            // A network over itself: refused like any other that is not there.
+            let underlay = find(underlay).unwrap_or(index);
+            Tunnel { vni: *vni, underlay, local: *local }
+        });
+        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, tunnel }
     }
 
     /// Writes it with everything filled in. `routes`: how many it has; `stations`: how many its trunks lead to.
@@ -240,6 +290,7 @@ impl NetworkRequest {
             flood_limit: limits::flood_limit(self.floods, self.mode),
             policer: limits::policer(self.rates),
             stations: u64::try_from(stations).unwrap_or(u64::MAX),
+            tunnel: self.tunnel.as_ref().map(TunnelRequest::write),
         }
     }
 }

@@ -7,7 +7,8 @@ use vrouter_core::{
 use vrouter_dpdk::Pool;
 use vrouter_vhost::offload::Offload;
 use vrouter_vhost::queue::{
-    BURST, Body, FrameFault, PlainBurst, PushError, Rest, RxLease, RxScratch, TxBurst, TxLease,
+    BURST, Body, FrameFault, Headed, PlainBurst, PushError, Rest, RxLease, RxScratch, TxBurst,
+    TxLease,
 };
 
 use crate::counters::{PortTally, WorkerTally};
@@ -148,13 +149,14 @@ impl Pipeline {
             Some(to) if !packets.is_empty() => {
                 let all = Mask::MAX >> (Mask::BITS - u32::try_from(packets.len()).unwrap_or(1));
                 *likely = Some(to);
+                let way = if outcome.tunnelled { Way::Tunnel } else { Way::Plain };
                 match early {
                     Some((foreseen, lease)) if foreseen == to => {
-                        output.deliver_under(lease, to, all, false, &mut self.software);
+                        output.deliver_under(lease, to, all, way, &mut self.software);
                     }
                     other => {
                         drop(other);
-                        output.deliver_to(to, all, false, &mut self.scratch, &mut self.software);
+                        output.deliver_to(to, all, way, &mut self.scratch, &mut self.software);
                     }
                 }
             }
@@ -172,6 +174,51 @@ impl Pipeline {
         tally.bursts.add(1);
         taken
     }
+}
+
+/// What is sent of frame `frame` of a burst.
+#[inline(always)]
+fn headed(frame: usize, packet: &Packet) -> Headed<'_> {
+    let bytes = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let head = packet.sent_head();
+    Headed {
+        frame,
+        front: packet.outer(),
+        head,
+        skip: bytes(packet.removed() + head.len()),
+        len: packet.frame_len.saturating_sub(bytes(head.len())),
+    }
+}
+
+/// The same for a packet whose head is as long as what it stands for.
+#[inline(always)]
+fn plainly(frame: usize, packet: &Packet) -> Headed<'_> {
+    let head = packet.head();
+    let skip = u32::try_from(head.len()).unwrap_or(u32::MAX);
+    Headed { frame, front: &[], head, skip, len: u32::MAX }
+}
+
+/// Bytes of the frame that is sent for a packet.
+#[inline(always)]
+fn sent_bytes(packet: &Packet) -> u64 {
+    packet.outer().len() as u64 + u64::from(packet.frame_len)
+}
+
+/// How packets are delivered: the greater takes longer, and is right for the lesser too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    /// All of them are frames that are passed on with a head of the same length.
+    Plain,
+    /// Some go into a tunnel or come out of one.
+    Tunnel,
+    /// Some are no frames that are simply passed on.
+    Special,
+}
+
+/// What is left to do of a frame without its first bytes.
+#[inline(always)]
+fn offload_behind(origin: &Origin, removed: usize) -> Option<Offload> {
+    if origin.offload.is_none() { Some(Offload::NONE) } else { origin.offload.behind(removed) }
 }
 
 /// The MTU counts for each piece of a frame that is to be cut.
@@ -236,6 +283,7 @@ impl Output<'_> {
     fn deliver(&self, scratch: &mut RxScratch, software: &mut Software) {
         let mut waiting: Mask = 0;
         let mut special: Mask = 0;
+        let mut tunnelled: Mask = 0;
         let mut floods: [Mask; 2] = [0; 2];
         let mut targets = [self.from.index; BURST];
         for (at, (packet, target)) in self.packets.iter().zip(&mut targets).enumerate() {
@@ -244,6 +292,11 @@ impl Output<'_> {
                 Verdict::Forward(port) => {
                     *target = port;
                     waiting |= 1 << at;
+                }
+                Verdict::Encapsulate(port) | Verdict::Decapsulate(port) => {
+                    *target = port;
+                    waiting |= 1 << at;
+                    tunnelled |= 1 << at;
                 }
                 Verdict::Reply | Verdict::Originate(_) => {
                     waiting |= 1 << at;
@@ -262,7 +315,12 @@ impl Output<'_> {
             }
             group &= waiting;
             waiting &= !group;
-            self.deliver_to(to, group, group & special != 0, scratch, software);
+            let way = match (group & special, group & tunnelled) {
+                (0, 0) => Way::Plain,
+                (0, _) => Way::Tunnel,
+                _ => Way::Special,
+            };
+            self.deliver_to(to, group, way, scratch, software);
         }
     }
 
@@ -273,17 +331,17 @@ impl Output<'_> {
         }
         self.tally.flooded.add(group.count_ones().into());
         for to in self.plane.tables.flood(self.from.index, flood) {
-            self.deliver_to(to, group, false, scratch, software);
+            self.deliver_to(to, group, Way::Plain, scratch, software);
         }
     }
 
-    /// Delivers packets to one port. `special`: some of them are no frames that are simply passed on.
+    /// Delivers packets to one port.
     #[inline]
     fn deliver_to(
         &self,
         to: PortIndex,
         group: Mask,
-        special: bool,
+        way: Way,
         scratch: &mut RxScratch,
         software: &mut Software,
     ) {
@@ -293,7 +351,7 @@ impl Output<'_> {
             return self.lose(group);
         };
         lease.prepare(group.count_ones() as usize);
-        self.deliver_under(lease, to, group, special, software);
+        self.deliver_under(lease, to, group, way, software);
     }
 
     #[inline]
@@ -302,12 +360,19 @@ impl Output<'_> {
         mut lease: RxLease<'_>,
         to: PortIndex,
         mut group: Mask,
-        special: bool,
+        way: Way,
         software: &mut Software,
     ) {
         let mut sent = Sent::default();
-        if let (Some(plain), false) = (self.plain, special) {
-            group = self.deliver_plain(&mut lease, plain, group, &mut sent);
+        match (self.plain, way) {
+            (Some(plain), Way::Plain) => {
+                let bytes = |packet: &Packet| u64::from(packet.frame_len);
+                group = self.deliver_plain(&mut lease, plain, group, plainly, bytes, &mut sent);
+            }
+            (Some(plain), Way::Tunnel) => {
+                group = self.deliver_plain(&mut lease, plain, group, headed, sent_bytes, &mut sent);
+            }
+            _ => {}
         }
         while group != 0 {
             let at = group.trailing_zeros() as usize;
@@ -339,6 +404,8 @@ impl Output<'_> {
         lease: &mut RxLease<'_>,
         plain: PlainBurst<'_>,
         group: Mask,
+        headed: impl for<'p> Fn(usize, &'p Packet) -> Headed<'p>,
+        bytes_of: impl Fn(&Packet) -> u64,
         sent: &mut Sent,
     ) -> Mask {
         let mut left = group;
@@ -346,15 +413,14 @@ impl Output<'_> {
             let at = left.trailing_zeros() as usize;
             let packet = self.packets.get(at)?;
             left &= left.wrapping_sub(1);
-            let head = packet.head();
-            Some((at, head, u32::try_from(head.len()).unwrap_or(u32::MAX)))
+            Some(headed(at, packet))
         });
         let done = lease.forward_plain(plain, wanted);
         let (mut rest, mut bytes) = (group, 0);
         for _ in 0..done {
             let at = rest.trailing_zeros() as usize;
             rest &= rest.wrapping_sub(1);
-            bytes += self.packets.get(at).map_or(0, |packet| u64::from(packet.frame_len));
+            bytes += self.packets.get(at).map_or(0, &bytes_of);
         }
         sent.packets += done as u64;
         sent.forwarded += done as u64;
@@ -380,14 +446,55 @@ impl Output<'_> {
         software: &mut Software,
         sent: &mut Sent,
     ) {
-        if let Verdict::Originate(error) = packet.verdict {
-            self.drop(error.into());
-            return self.originate(packet, error, lease, sent);
+        match packet.verdict {
+            Verdict::Originate(error) => {
+                self.drop(error.into());
+                return self.originate(packet, error, lease, sent);
+            }
+            Verdict::Encapsulate(_) | Verdict::Decapsulate(_) => {
+                return self.deliver_tunnelled(packet, origin, lease, software, sent);
+            }
+            _ => {}
         }
         match lease.forward(self.lease, origin.frame, packet.head(), &origin.offload) {
             Ok(()) => {
                 sent.packets += 1;
                 sent.bytes += u64::from(packet.frame_len);
+                sent.arrived(packet.verdict);
+            }
+            Err(PushError::Offload) => self.in_software(packet, origin, lease, software, sent),
+            Err(error) => {
+                sent.full |= error == PushError::RingFull;
+                self.drop(refused(error));
+            }
+        }
+    }
+
+    /// A frame that goes into a tunnel or comes out of one: its head is longer or shorter than what it stands for.
+    #[inline]
+    fn deliver_tunnelled(
+        &self,
+        packet: &Packet,
+        origin: &Origin,
+        lease: &mut RxLease<'_>,
+        software: &mut Software,
+        sent: &mut Sent,
+    ) {
+        let Headed { frame, front, head, skip, len } = headed(origin.frame, packet);
+        let Some(offload) = offload_behind(origin, packet.removed()) else {
+            return self.drop(DropReason::UnsupportedOffload);
+        };
+        let body = self.lease.body(frame, skip).first(len);
+        // What the sender left to be done cannot be said of a packet inside another.
+        let done = if offload.is_none() || front.is_empty() {
+            lease.push_behind(front, head, body, &offload)
+        } else {
+            Err(PushError::Offload)
+        };
+        match done {
+            Ok(()) => {
+                sent.packets += 1;
+                sent.bytes += sent_bytes(packet);
                 sent.arrived(packet.verdict);
             }
             Err(PushError::Offload) => self.in_software(packet, origin, lease, software, sent),
@@ -408,8 +515,12 @@ impl Output<'_> {
         software: &mut Software,
         sent: &mut Sent,
     ) {
-        let body = self.lease.body(origin.frame, u32::from(packet.header_len));
-        let (pieces, done) = software.deliver(packet.head(), body, &origin.offload, lease);
+        let Headed { frame, front, head, skip, len } = headed(origin.frame, packet);
+        let Some(offload) = offload_behind(origin, packet.removed()) else {
+            return self.drop(DropReason::UnsupportedOffload);
+        };
+        let body = self.lease.body(frame, skip).first(len);
+        let (pieces, done) = software.deliver(front, head, body, &offload, lease);
         sent.packets += pieces.frames;
         sent.bytes += pieces.bytes;
         match done {

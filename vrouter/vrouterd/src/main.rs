@@ -130,7 +130,10 @@ fn run(config: &VrouterConfig) -> Result<()> {
     let assignment = config.workers.assignment;
     let mut registry = Registry::new(tables, slot, crew, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
-    for network in &config.networks {
+    // First those that carry tunnels.
+    let mut networks: Vec<_> = config.networks.iter().collect();
+    networks.sort_by_key(|network| network.tunnel.is_some());
+    for network in networks {
         let request = NetworkRequest::read(&configured::network(network));
         request
             .and_then(|request| registry.create_network(request))

@@ -157,6 +157,9 @@ impl Registry {
                 Err(Refusal::Exists { what: "network", name: request.name })
             };
         }
+        if let Some(tunnel) = &request.tunnel {
+            self.known_network(&tunnel.underlay)?;
+        }
         let taken: Vec<_> = self.networks.values().map(|n| n.index.0).collect();
         let index = (0..u16::MAX)
             .find(|i| !taken.contains(i))
@@ -179,15 +182,21 @@ impl Registry {
         Ok(made)
     }
 
-    /// Deletes a network that has no ports. That there is none of the name is fine.
+    /// Deletes a network that has no ports and carries no other. That there is none of the name is fine.
     ///
     /// # Errors
-    /// [`Refusal::NetworkInUse`].
+    /// [`Refusal::NetworkInUse`] and [`Refusal::NetworkCarries`].
     pub fn delete_network(&mut self, name: &str) -> Result<(), Refusal> {
         let Some(record) = self.networks.get(name) else { return Ok(()) };
         let ports = self.ports.values().filter(|p| p.network == record.index).count();
         if ports > 0 {
             return Err(Refusal::NetworkInUse { name: name.to_owned(), ports });
+        }
+        let over =
+            |n: &&NetworkRecord| n.request.tunnel.as_ref().is_some_and(|t| t.underlay == name);
+        if let Some(carried) = self.networks.values().find(over) {
+            let carried = carried.request.name.clone();
+            return Err(Refusal::NetworkCarries { name: name.to_owned(), carried });
         }
         self.networks.remove(name);
         self.rebuild()?;
@@ -496,7 +505,8 @@ impl Registry {
     }
 
     fn policy(&self, more: Option<PortPolicy>) -> Policy {
-        let networks = self.networks.values().map(|n| n.request.policy(n.index));
+        let find = |name: &str| self.networks.get(name).map(|network| network.index);
+        let networks = self.networks.values().map(|n| n.request.policy(n.index, find));
         let ports = self
             .ports
             .values()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::Bound;
 
 use vrouter_api::v1;
-use vrouter_core::{RouteChange, RouteTarget};
+use vrouter_core::{RouteChange, RouteTarget, Vtep};
 use vrouter_net::IpPrefix;
 
 use crate::convert::Refusal;
@@ -55,12 +55,17 @@ impl Routes {
 }
 
 fn write(prefix: IpPrefix, target: RouteTarget) -> v1::Route {
+    let mut mac = String::new();
     let (kind, via) = match target {
+        RouteTarget::Vxlan(vtep) => {
+            mac = vtep.mac.map(|mac| mac.to_string()).unwrap_or_default();
+            (v1::RouteKind::Vxlan, vtep.address.to_string())
+        }
         RouteTarget::Via(via) => (v1::RouteKind::Via, via.to_string()),
         RouteTarget::Unreachable => (v1::RouteKind::Unreachable, String::new()),
         RouteTarget::Drop => (v1::RouteKind::Drop, String::new()),
     };
-    v1::Route { prefix: prefix.to_string(), kind: kind.into(), via }
+    v1::Route { prefix: prefix.to_string(), kind: kind.into(), via, mac }
 }
 
 /// Reads a request.
@@ -99,7 +104,16 @@ fn target(route: &v1::Route) -> Result<RouteTarget, Refusal> {
         let value = format!("{} of route {}", route.via, route.prefix);
         Err(Refusal::Invalid { field: "via", value, remedy: remedy.to_owned() })
     };
-    match v1::RouteKind::try_from(route.kind) {
+    let kind = v1::RouteKind::try_from(route.kind);
+    if kind != Ok(v1::RouteKind::Vxlan) && !route.mac.is_empty() {
+        return Err(Refusal::Invalid {
+            field: "mac",
+            value: format!("{} of route {}", route.mac, route.prefix),
+            remedy: "only a route of the kind vxlan has one; leave it out".to_owned(),
+        });
+    }
+    match kind {
+        Ok(v1::RouteKind::Vxlan) => vtep(route),
         Ok(v1::RouteKind::Unspecified | v1::RouteKind::Via) => match route.via.parse::<IpAddr>() {
             Ok(via) => Ok(RouteTarget::Via(via)),
             Err(_) => invalid("use the address of a port, or another kind of route"),
@@ -112,9 +126,27 @@ fn target(route: &v1::Route) -> Result<RouteTarget, Refusal> {
         Err(_) => Err(Refusal::Invalid {
             field: "kind",
             value: route.kind.to_string(),
-            remedy: "use via, unreachable or drop".to_owned(),
+            remedy: "use via, unreachable, drop or vxlan".to_owned(),
         }),
     }
+}
+
+fn vtep(route: &v1::Route) -> Result<RouteTarget, Refusal> {
+    let invalid = |field, text: &str, remedy: &str| Refusal::Invalid {
+        field,
+        value: format!("{text} of route {}", route.prefix),
+        remedy: remedy.to_owned(),
+    };
+    let address = route.via.parse().map_err(|_| {
+        invalid("via", &route.via, "use the address of the tunnel's other end in the underlay")
+    })?;
+    let mac = match route.mac.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            invalid("mac", text, "use the form 02:00:00:00:00:01, or leave it out")
+        })?),
+    };
+    Ok(RouteTarget::Vxlan(Vtep { address, mac }))
 }
 
 #[cfg(test)]
@@ -122,7 +154,7 @@ mod tests {
     use super::*;
 
     fn route(prefix: &str, kind: v1::RouteKind, via: &str) -> v1::Route {
-        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into() }
+        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into(), mac: String::new() }
     }
 
     fn request(remove: &[&str], set: Vec<v1::Route>) -> v1::ChangeRoutesRequest {
@@ -132,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_comes_first_and_of_one_prefix_the_last_counts() {
-        use v1::RouteKind::{Drop, Unreachable, Unspecified, Via};
+        use v1::RouteKind::{Drop, Unreachable, Unspecified, Via, Vxlan};
         let request = request(
             &["10.1.0.0/16", "10.9.0.0/16"],
             vec![
@@ -141,8 +173,14 @@ mod tests {
                 route("10.2.0.0/16", Unreachable, ""),
                 route("10.3.0.0/16", Drop, ""),
                 route("10.3.0.0/16", Unreachable, ""),
+                route("10.4.0.0/16", Vxlan, "2001:db8::2"),
+                v1::Route {
+                    mac: "02:00:00:00:00:09".into(),
+                    ..route("10.5.0.0/16", Vxlan, "192.0.2.2")
+                },
             ],
         );
+        let far = request.set[5..].to_vec();
         let changes = read(&request).unwrap();
         assert_eq!(changes[0].target, None);
         let mut routes = Routes::default();
@@ -153,7 +191,8 @@ mod tests {
             route("10.2.0.0/16", Unreachable, ""),
             route("10.3.0.0/16", Unreachable, ""),
         ];
-        assert_eq!((routes.page(None, 9), routes.len()), ((expected.to_vec(), false), 4));
+        let expected = [&expected[..], &far].concat();
+        assert_eq!((routes.page(None, 9), routes.len()), ((expected.clone(), false), 6));
         // Page by page, also from behind a prefix that is not there.
         assert_eq!(routes.page(None, 3), (expected[..3].to_vec(), true));
         let behind = after(&expected[2].prefix).unwrap();
@@ -186,7 +225,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        use v1::RouteKind::{Drop, Via};
+        use v1::RouteKind::{Drop, Via, Vxlan};
+        let mac = |kind, via: &str, mac: &str| v1::Route {
+            mac: mac.into(),
+            ..route("10.1.0.0/16", kind, via)
+        };
         for (wire, text) in [
             (request(&["10.1.0.0"], vec![]), "prefix \"10.1.0.0\": not an IPv4 prefix"),
             (
@@ -203,7 +246,19 @@ mod tests {
             ),
             (
                 request(&[], vec![v1::Route { kind: 9, ..route("10.1.0.0/16", Drop, "") }]),
-                "kind \"9\": use via, unreachable or drop",
+                "kind \"9\": use via, unreachable, drop or vxlan",
+            ),
+            (
+                request(&[], vec![mac(Vxlan, "red", "")]),
+                "via \"red of route 10.1.0.0/16\": use the address of the tunnel's other end",
+            ),
+            (
+                request(&[], vec![mac(Vxlan, "192.0.2.2", "02")]),
+                "mac \"02 of route 10.1.0.0/16\": use the form",
+            ),
+            (
+                request(&[], vec![mac(Via, "10.66.0.2", "02:00:00:00:00:01")]),
+                "mac \"02:00:00:00:00:01 of route 10.1.0.0/16\": only a route of the kind vxlan",
             ),
         ] {
             let error = read(&wire).unwrap_err().to_string();

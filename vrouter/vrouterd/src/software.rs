@@ -3,6 +3,7 @@
 
 use vrouter_core::DropReason;
 use vrouter_net::segment::{TcpPieces, complete_checksum};
+use vrouter_net::vxlan;
 use vrouter_vhost::offload::Offload;
 use vrouter_vhost::queue::{Body, PushError, RxLease};
 
@@ -10,6 +11,8 @@ use vrouter_vhost::queue::{Body, PushError, RxLease};
 const WHOLE_BYTES: usize = 65_536 + 14;
 /// The largest piece of it.
 const PIECE_BYTES: usize = 16 * 1024;
+/// Room in front of either for the outer header of a tunnel.
+const FRONT_BYTES: usize = vxlan::OUTER_ROOM;
 /// Most pieces of one frame: 64 KiB in pieces of 128 bytes. TCP does not go below 536 bytes of payload but for tiny MTUs
 /// (RFC 9293 section 3.7.1); a pod that asks for pieces of one byte would have the worker send 65,000 frames for one.
 const MOST_PIECES: usize = 512;
@@ -32,23 +35,25 @@ pub struct Pieces {
 impl Software {
     /// Allocates.
     pub fn new() -> Self {
-        Self { whole: vec![0; WHOLE_BYTES].into(), piece: vec![0; PIECE_BYTES].into() }
+        let room = |bytes: usize| vec![0; FRONT_BYTES + bytes].into();
+        Self { whole: room(WHOLE_BYTES), piece: room(PIECE_BYTES) }
     }
 
-    /// Does what `offload` asks for, and delivers what comes out of it. Stops at the first piece that does not
-    /// arrive; the sender's TCP sends the rest again.
+    /// Does what `offload` asks for, and delivers what comes out of it, each piece behind `outer`, the header of a tunnel
+    /// or nothing. Stops at the first piece that does not arrive; the sender's TCP sends the rest again.
     ///
     /// # Errors
     /// Why the frame, or the rest of it, was not delivered, beside what was.
     pub fn deliver(
         &mut self,
+        outer: &[u8],
         head: &[u8],
         body: Body<'_>,
         offload: &Offload,
         lease: &mut RxLease<'_>,
     ) -> (Pieces, Result<(), Refusal>) {
         let mut sent = Pieces::default();
-        let done = self.try_deliver(head, body, offload, |frame| {
+        let done = self.try_deliver(outer, head, body, offload, |frame| {
             lease.push(frame, Body::EMPTY, &Offload::NONE)?;
             sent.frames += 1;
             sent.bytes += frame.len() as u64;
@@ -59,13 +64,16 @@ impl Software {
 
     fn try_deliver(
         &mut self,
+        outer: &[u8],
         head: &[u8],
         body: Body<'_>,
         offload: &Offload,
         mut push: impl FnMut(&[u8]) -> Result<(), PushError>,
     ) -> Result<(), Refusal> {
         let bytes = head.len() + body.len();
-        let whole = self.whole.get_mut(..bytes).ok_or(DropReason::TooBig)?;
+        let (front, whole) =
+            self.whole.split_at_mut_checked(FRONT_BYTES).ok_or(DropReason::TooBig)?;
+        let whole = whole.get_mut(..bytes).ok_or(DropReason::TooBig)?;
         let (first, rest) = whole.split_at_mut(head.len());
         first.copy_from_slice(head);
         if body.read(rest) != rest.len() {
@@ -75,15 +83,37 @@ impl Software {
             if let Some((start, at)) = offload.checksum() {
                 complete_checksum(whole, start, at).ok_or(DropReason::UnsupportedOffload)?;
             }
-            return Ok(push(whole)?);
+            put_in_front(front, outer, bytes)?;
+            return Ok(push(framed(&self.whole, outer, bytes))?);
         };
         let pieces = cut(whole, size).ok_or(DropReason::UnsupportedOffload)?;
         for n in 0..pieces.len() {
-            let len = pieces.write(n, &mut self.piece).ok_or(DropReason::TooBig)?;
-            push(self.piece.get(..len).unwrap_or(&[]))?;
+            let (front, piece) =
+                self.piece.split_at_mut_checked(FRONT_BYTES).ok_or(DropReason::TooBig)?;
+            let len = pieces.write(n, piece).ok_or(DropReason::TooBig)?;
+            put_in_front(front, outer, len)?;
+            push(framed(&self.piece, outer, len))?;
         }
         Ok(())
     }
+}
+
+/// Writes the outer header of a frame of so many bytes to the end of the room in front of it.
+fn put_in_front(front: &mut [u8], outer: &[u8], frame_bytes: usize) -> Result<(), DropReason> {
+    if outer.is_empty() {
+        return Ok(());
+    }
+    let start = FRONT_BYTES.checked_sub(outer.len()).ok_or(DropReason::TooBig)?;
+    let front = front.get_mut(start..).filter(|front| front.len() == outer.len());
+    let front = front.ok_or(DropReason::TooBig)?;
+    front.copy_from_slice(outer);
+    vxlan::set_frame_bytes(front, frame_bytes).ok_or(DropReason::TooBig)
+}
+
+/// A frame of so many bytes with its outer header.
+fn framed<'a>(room: &'a [u8], outer: &[u8], frame_bytes: usize) -> &'a [u8] {
+    let start = FRONT_BYTES.saturating_sub(outer.len());
+    room.get(start..FRONT_BYTES + frame_bytes).unwrap_or(&[])
 }
 
 /// A frame in pieces, if it can be cut and they are not too many.

@@ -1,5 +1,7 @@
 //! The vRouter as it is installed: its own program and configuration, networks and ports over its control API.
 
+mod tunnel;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
@@ -13,7 +15,7 @@ use integration::vrouter::VRouter;
 use integration::wait;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use vrouter_api::v1::{PortSpec, PortState, WorkerStats};
+use vrouter_api::v1::{Network, PortSpec, PortState, RouteKind, Tunnel, WorkerStats};
 
 use crate::cells::{Subject, Traffic};
 use crate::switch::{Place, Switch, Window, mtu, per_packet};
@@ -58,20 +60,26 @@ impl Ringway {
         let vrouter = VRouter::start_with(&config, &socket, &place.log("vrouter"))?;
         let api = Api { vrouter: &vrouter, cgroup: place.cgroups.path(Side::Pods) };
 
-        let network = vrouter.create_network("bench", "10.66.0.0/16", mtu(traffic).into())?;
+        let mtu = mtu(traffic).into();
+        let network = api.network("bench", "10.66.0.0/16", mtu, None)?;
+        let far = subject.tunnel.then(|| tunnel::Far::create(&api, mtu)).transpose()?;
         let ips = [2, 3].map(|last| Ipv4Addr::new(10, 66, 0, last));
         let mut endpoints = Vec::new();
         for (index, ip) in ips.into_iter().enumerate() {
             let socket = place.directory.join(format!("pod{index}.sock"));
             let mac = format!("02:00:00:00:00:{:02x}", 0x0a + index);
-            api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
             let [a, b] = ips;
             let other = if ip == a { b } else { a };
             let to_ip = DESTINATIONS[index];
             let routes = subject.routes.unwrap_or(ROUTES) / 2;
-            vrouter.set_host_routes(&network.name, to_ip, routes, other)?;
+            if let Some(far) = &far {
+                endpoints.push(far.endpoint(&api, index, mac, ip, socket, to_ip, routes)?);
+                continue;
+            }
+            api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
+            vrouter.set_host_routes(&network.name, to_ip, routes, RouteKind::Via, other)?;
             let to_mac = network.gateway_mac.clone();
-            endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip });
+            endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip, tunnel: None });
         }
         let [a, b] = <[Endpoint; 2]>::try_from(endpoints).map_err(|_| anyhow!("not two pods"))?;
         let before_pods = Resident::of(vrouter.pid())?;
@@ -214,6 +222,11 @@ struct Api<'a> {
 }
 
 impl Api<'_> {
+    fn network(&self, name: &str, ipv4: &str, mtu: u32, tunnel: Option<Tunnel>) -> Result<Network> {
+        let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
+        self.vrouter.create_network(Network { name, ipv4, mtu, tunnel, ..Network::default() })
+    }
+
     fn port(
         &self,
         network: &str,
@@ -237,7 +250,7 @@ impl Api<'_> {
 
     /// Ports for idle pods, in a network of their own; gives their sockets.
     fn idle_ports(&self, directory: &Path, number: u16) -> Result<Vec<PathBuf>> {
-        let network = self.vrouter.create_network("idle", "10.80.0.0/16", 1500)?;
+        let network = self.network("idle", "10.80.0.0/16", 1500, None)?;
         let mut sockets = Vec::new();
         for index in 0..number {
             let [high, low] = index.to_be_bytes();

@@ -28,11 +28,20 @@ fn a_port_is_read() {
         to_mac: Mac([2, 0, 0, 0, 0, 1]),
         to_ip: Ipv4Addr::new(10, 67, 0, 0),
         peer: None,
+        tunnel: None,
         own: OwnShape::default(),
     };
     assert_eq!(port, expected);
     let port: PortSettings = format!("server,{PORT},peer=3").parse().unwrap();
     assert_eq!(port, PortSettings { server: true, peer: Some(3), ..expected });
+    let far = "vni=7,vtep=192.0.2.2,to-vtep=192.0.2.1,vtep-mac=02:00:00:00:00:01";
+    let port: PortSettings = format!("{PORT},{far}").parse().unwrap();
+    let tunnel = port.tunnel.unwrap();
+    assert_eq!((tunnel.vni, tunnel.from.octets()), (7, [192, 0, 2, 2]));
+    assert_eq!((tunnel.to.octets(), tunnel.to_mac), ([192, 0, 2, 1], Mac([2, 0, 0, 0, 0, 1])));
+    for bad in ["vni=7", "vni=16777216", "vtep=x", "vtep-mac=02"] {
+        assert!(format!("{PORT},{bad}").parse::<PortSettings>().is_err(), "{bad}");
+    }
     let own =
         format!("{PORT},queues=4,queue-size=256,packed=1,vectorized=1,mrg-rxbuf=0,in-order=0");
     let settings = settings_of(&["--port", &own, "--queues=2"]).unwrap();

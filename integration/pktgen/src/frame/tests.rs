@@ -16,11 +16,11 @@ fn share(len: u16, queue: u16) -> Share {
 fn checker(len: u16, touched: bool) -> Checker {
     let shares = vec![share(len, 0), share(len, 1)];
     let sender = Sender { peer: 1, len, to: GATEWAY, shares };
-    Checker::new(vec![Some(sender), None], vec![A, B], touched)
+    Checker::new(vec![Some(sender), None], vec![A, B], vec![None, None], touched)
 }
 
 fn stream(len: u16) -> Stream {
-    Stream::new(share(len, 1), 0, 1, A, GATEWAY)
+    Stream::new(share(len, 1), 0, 1, (A, GATEWAY), None)
 }
 
 /// The first `count` packets of queue 1, each in a buffer of its own.
@@ -179,7 +179,7 @@ fn damage_is_told_from_what_is_not_for_us() {
 #[test]
 fn a_packet_of_a_port_that_does_not_send_is_corrupt() {
     let pattern = Pattern::new(60);
-    let mut stream = Stream::new(share(60, 0), 1, 0, B, GATEWAY);
+    let mut stream = Stream::new(share(60, 0), 1, 0, (B, GATEWAY), None);
     let mut frame = vec![0; 60];
     stream.prepare(&mut frame, &pattern, 0);
     stream.write(&mut frame, None, None);

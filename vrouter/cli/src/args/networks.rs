@@ -1,6 +1,6 @@
 //! `ringway networks`.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
@@ -21,7 +21,8 @@ const ADD_EXAMPLES: &str = "\
 Examples:
   ringway networks add red --ipv4 10.66.0.0/24 --ipv6 fd00:66::/64
   ringway networks add lan --ipv4 10.67.0.0/24 --mode bridged --flood-limit 500
-  ringway networks add slow --ipv4 10.68.0.0/24 --packets-per-second 100k --bits-per-second 1G";
+  ringway networks add slow --ipv4 10.68.0.0/24 --packets-per-second 100k --bits-per-second 1G
+  ringway networks add far --ipv4 10.69.0.0/24 --vni 7 --underlay red --local 10.66.0.9";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct AddNetwork {
@@ -64,6 +65,15 @@ pub(crate) struct AddNetwork {
     /// Bits at once after a rest [default: those of 10 ms, 2^20 at least].
     #[arg(long, value_name = "BITS", requires = "bits_per_second")]
     pub(crate) burst_bits: Option<Number>,
+    /// Number of the network in VXLAN packets to and from other hosts.
+    #[arg(long, requires = "underlay", requires = "local", value_parser = clap::value_parser!(u32).range(0..=0xff_ffff))]
+    pub(crate) vni: Option<u32>,
+    /// The network that carries those packets.
+    #[arg(long, value_name = "NETWORK", requires = "vni")]
+    pub(crate) underlay: Option<String>,
+    /// This end's address in that network, IPv4 or IPv6: its gateway's, or one that no pod has.
+    #[arg(long, value_name = "ADDRESS", requires = "vni")]
+    pub(crate) local: Option<IpAddr>,
 }
 
 /// What happens to frames that are not for the gateway. Those that are, are routed.

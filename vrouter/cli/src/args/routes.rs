@@ -50,9 +50,10 @@ pub(crate) struct SetRoute {
     pub(crate) network: String,
     /// Its destinations, as 10.1.0.0/16, an address or `default`.
     pub(crate) prefix: Prefix,
-    /// Where it leads: `via ADDRESS` (a pod of the network), `unreachable` (nowhere, with an ICMP error) or `drop`
-    /// (nowhere, silently).
-    #[arg(required = true, num_args = 1..=2, value_name = "TARGET")]
+    /// Where it leads: `via ADDRESS` (a pod of the network), `vxlan ADDRESS [mac MAC]` (through the network's tunnel to the
+    /// end with that address in the underlay, and the router behind it with that MAC address), `unreachable` (nowhere, with an
+    /// ICMP error) or `drop` (nowhere, silently).
+    #[arg(required = true, num_args = 1..=4, value_name = "TARGET")]
     pub(crate) target: Vec<String>,
 }
 
@@ -64,21 +65,23 @@ impl SetRoute {
 }
 
 pub(crate) const ROUTES_HELP: &str = "\
-Routes lead to what is no pod's own address: to a pod that knows the way, or nowhere. Listed, each is one line, which
+Routes lead to what is no pod's own address: to a pod that knows the way, through the
+network's tunnel, or nowhere. Listed, each is one line, which
 `ringway routes load` reads.
 
 Examples:
   ringway routes red                                        all of network red
   ringway routes add red 10.1.0.0/16 via 10.66.0.7          to the pod with that address
   ringway routes replace red default unreachable
+  ringway routes add far 10.2.0.0/16 vxlan 192.0.2.2        through the tunnel of network far
   ip route show table 7 | ringway routes load red -         a million in seconds
 
-JSON: an array of {prefix, kind: \"via\", \"unreachable\" or \"drop\", via: string or null}; `add`, `replace`, `delete` and
-`load` print {network, changed, routes}: how many were asked for and how many the network has now.";
+JSON: an array of {prefix, kind: \"via\", \"vxlan\", \"unreachable\" or \"drop\", via, mac: string or null}; `add`, `replace`,
+`delete` and `load` print {network, changed, routes}: how many were asked for and how many the network has now.";
 
 const LOAD_HELP: &str = "\
-One route on each line, as `ip route` and `ringway routes` print them: PREFIX via ADDRESS, PREFIX unreachable, PREFIX
-drop, also `unreachable PREFIX` and `blackhole PREFIX`; dev, proto, scope, src, metric, pref and onlink are read over.
+One route on each line, as `ip route` and `ringway routes` print them: PREFIX via ADDRESS, PREFIX vxlan ADDRESS,
+PREFIX vxlan ADDRESS mac MAC, PREFIX unreachable, PREFIX drop, also `unreachable PREFIX` and `blackhole PREFIX`; dev, proto, scope, src, metric, pref and onlink are read over.
 `default` and addresses without a length are prefixes, too. Empty lines and what follows a # count for nothing.
 
 The file is read whole first: one with a mistake changes nothing. Routes are then loaded in parts of 20000, each at once;

@@ -36,6 +36,11 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
         mode: mode.into(),
         flood_limit,
         policer: (policer != v1::Policer::default()).then_some(policer),
+        tunnel: network.vni.map(|vni| v1::Tunnel {
+            vni,
+            underlay: network.underlay.clone().unwrap_or_default(),
+            local: network.local.map(|local| local.to_string()).unwrap_or_default(),
+        }),
         ..Default::default()
     }
 }
@@ -67,7 +72,8 @@ mod tests {
         assert_eq!(plain, expected);
         let full = add(
             "red --ipv4 10.66.0.0/24 --ipv6 fd00::/64 --gateway6 fd00::9 --mode bridged --flood-burst 7 \
-             --packets-per-second 100k --bits-per-second 1G --burst-bits 2M --mtu 9000",
+             --packets-per-second 100k --bits-per-second 1G --burst-bits 2M --mtu 9000 \
+             --vni 7 --underlay blue --local fd00:1::9",
         );
         assert_eq!((full.ipv6.as_str(), full.gateway6.as_str()), ("fd00::/64", "fd00::9"));
         let limit = full.flood_limit.unwrap();
@@ -75,5 +81,7 @@ mod tests {
         let policer = full.policer.unwrap();
         assert_eq!((policer.packets_per_second, policer.burst_packets), (100_000, 0));
         assert_eq!((policer.bits_per_second, policer.burst_bits), (1_000_000_000, 2_000_000));
+        let (underlay, local) = ("blue".into(), "fd00:1::9".into());
+        assert_eq!(full.tunnel, Some(v1::Tunnel { vni: 7, underlay, local }));
     }
 }

@@ -19,6 +19,14 @@ pub(crate) struct Network {
     pub(crate) policer: Option<Policer>,
     pub(crate) routes: u64,
     pub(crate) stations: u64,
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Tunnel {
+    pub(crate) vni: u32,
+    pub(crate) underlay: String,
+    pub(crate) local: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -78,6 +86,11 @@ impl From<v1::Network> for Network {
             policer: network.policer.map(Policer::from),
             routes: network.routes,
             stations: network.stations,
+            tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
+                vni,
+                underlay,
+                local,
+            }),
         }
     }
 }

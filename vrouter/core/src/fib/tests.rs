@@ -52,7 +52,7 @@ impl Change {
 
     /// The slot of a neighbour; the slots of the tests are never given back.
     fn hop(self, hops: &mut Hops) -> HopIndex {
-        hops.acquire(Ipv4Addr::from_bits(u32::from(self.hop % 16)).into())
+        hops.acquire(core::net::IpAddr::V4(Ipv4Addr::from_bits((self.hop % 16).into())))
     }
 }
 

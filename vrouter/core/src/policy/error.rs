@@ -4,7 +4,8 @@ use super::{
     MAX_ALLOWED, MAX_PREFIX_LENGTH, MAX_PREFIX_LENGTH_6, MIN_MTU, NetworkIndex, PortIndex,
 };
 use core::fmt;
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
 
 /// A policy contradicts itself. Slots name the culprit; the caller knows the names people use.
@@ -61,6 +62,16 @@ pub enum PolicyError {
     AllowedReserved { port: PortIndex, prefix: IpPrefix, reserved: IpPrefix },
     /// A trunk in a network that is not bridged.
     Trunk { port: PortIndex },
+    /// A tunnel over a network that is not there, or has a tunnel itself.
+    Underlay { network: NetworkIndex, underlay: NetworkIndex },
+    /// A tunnel's address outside the underlay, or the first or last address of it.
+    TunnelAddress { network: NetworkIndex, local: IpAddr },
+    /// A tunnel's address that a port of the underlay has.
+    TunnelAddressTaken { network: NetworkIndex, local: IpAddr, port: PortIndex },
+    /// An underlay whose packets are too small for a tunnel.
+    UnderlayMtu { network: NetworkIndex, mtu: u16, needed: u16 },
+    /// Two networks with one number on one underlay.
+    DuplicateVni { first: NetworkIndex, second: NetworkIndex, vni: Vni },
     /// A policer whose bucket never holds a frame of the network's MTU.
     Burst { port: PortIndex, least_bits: u64 },
 }
@@ -183,6 +194,34 @@ impl fmt::Display for PolicyError {
                 f,
                 "the policer never lets a whole frame of the network's MTU pass: allow a burst of at \
                  least 1 packet and {least_bits} bits"
+            ),
+            Self::Underlay { underlay, .. } => write!(
+                f,
+                "the tunnel's underlay, network slot {}, does not exist or has a tunnel itself: create \
+                 a network without tunnel for it first",
+                underlay.0
+            ),
+            Self::TunnelAddress { local, .. } => write!(
+                f,
+                "tunnel address {local} is not a host address of the underlay: choose its gateway's or \
+                 one that no port has"
+            ),
+            Self::TunnelAddressTaken { local, .. } => {
+                write!(
+                    f,
+                    "address {local} is that of a port and of a tunnel's end: change one of the two"
+                )
+            }
+            Self::UnderlayMtu { mtu, needed, .. } => write!(
+                f,
+                "mtu {mtu} of the underlay is too small for the tunnel: give the underlay at least \
+                 {needed}"
+            ),
+            Self::DuplicateVni { vni, first, second } => write!(
+                f,
+                "vni {vni} is used by the networks in slots {} and {} on one underlay: choose another \
+                 one",
+                first.0, second.0
             ),
         }
     }

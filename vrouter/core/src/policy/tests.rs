@@ -19,6 +19,7 @@ fn good() -> Policy {
         ipv6: None,
         mode: Mode::Routed,
         floods: FloodLimit::default(),
+        tunnel: None,
     };
     let port = |index, network, last| PortPolicy {
         index: PortIndex(index),

@@ -1,8 +1,8 @@
 //! IPv6: what is simply forwarded, and what is not.
 
-use super::Place;
 use super::slow::report;
-use crate::hops::{HopIndex, NextHop, PortHop};
+use super::{Place, tunnel};
+use crate::hops::{HopIndex, NextHop, PortHop, TunnelHop};
 use crate::icmp::ipv6_of;
 use crate::routes::LINK_LOCAL;
 use crate::{DropReason, IcmpError, Packet, PortIndex, PortLimits, Verdict};
@@ -13,29 +13,8 @@ use vrouter_net::{Mac, ethernet, icmpv6, ipv6};
 /// The part of a frame that forwarding reads and writes.
 const HEAD_BYTES: usize = ethernet::HEADER_BYTES + ipv6::HEADER_BYTES;
 
-/// Sums up where the packets of a batch go.
-#[derive(Default)]
-pub(super) struct Targets {
-    first: Option<PortIndex>,
-    packets: usize,
-    differ: bool,
-}
-
-impl Targets {
-    #[inline]
-    pub fn add(&mut self, to: PortIndex) {
-        self.differ |= *self.first.get_or_insert(to) != to;
-        self.packets += 1;
-    }
-
-    /// The port that all packets go to, if so many were added.
-    pub fn all_to(&self, packets: usize) -> Option<PortIndex> {
-        self.first.filter(|_| self.packets == packets && !self.differ)
-    }
-}
-
-/// Forwards a packet that is right in the most common way: from the port's own address to another port. `None`: it is
-/// not, and nothing is changed.
+/// Forwards a packet that is right in the most common way: from the port's own address to another port or into a
+/// tunnel. Returns the port it goes to. `None`: it is not, and nothing is changed.
 #[inline]
 pub(super) fn forward(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> {
     let expect = at.port.expect6.as_ref()?;
@@ -44,19 +23,28 @@ pub(super) fn forward(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> 
         return None;
     }
     let frame_bytes = packet.frame_len;
+    let ingress = at.port.policy.index;
     let head = packet.header.first_chunk_mut::<HEAD_BYTES>()?;
     let mut ip = ipv6::Header::of(head.last_chunk_mut()?);
     let total = u32::from(ip.payload_length()) + 54;
     if ip.source() != expect.source || total > frame_bytes || ip.hop_limit() <= 1 {
         return None;
     }
-    let hop = at.network.hops().port(at.network.lookup6(ip.destination()));
-    // As for IPv4: what is no port has an MTU of zero.
-    if frame_bytes > u32::from(hop.mtu) + 14 || hop.port == at.port.policy.index {
+    let index = at.network.lookup6(ip.destination());
+    let (hop, tunnel) = match at.network.hops().get(index) {
+        NextHop::Port(hop) if hop.port != ingress => (hop, None),
+        NextHop::Vxlan(tunnel) => (&tunnel.inner, Some((tunnel, ip.ecn()))),
+        _ => return None,
+    };
+    if frame_bytes > u32::from(hop.mtu) + 14 {
         return None;
     }
     ip.set_hop_limit(ip.hop_limit() - 1);
     head[..12].copy_from_slice(&hop.rewrite);
+    packet.verdict = match tunnel {
+        None => Verdict::Forward(hop.port),
+        Some((tunnel, ecn)) => tunnel::wrap(packet, tunnel, ecn),
+    };
     Some(hop.port)
 }
 
@@ -80,20 +68,26 @@ pub(super) fn resolve(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimi
         return Verdict::Drop(DropReason::SourceIp);
     }
     let hop_limit = header.hop_limit();
-    let error = match at.network.hops().get(at.network.lookup6(destination)) {
+    let (ecn, next_hop) = (header.ecn(), at.network.hops().get(at.network.lookup6(destination)));
+    let error = match next_hop {
         NextHop::Drop(reason) => return Verdict::Drop(*reason),
-        NextHop::Gateway => return answer_gateway(at, packet),
+        NextHop::Gateway => {
+            return tunnel::open(at, packet).unwrap_or_else(|| answer_gateway(at, packet));
+        }
         NextHop::NoRoute => IcmpError::NetworkUnreachable,
         NextHop::Unreachable => IcmpError::HostUnreachable,
         NextHop::Port(hop) if hop.port == at.port.policy.index => {
             return Verdict::Drop(DropReason::Hairpin);
         }
-        NextHop::Port(_) if hop_limit <= 1 => IcmpError::TimeExceeded,
-        NextHop::Port(hop) => {
+        NextHop::Port(_) | NextHop::Vxlan(_) if hop_limit <= 1 => IcmpError::TimeExceeded,
+        NextHop::Port(hop) | NextHop::Vxlan(TunnelHop { inner: hop, .. }) => {
             let fits = packet.payload_bytes() <= usize::from(hop.mtu);
             if fits || segments_fit(bytes, packet.segment_bytes, hop.mtu) {
-                let hop = *hop;
-                return rewrite(packet, &hop);
+                let verdict = rewrite(packet, hop);
+                return match next_hop {
+                    NextHop::Vxlan(hop) => tunnel::wrap(packet, hop, ecn),
+                    _ => verdict,
+                };
             }
             if header.total_bytes() <= usize::from(hop.mtu) {
                 // Too big by what follows the packet.

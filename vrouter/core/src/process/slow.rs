@@ -1,7 +1,7 @@
 //! What the fast path leaves over: everything wrong, and everything right but rare.
 
-use super::{Place, bridge, nd, six};
-use crate::hops::{NextHop, PortHop};
+use super::{Place, bridge, nd, six, tunnel};
+use crate::hops::{NextHop, PortHop, TunnelHop};
 use crate::icmp::{ipv4_of, may_be_reported};
 use crate::{
     DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, Timestamp, Verdict,
@@ -9,7 +9,7 @@ use crate::{
 use core::net::Ipv4Addr;
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
-use vrouter_net::{Mac, arp, icmpv4};
+use vrouter_net::{Mac, arp, icmpv4, ipv6};
 
 /// Result of the first stage for one packet.
 pub(super) enum Step {
@@ -62,7 +62,7 @@ pub(super) fn classify(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLim
     }
 }
 
-fn addressed_to_gateway(to: Mac, network: &NetworkPolicy) -> Result<(), DropReason> {
+pub(super) fn addressed_to_gateway(to: Mac, network: &NetworkPolicy) -> Result<(), DropReason> {
     if to == network.gateway_mac {
         Ok(())
     } else if to.is_multicast() {
@@ -92,18 +92,37 @@ fn ipv6(
 
 /// The destination of a packet with a sound header that comes from an address of the port.
 fn check_ipv4(port: &PortPolicy, bytes: &[u8], frame_bytes: usize) -> Result<Ipv4Addr, DropReason> {
-    let header = ipv4::Header::check(bytes, frame_bytes).map_err(|error| match error {
-        ipv4::Error::Truncated(_) => DropReason::RuntFrame,
-        ipv4::Error::Version(_)
-        | ipv4::Error::HeaderLength(_)
-        | ipv4::Error::TotalLength { .. } => DropReason::MalformedIpv4,
-        ipv4::Error::Checksum(_) => DropReason::BadIpv4Checksum,
-    })?;
+    let header = read_ipv4(bytes, frame_bytes)?;
     let source = header.source();
     if source != port.ipv4 && !port.allows(source.into()) {
         return Err(DropReason::SourceIp);
     }
     Ok(header.destination())
+}
+
+/// A sound IPv4 header.
+pub(super) fn read_ipv4(
+    bytes: &[u8],
+    frame_bytes: usize,
+) -> Result<ipv4::Header<&[u8; ipv4::HEADER_BYTES]>, DropReason> {
+    ipv4::Header::check(bytes, frame_bytes).map_err(|error| match error {
+        ipv4::Error::Truncated(_) => DropReason::RuntFrame,
+        ipv4::Error::Version(_)
+        | ipv4::Error::HeaderLength(_)
+        | ipv4::Error::TotalLength { .. } => DropReason::MalformedIpv4,
+        ipv4::Error::Checksum(_) => DropReason::BadIpv4Checksum,
+    })
+}
+
+/// A sound IPv6 header.
+pub(crate) fn read_ipv6(
+    bytes: &[u8],
+    frame_bytes: usize,
+) -> Result<ipv6::Header<&[u8; ipv6::HEADER_BYTES]>, DropReason> {
+    ipv6::Header::check(bytes, frame_bytes).map_err(|error| match error {
+        ipv6::Error::Truncated(_) => DropReason::RuntFrame,
+        ipv6::Error::Version(_) | ipv6::Error::PayloadLength { .. } => DropReason::MalformedIpv6,
+    })
 }
 
 /// The ARP packet a frame carries.
@@ -172,7 +191,9 @@ pub(super) fn resolve(
     };
     let error = match next_hop {
         NextHop::Drop(reason) => return Verdict::Drop(*reason),
-        NextHop::Gateway => return answer_gateway(at, packet),
+        NextHop::Gateway => {
+            return tunnel::open(at, packet).unwrap_or_else(|| answer_gateway(at, packet));
+        }
         NextHop::Unreachable => IcmpError::HostUnreachable,
         NextHop::NoRoute => IcmpError::NetworkUnreachable,
         // A pod's own stack keeps what it sends to itself. Anything else is a mistake or a try to make the
@@ -180,14 +201,22 @@ pub(super) fn resolve(
         NextHop::Port(hop) if hop.port == at.port.policy.index => {
             return Verdict::Drop(DropReason::Hairpin);
         }
-        NextHop::Port(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
-        NextHop::Port(hop) if segments_fit(&header, bytes, packet.segment_bytes, hop.mtu) => {
-            return forward(packet, hop);
+        NextHop::Port(_) | NextHop::Vxlan(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
+        NextHop::Port(hop) | NextHop::Vxlan(TunnelHop { inner: hop, .. })
+            if segments_fit(&header, bytes, packet.segment_bytes, hop.mtu) =>
+        {
+            let (ecn, verdict) = (header.ecn(), forward(packet, hop));
+            return match next_hop {
+                NextHop::Vxlan(hop) => tunnel::wrap(packet, hop, ecn),
+                _ => verdict,
+            };
         }
-        NextHop::Port(hop) if header.dont_fragment() && header.total_length() > hop.mtu => {
+        NextHop::Port(hop) | NextHop::Vxlan(TunnelHop { inner: hop, .. })
+            if header.dont_fragment() && header.total_length() > hop.mtu =>
+        {
             IcmpError::FragmentationNeeded { mtu: hop.mtu }
         }
-        NextHop::Port(_) => return Verdict::Drop(DropReason::TooBig),
+        NextHop::Port(_) | NextHop::Vxlan(_) => return Verdict::Drop(DropReason::TooBig),
     };
     report(error, may_be_reported(&header, bytes), at.now, limits)
 }

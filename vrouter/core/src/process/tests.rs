@@ -19,6 +19,7 @@ mod bridge;
 mod hostile;
 mod policed;
 mod six;
+mod tunnel;
 
 use hostile::check_error;
 
@@ -52,6 +53,7 @@ fn policy() -> Policy {
         ipv6: None,
         mode: Mode::Routed,
         floods: FloodLimit::default(),
+        tunnel: None,
     };
     let port = |index, network, mac, ipv4: [u8; 4]| PortPolicy {
         index,

@@ -23,6 +23,7 @@ fn network(index: u16, mtu: u16) -> NetworkPolicy {
         ipv6: None,
         mode: Mode::Routed,
         floods: FloodLimit::default(),
+        tunnel: None,
     }
 }
 

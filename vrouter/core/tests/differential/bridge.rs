@@ -139,6 +139,7 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
         ipv6: None,
         mode: Mode::Bridged,
         floods: FLOODS,
+        tunnel: None,
     };
     let port = |(slot, (number, trunk)): (&u16, &(u8, bool))| PortPolicy {
         index: PortIndex(*slot),
@@ -155,7 +156,8 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
 
 /// A frame that only its addresses decide about (LLDP's type).
 fn frame(from: [u8; 6], to: [u8; 6]) -> Packet {
-    let mut packet = Packet { header_len: 60, frame_len: 60, ..Packet::EMPTY };
+    let mut packet = Packet::EMPTY;
+    (packet.header_len, packet.frame_len) = (60, 60);
     packet.header[..6].copy_from_slice(&to);
     packet.header[6..12].copy_from_slice(&from);
     packet.header[12..14].copy_from_slice(&[0x88, 0xcc]);

@@ -20,7 +20,7 @@ fn all(frame: &[u8], word: usize, checksum: usize, of: std::ops::Range<usize>) -
 }
 
 fn agree(frames: &[Vec<u8>]) {
-    let policy = policy(true, false);
+    let policy = policy(true, false, 0);
     let tables = Tables::build(&policy).unwrap();
     let reference = Reference { policy: &policy, routes: &[] };
     let mut limits = PortLimits::default();

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn segments_and_frames_around_the_mtu() {
-    let policy = policy(true, false);
+    let policy = policy(true, false, 0);
     let tables = Tables::build(&policy).unwrap();
     let recipe = |kind, size, segment| Recipe {
         kind,

@@ -7,6 +7,7 @@ mod bridge;
 mod checksums;
 mod edges;
 mod reference;
+mod tunnel;
 
 use bolero::TypeGenerator;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,8 +17,9 @@ use std::collections::BTreeMap;
 use vrouter_core::{
     FloodLimit, HEADER_BYTES, ICMP_ERROR_BYTES, IcmpLimiter, Ipv6Network, Mode, NetworkIndex,
     NetworkPolicy, Packet, Policy, PortIndex, PortLimits, PortPolicy, Rates, RouteChange,
-    RouteTarget, Tables, Timestamp, Verdict, icmp_error, process,
+    RouteTarget, Tables, Timestamp, Tunnel, Verdict, Vtep, icmp_error, process,
 };
+use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Mac};
 
 const MTU: u16 = 1280;
@@ -105,7 +107,7 @@ fn mac(last: u8) -> [u8; 6] {
 
 /// Ports 2 and 3 of the first network, which has IPv6; port 4 too if `third`; port 2 of the second, which has not.
 /// Slots are not in order.
-fn policy(third: bool, allowed: bool) -> Policy {
+fn policy(third: bool, allowed: bool, tunnel: u8) -> Policy {
     let network = |index, ipv6| NetworkPolicy {
         index: NetworkIndex(index),
         prefix: "10.66.0.0/24".parse().unwrap(),
@@ -115,6 +117,7 @@ fn policy(third: bool, allowed: bool) -> Policy {
         ipv6,
         mode: Mode::Routed,
         floods: FloodLimit::default(),
+        tunnel: None,
     };
     let port = |slot, network: u16, last: u8| PortPolicy {
         index: PortIndex(slot),
@@ -129,6 +132,16 @@ fn policy(third: bool, allowed: bool) -> Policy {
     let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), "fd00:66::1".parse().unwrap());
     let ipv6 = Some(Ipv6Network { prefix, gateway });
     let mut ports = vec![port(7, 0, 2), port(1, 0, 3), port(5, 1, 2)];
+    let mut networks = vec![network(0, ipv6), network(1, None)];
+    // The second network carries packets of the first, and has IPv6 then.
+    if let Some(local) = tunnel_end(tunnel) {
+        let (vni, underlay) = (Vni::new(VNI).unwrap(), NetworkIndex(1));
+        networks[0].tunnel = Some(Tunnel { vni, underlay, local });
+        networks[1].ipv6 = ipv6;
+        // Larger, or too small for the largest packets of the first.
+        networks[1].mtu = if tunnel & 8 == 0 { 1400 } else { 1351 };
+        ports[2].ipv6 = ports[0].ipv6;
+    }
     if third {
         ports.push(port(4, 0, 4));
     }
@@ -136,8 +149,21 @@ fn policy(third: bool, allowed: bool) -> Policy {
         ports[0].allowed =
             vec!["192.0.2.128/25".parse().unwrap(), "2001:db8:0:1::/64".parse().unwrap()];
     }
-    Policy { networks: vec![network(0, ipv6), network(1, None)], ports }
+    Policy { networks, ports }
 }
+
+/// This end of the tunnel: none, an address of its own or the gateway's.
+fn tunnel_end(tunnel: u8) -> Option<IpAddr> {
+    match tunnel % 5 {
+        0 => None,
+        1 | 2 => Some([10, 66, 0, 5].into()),
+        3 => Some([10, 66, 0, 1].into()),
+        _ => Some(six(4).into()),
+    }
+}
+
+/// The number of the first network's tunnel.
+const VNI: u32 = 0x01_0203;
 
 #[derive(Clone, Copy, Debug, TypeGenerator)]
 struct Change {
@@ -146,8 +172,18 @@ struct Change {
 }
 
 impl Change {
-    fn change(self) -> RouteChange {
+    fn change(self, tunnel: u8) -> RouteChange {
         let prefix: IpPrefix = PREFIXES[usize::from(self.prefix) % PREFIXES.len()].parse().unwrap();
+        let far = tunnel_end(tunnel).filter(|_| self.target.is_some_and(|target| target & 1 != 0));
+        if let Some(local) = far {
+            let target = self.target.unwrap_or(0) / 2;
+            let address = match local {
+                IpAddr::V4(_) => IpAddr::from([10, 66, 0, 2 + target % 3]),
+                IpAddr::V6(_) => six(1 + target % 3).into(),
+            };
+            let mac = (target & 64 != 0).then(|| Mac::new([2, 7, 7, 7, 7, target]));
+            return RouteChange { prefix, target: Some(RouteTarget::Vxlan(Vtep { address, mac })) };
+        }
         let target = self.target.map(|target| match target % 8 {
             0 => RouteTarget::Drop,
             1 => RouteTarget::Unreachable,
@@ -196,7 +232,7 @@ impl Recipe {
         let (f4, t4) = (four(from), four(self.to));
         let (f6, t6) = (six(from).octets(), six(self.to).octets());
         let mut frame = Vec::new();
-        match self.kind % 12 {
+        match self.kind % 16 {
             0..=2 => link.ipv4(f4, t4, ttl).udp(1, 2).write(&mut frame, &payload).unwrap(),
             3 => link.ipv4(f4, t4, ttl).tcp(1, 2, 3, 4).write(&mut frame, &payload).unwrap(),
             4 => {
@@ -215,9 +251,56 @@ impl Recipe {
             }
             9 => frame = self.arp(own, f4, t4),
             10 => frame = self.discovery(own, six(from), six(self.to)),
+            12..=15 => frame = self.tunnelled(own, from, ttl, &payload),
             _ => frame = payload,
         }
         self.spoil(&mut frame);
+        frame
+    }
+
+    /// A packet inside another.
+    fn tunnelled(&self, own: u8, from: u8, ttl: u8, payload: &[u8]) -> Vec<u8> {
+        // The fields that plain packets do not use say what the inner packet is like.
+        let [(inner_from, inner_mac), (number, flags)] = self.changes;
+        let inner_to = if inner_mac < 230 { GATEWAY_MAC } else { mac(inner_mac) };
+        let link = PacketBuilder::ethernet2(mac(9), inner_to);
+        let mut inner = Vec::new();
+        if self.kind % 16 < 14 {
+            link.ipv4(four(inner_from), four(self.to), ttl).udp(1, 2).write(&mut inner, payload)
+        } else {
+            let (from, to) = (six(inner_from).octets(), six(self.to).octets());
+            link.ipv6(from, to, ttl).udp(1, 2).write(&mut inner, payload)
+        }
+        .unwrap();
+        if flags & 0x30 == 0x30 && inner.len() > 34 && self.kind % 16 < 14 {
+            inner.splice(34..34, [1; 8]);
+            inner[14] = 0x47;
+            let total = u16::try_from(inner.len() - 14).unwrap();
+            inner[16..18].copy_from_slice(&total.to_be_bytes());
+        }
+        // Congestion inside.
+        if self.kind % 16 < 14 {
+            inner[15] |= flags >> 6;
+            if flags & 0xf != 0xf {
+                fix(&mut inner);
+            }
+        } else {
+            inner[15] |= flags >> 6 << 4;
+        }
+        let vni = if number < 230 { VNI } else { number.into() };
+        let [_, a, b, c] = vni.to_be_bytes();
+        let datagram = [&[8, 0, 0, 0, a, b, c, 0][..], &inner].concat();
+        let link = PacketBuilder::ethernet2(mac(own), GATEWAY_MAC);
+        let mut frame = Vec::new();
+        // To one of the addresses that an end can have.
+        if self.kind.is_multiple_of(2) {
+            let to = [10, 66, 0, if self.options & 1 == 0 { 5 } else { 1 }];
+            link.ipv4(four(from), to, 64).udp(50_000, 4789).write(&mut frame, &datagram)
+        } else {
+            let to = six(if self.options & 7 == 0 { 0 } else { 4 }).octets();
+            link.ipv6(six(from).octets(), to, 64).udp(50_000, 4789).write(&mut frame, &datagram)
+        }
+        .unwrap();
         frame
     }
 
@@ -274,7 +357,7 @@ impl Recipe {
                 frame[20..22].copy_from_slice(&fragment.to_be_bytes());
             }
         }
-        if is(frame, [0x86, 0xdd]) && frame.len() > 54 && self.kind % 12 != 10 {
+        if is(frame, [0x86, 0xdd]) && frame.len() > 54 && self.kind % 16 != 10 {
             for extension in 0..self.options / 100 {
                 let kind = [0, 60, 44, 51, 43][usize::from(self.options ^ extension) % 5];
                 let next = std::mem::replace(&mut frame[20], kind);
@@ -359,15 +442,23 @@ fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], r
             let after = &batch[i];
             assert_eq!(after.verdict, verdict, "port {own}, frame {frame:02x?}");
             assert_eq!(after.header_len, before[i].header_len);
-            assert_eq!(after.frame_len, before[i].frame_len);
-            let mut got = after.head().to_vec();
-            got.extend(&frame[got.len()..]);
+            let is_opened = matches!(verdict, Verdict::Decapsulate(_));
+            assert!(is_opened || after.frame_len == before[i].frame_len);
+            let start = after.removed();
+            let end = start + usize::try_from(after.frame_len).unwrap();
+            let rest = start + after.sent_head().len();
+            let mut got = [after.outer(), after.sent_head(), &frame[rest..end]].concat();
+            if matches!(verdict, Verdict::Encapsulate(_)) {
+                hide_entropy(&mut got, after.outer().len(), *segment);
+            }
             if !same(&got, &sent, &verdict) {
                 panic!("frame {frame:02x?}\n got {got:02x?}\n not {sent:02x?}");
             }
             assert_eq!(after.header[visible..], before[i].header[visible..]);
             targets.push(match verdict {
-                Verdict::Forward(to) => Some(to),
+                Verdict::Forward(to) | Verdict::Encapsulate(to) | Verdict::Decapsulate(to) => {
+                    Some(to)
+                }
                 _ => None,
             });
             if let Verdict::Originate(kind) = verdict {
@@ -385,6 +476,19 @@ fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], r
     }
 }
 
+/// The slow router does not hash flows, and has no outer header for what is to be cut up.
+fn hide_entropy(frame: &mut [u8], outer: usize, segment_bytes: u16) {
+    assert!(frame[outer - 16] >= 0xc0, "a dynamic port");
+    frame[outer - 16..outer - 14].copy_from_slice(&tunnel::ANY_PORT.to_be_bytes());
+    if outer == 70 {
+        frame[16..18].fill(0);
+    }
+    if segment_bytes != 0 && vrouter_net::vxlan::set_frame_bytes(&mut frame[..outer], 0).is_some() {
+        let bytes = frame.len() - outer;
+        vrouter_net::vxlan::set_frame_bytes(&mut frame[..outer], bytes).unwrap();
+    }
+}
+
 /// Whether two frames are the same but for the two ways to write the checksum zero of a forwarded IPv4 packet or a
 /// reply: RFC 1624 keeps what the sender wrote, computing it anew does not.
 fn same(got: &[u8], sent: &[u8], verdict: &Verdict) -> bool {
@@ -397,24 +501,24 @@ fn same(got: &[u8], sent: &[u8], verdict: &Verdict) -> bool {
     }
     let differing: Vec<_> = (0..got.len()).filter(|at| got[*at] != sent[*at]).collect();
     let [at, last] = differing[..] else { return false };
-    let kept = matches!(verdict, Verdict::Forward(_) | Verdict::Reply);
+    let kept = !matches!(verdict, Verdict::Drop(_) | Verdict::Originate(_));
     kept && last == at + 1 && zeros(at)
 }
 
 #[test]
 fn the_stages_agree_with_a_slow_router() {
     let input = bolero::check!()
-        .with_type::<(bool, bool, bool, Vec<Change>, Vec<Recipe>)>()
+        .with_type::<(bool, bool, bool, u8, Vec<Change>, Vec<Recipe>)>()
         .with_iterations(3000);
-    input.for_each(|(third, later, allowed, changes, recipes)| {
-        let policy = policy(*third, *allowed);
+    input.for_each(|(third, later, allowed, tunnel, changes, recipes)| {
+        let policy = policy(*third, *allowed, *tunnel);
         // The routes first, or the port they lead to first.
-        let start = if *later { self::policy(!third, *allowed) } else { policy.clone() };
+        let start = if *later { self::policy(!third, *allowed, *tunnel) } else { policy.clone() };
         let mut tables = Tables::build(&start).unwrap();
         let mut routes = BTreeMap::new();
         let mut versions = Vec::new();
         for batch in changes.chunks(3) {
-            let batch: Vec<_> = batch.iter().map(|change| change.change()).collect();
+            let batch: Vec<_> = batch.iter().map(|change| change.change(*tunnel)).collect();
             tables = tables.with_routes(NetworkIndex(0), &batch).unwrap();
             for change in batch {
                 match change.target {
@@ -442,7 +546,7 @@ fn the_stages_agree_with_a_slow_router() {
 /// Every kind of frame to and from every address, so that nothing depends on luck.
 #[test]
 fn every_pair_of_addresses() {
-    let policy = policy(true, true);
+    let policy = policy(true, true, 0);
     let routes: Vec<(IpPrefix, RouteTarget)> = [
         ("0.0.0.0/0", RouteTarget::Via([10, 66, 0, 3].into())),
         ("192.0.2.0/24", RouteTarget::Via(six(3).into())),
@@ -461,7 +565,7 @@ fn every_pair_of_addresses() {
         .collect();
     let tables = Tables::build(&policy).unwrap().with_routes(NetworkIndex(0), &changes).unwrap();
     let mut verdicts = BTreeMap::<String, usize>::new();
-    for kind in 0..12 {
+    for kind in 0..16 {
         for ttl in [0, 1, 2, 64, 133, 134, 136, 201, 202, 203, 204] {
             let recipes: Vec<_> = (0..20)
                 .flat_map(|to| [0, 200, 205, 210, 217].map(|from| (from, to)))

@@ -3,18 +3,20 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vrouter_core::{
-    DropReason, IcmpError, NetworkPolicy, Policy, PortPolicy, RouteTarget, Verdict,
+    DropReason, IcmpError, NetworkPolicy, Policy, PortPolicy, RouteTarget, Verdict, Vtep,
 };
 use vrouter_net::IpPrefix;
 
 /// Where an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hop {
+pub enum Hop {
     Silent(DropReason),
     Nobody,
     NoRoute,
     Gateway,
     Port(usize),
+    /// Through the tunnel to a port of the underlay.
+    Tunnel(usize, Vtep),
 }
 
 pub struct Reference<'a> {
@@ -27,13 +29,13 @@ pub struct Reference<'a> {
 pub type Answer = (Verdict, Vec<u8>);
 
 /// A frame as the router sees it.
-struct Seen<'a> {
-    port: &'a PortPolicy,
-    network: &'a NetworkPolicy,
-    frame: &'a [u8],
+pub struct Seen<'a> {
+    pub port: &'a PortPolicy,
+    pub network: &'a NetworkPolicy,
+    pub frame: &'a [u8],
     /// How many bytes of the frame are there to be looked at.
-    visible: usize,
-    segment_bytes: u16,
+    pub visible: usize,
+    pub segment_bytes: u16,
 }
 
 impl Reference<'_> {
@@ -168,8 +170,17 @@ impl Reference<'_> {
             Hop::Silent(reason) => drop(reason),
             Hop::NoRoute => drop(DropReason::NoRoute),
             Hop::Nobody => report(IcmpError::HostUnreachable, DropReason::NoRoute),
-            Hop::Gateway if frame.len() - 14 > mtu => drop(DropReason::TooBig),
             Hop::Gateway => {
+                let way = (source.into(), destination.into());
+                let place = (14 + header, 14 + total);
+                if let Some(answer) =
+                    self.decapsulate(seen, way, ip[9], (later, any), place, ip[1] & 3)
+                {
+                    return answer;
+                }
+                if frame.len() - 14 > mtu {
+                    return drop(DropReason::TooBig);
+                }
                 let echo = ip[9] == 1 && !any && packet.len() >= header + 8;
                 if !echo || packet[header..header + 2] != [8, 0] {
                     return drop(DropReason::GatewayUnhandled);
@@ -188,12 +199,16 @@ impl Reference<'_> {
             Hop::Port(to) if self.policy.ports[to].index == seen.port.index => {
                 drop(DropReason::Hairpin)
             }
-            Hop::Port(_) if ip[8] < 2 => report(IcmpError::TimeExceeded, DropReason::TtlExceeded),
-            Hop::Port(to) => {
-                let segments = ip[9] == 6 && !any && self.segments_fit(seen, packet, header, ip);
+            Hop::Port(_) | Hop::Tunnel(..) if ip[8] < 2 => {
+                report(IcmpError::TimeExceeded, DropReason::TtlExceeded)
+            }
+            hop @ (Hop::Port(to) | Hop::Tunnel(to, _)) => {
+                let mtu = self.mtu(seen, hop);
+                let segments = ip[9] == 6 && !any && self.segments_fit(seen, mtu, header, ip);
                 if frame.len() - 14 > mtu && !segments {
                     if ip[6] & 0x40 != 0 && total > mtu {
-                        let error = IcmpError::FragmentationNeeded { mtu: seen.network.mtu };
+                        let mtu = u16::try_from(mtu).unwrap();
+                        let error = IcmpError::FragmentationNeeded { mtu };
                         return report(error, DropReason::TooBig);
                     }
                     return drop(DropReason::TooBig);
@@ -201,17 +216,28 @@ impl Reference<'_> {
                 let mut sent = self.send(seen, to);
                 sent[22] -= 1;
                 correct(&mut sent[14..14 + header], 10);
+                if let Hop::Tunnel(to, vtep) = hop {
+                    return Ok(self.encapsulate(seen, to, vtep, &sent, ip[1] & 3));
+                }
                 Ok((Verdict::Forward(self.policy.ports[to].index), sent))
             }
         }
     }
 
+    /// The largest packet that goes to a port or into a tunnel.
+    fn mtu(&self, seen: &Seen<'_>, hop: Hop) -> usize {
+        match hop {
+            Hop::Tunnel(..) => self.room(seen.network).into(),
+            _ => seen.network.mtu.into(),
+        }
+    }
+
     /// `tcp`: where the TCP header starts in the packet.
-    fn segments_fit(&self, seen: &Seen<'_>, _: &[u8], tcp: usize, visible: &[u8]) -> bool {
+    fn segments_fit(&self, seen: &Seen<'_>, mtu: usize, tcp: usize, visible: &[u8]) -> bool {
         let Some(offset) = visible.get(tcp + 12) else { return false };
         let header = usize::from(offset >> 4) * 4;
         let bytes = tcp + header + usize::from(seen.segment_bytes);
-        seen.segment_bytes != 0 && header >= 20 && bytes <= usize::from(seen.network.mtu)
+        seen.segment_bytes != 0 && header >= 20 && bytes <= mtu
     }
 
     fn ipv6(&self, seen: &Seen<'_>, group: Option<DropReason>) -> Result<Answer, Verdict> {
@@ -254,8 +280,16 @@ impl Reference<'_> {
             Hop::Silent(reason) => drop(reason),
             Hop::NoRoute => report(IcmpError::NetworkUnreachable, DropReason::NoRoute),
             Hop::Nobody => report(IcmpError::HostUnreachable, DropReason::NoRoute),
-            Hop::Gateway if frame.len() - 14 > mtu => drop(DropReason::TooBig),
             Hop::Gateway => {
+                let way = (source.into(), destination.into());
+                let (place, ecn) = ((54, 54 + payload), ip[1] >> 4 & 3);
+                if let Some(answer) = self.decapsulate(seen, way, ip[6], (false, false), place, ecn)
+                {
+                    return answer;
+                }
+                if frame.len() - 14 > mtu {
+                    return drop(DropReason::TooBig);
+                }
                 let echo = ip[6] == 58 && payload >= 8 && ip.len() >= 48;
                 if !echo || ip[40..42] != [128, 0] {
                     return drop(DropReason::GatewayUnhandled);
@@ -273,21 +307,28 @@ impl Reference<'_> {
             Hop::Port(to) if self.policy.ports[to].index == seen.port.index => {
                 drop(DropReason::Hairpin)
             }
-            Hop::Port(_) if ip[7] < 2 => report(IcmpError::TimeExceeded, DropReason::TtlExceeded),
-            Hop::Port(to) => {
+            Hop::Port(_) | Hop::Tunnel(..) if ip[7] < 2 => {
+                report(IcmpError::TimeExceeded, DropReason::TtlExceeded)
+            }
+            hop @ (Hop::Port(to) | Hop::Tunnel(to, _)) => {
+                let mtu = self.mtu(seen, hop);
                 let segments = match upper {
-                    Some((6, offset, false, _)) => self.segments_fit(seen, ip, offset, ip),
+                    Some((6, offset, false, _)) => self.segments_fit(seen, mtu, offset, ip),
                     _ => false,
                 };
                 if frame.len() - 14 > mtu && !segments {
                     if 40 + payload > mtu {
-                        let error = IcmpError::FragmentationNeeded { mtu: seen.network.mtu };
+                        let mtu = u16::try_from(mtu).unwrap();
+                        let error = IcmpError::FragmentationNeeded { mtu };
                         return report(error, DropReason::TooBig);
                     }
                     return drop(DropReason::TooBig);
                 }
                 let mut sent = self.send(seen, to);
                 sent[21] -= 1;
+                if let Hop::Tunnel(to, vtep) = hop {
+                    return Ok(self.encapsulate(seen, to, vtep, &sent, ip[1] >> 4 & 3));
+                }
                 Ok((Verdict::Forward(self.policy.ports[to].index), sent))
             }
         }
@@ -392,7 +433,10 @@ impl Reference<'_> {
 
     /// Longest prefix first; for one prefix the network's own before the operator's.
     fn hop(&self, seen: &Seen<'_>, address: IpAddr) -> Hop {
-        let network = seen.network;
+        self.hop_in(seen.network, address)
+    }
+
+    pub fn hop_in(&self, network: &NetworkPolicy, address: IpAddr) -> Hop {
         if let IpAddr::V6(address) = address {
             let bits = address.to_bits();
             let never = bits >> 32 == 0 || is_link_local(address);
@@ -414,6 +458,10 @@ impl Reference<'_> {
             }
         }
         own.push((IpPrefix::host(network.gateway.into()), Hop::Gateway));
+        let tunnels = self.policy.networks.iter().filter_map(|network| network.tunnel);
+        for tunnel in tunnels.filter(|tunnel| tunnel.underlay == network.index) {
+            own.push((IpPrefix::host(tunnel.local), Hop::Gateway));
+        }
         let broadcast = Hop::Silent(DropReason::Multicast);
         for address in [network.prefix.network(), network.prefix.last(), Ipv4Addr::BROADCAST] {
             own.push((IpPrefix::host(address.into()), broadcast));
@@ -439,6 +487,7 @@ impl Reference<'_> {
             let hop = match target {
                 RouteTarget::Drop => Hop::Silent(DropReason::Blackhole),
                 RouteTarget::Unreachable => Hop::Nobody,
+                RouteTarget::Vxlan(vtep) => self.through_tunnel(network, *vtep),
                 RouteTarget::Via(via) => {
                     let has = |port: &PortPolicy| {
                         port.network == network.index
@@ -484,15 +533,15 @@ impl Reference<'_> {
     }
 }
 
-fn drop<T>(reason: DropReason) -> Result<T, Verdict> {
+pub fn drop<T>(reason: DropReason) -> Result<T, Verdict> {
     Err(Verdict::Drop(reason))
 }
 
-fn four(bytes: &[u8]) -> Ipv4Addr {
+pub fn four(bytes: &[u8]) -> Ipv4Addr {
     Ipv4Addr::from(<[u8; 4]>::try_from(bytes).unwrap())
 }
 
-fn six(bytes: &[u8]) -> Ipv6Addr {
+pub fn six(bytes: &[u8]) -> Ipv6Addr {
     Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap())
 }
 
@@ -527,12 +576,12 @@ pub fn sum(parts: &[&[u8]]) -> u16 {
     u16::try_from(sum).unwrap()
 }
 
-fn adds_up(parts: &[&[u8]]) -> bool {
+pub fn adds_up(parts: &[&[u8]]) -> bool {
     sum(parts) == 0xffff
 }
 
 /// Computes a checksum that is at `at` anew.
-fn correct(bytes: &mut [u8], at: usize) {
+pub fn correct(bytes: &mut [u8], at: usize) {
     bytes[at..at + 2].fill(0);
     let sum = !sum(&[bytes]);
     bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());

@@ -38,6 +38,21 @@ pub enum PushError {
     Offload,
 }
 
+/// A frame of a plain burst, and what is sent in front of its own bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Headed<'h> {
+    /// Its place in the burst.
+    pub frame: usize,
+    /// What is sent first, such as the header of a tunnel.
+    pub front: &'h [u8],
+    /// What follows.
+    pub head: &'h [u8],
+    /// How many of its own bytes both replace.
+    pub skip: u32,
+    /// How many of those behind are sent; less if there are less.
+    pub len: u32,
+}
+
 /// One burst of frames to a pod. Dropping it publishes them.
 pub struct RxLease<'q> {
     active: Held<'q, Active>,
@@ -82,12 +97,12 @@ impl<'q> RxLease<'q> {
     }
 
     /// Delivers frames of a plain burst as [`Self::forward`] does, until one needs more than one plain buffer; returns how
-    /// many. `wanted`: each frame's place in the burst, the bytes to send in front, and how many of its own they replace.
+    /// many.
     #[inline(always)]
     pub fn forward_plain<'h>(
         &mut self,
         from: PlainBurst<'_>,
-        wanted: impl Iterator<Item = (usize, &'h [u8], u32)>,
+        wanted: impl Iterator<Item = Headed<'h>>,
     ) -> usize {
         let (true, Some(buffers), Some(active)) =
             (self.modern, self.ready.all_simple(), self.active.as_mut())
@@ -96,13 +111,14 @@ impl<'q> RxLease<'q> {
         };
         let mut written = [0; BURST];
         let mut done = 0;
-        for (((i, header, skip), buffer), written) in wanted.zip(buffers).zip(&mut written) {
-            let Some(frame) = from.frame(i) else { break };
-            let bytes = u32::try_from(header.len()).unwrap_or(u32::MAX);
-            let rest = frame.memory.skip(skip);
-            // In 64 bits, where three lengths of 32 can't overflow.
-            let total = u64::from(PLAIN_BYTES) + u64::from(bytes) + u64::from(rest.len());
-            if total > u64::from(buffer.bytes) || bytes > LINE_BYTES {
+        for ((it, buffer), written) in wanted.zip(buffers).zip(&mut written) {
+            let Some(frame) = from.frame(it.frame) else { break };
+            let bytes = |head: &[u8]| u32::try_from(head.len()).unwrap_or(u32::MAX);
+            let (front, head) = (bytes(it.front), bytes(it.head));
+            let rest = frame.memory.skip(it.skip).first(it.len);
+            // In 64 bits, where so few lengths of 32 can't overflow.
+            let heads = u64::from(front) + u64::from(head);
+            if u64::from(PLAIN_BYTES) + heads + u64::from(rest.len()) > u64::from(buffer.bytes) {
                 break;
             }
             let to = buffer.first;
@@ -110,12 +126,15 @@ impl<'q> RxLease<'q> {
             unsafe { to.assign(&PLAIN) };
             let to = to.skip(PLAIN_BYTES);
             // SAFETY: as above.
-            unsafe { to.write_line(header) };
+            unsafe { write_head(to, it.front) };
+            let to = to.skip(front);
+            // SAFETY: as above.
+            unsafe { write_head(to, it.head) };
             if rest.len() > 0 {
                 // SAFETY: as above; `from` borrows from the lease that holds the sender's memory.
-                unsafe { rest.copy_to(to.skip(bytes)) };
+                unsafe { rest.copy_to(to.skip(head)) };
             }
-            *written = PLAIN_BYTES + bytes + rest.len();
+            *written = PLAIN_BYTES + front + head + rest.len();
             done += 1;
         }
         let (buffers, written) = (buffers.get(..done).unwrap_or(&[]), written.get(..done));
@@ -170,9 +189,24 @@ impl<'q> RxLease<'q> {
     ///
     /// # Errors
     /// As [`Self::forward`].
-    #[inline(never)]
+    #[inline]
     pub fn push(
         &mut self,
+        header: &[u8],
+        body: Body<'_>,
+        offload: &Offload,
+    ) -> Result<(), PushError> {
+        self.push_behind(&[], header, body, offload)
+    }
+
+    /// The same behind other bytes from private memory. `offload` is about the frame they make together.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    #[inline(never)]
+    pub fn push_behind(
+        &mut self,
+        front: &[u8],
         header: &[u8],
         body: Body<'_>,
         offload: &Offload,
@@ -182,7 +216,7 @@ impl<'q> RxLease<'q> {
             return Err(PushError::Offload);
         }
         let net_header = u32::from(active.format.header);
-        let total = u32::try_from(header.len())
+        let total = u32::try_from(front.len() + header.len())
             .ok()
             .and_then(|n| n.checked_add(net_header))
             .and_then(|n| n.checked_add(body.len))
@@ -199,6 +233,8 @@ impl<'q> RxLease<'q> {
         let mut to = Writer { rest: chains.flat_map(|c| self.ready.segments(c)), room: None };
         // SAFETY: the destination segments were resolved in the memory of this lease's ring.
         unsafe { to.bytes(net) };
+        // SAFETY: as above.
+        unsafe { to.bytes(front) };
         // SAFETY: as above.
         unsafe { to.bytes(header) };
         let mut left = body.len;
@@ -227,6 +263,21 @@ impl Drop for RxLease<'_> {
             active.flush();
         }
         self.ready.clear();
+    }
+}
+
+/// Writes the head of a frame, or part of it. Most are no longer than one line, and need no call.
+///
+/// # Safety
+/// The memory of the segment must be alive.
+#[inline(always)]
+unsafe fn write_head(to: Segment, head: &[u8]) {
+    if head.len() <= LINE_BYTES as usize {
+        // SAFETY: alive by contract.
+        unsafe { to.write_line(head) };
+    } else {
+        // SAFETY: as above.
+        unsafe { to.write(head) };
     }
 }
 

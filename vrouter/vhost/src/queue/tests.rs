@@ -140,7 +140,7 @@ fn forward_plain(from: &TxLease<'_>, rx: &Queue, replace: Option<&[u8]>) -> usiz
     to.prepare(from.len());
     let wanted = heads.iter().enumerate().map(|(i, head)| {
         let skip = u32::try_from(head.len()).unwrap();
-        (i, replace.unwrap_or(head), skip)
+        Headed { frame: i, front: &[], head: replace.unwrap_or(head), skip, len: u32::MAX }
     });
     to.forward_plain(plain, wanted)
 }
@@ -439,4 +439,77 @@ fn a_busy_worker_lets_a_session_pass() {
         assert_eq!(rx.stop(None), Some(0));
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Into a tunnel and out of one: a head that is longer or shorter than what it stands for.
+#[test]
+fn a_head_of_another_length_goes_in_front_of_the_rest() {
+    let frame: Vec<u8> = (0..400u16).map(|i| i.to_le_bytes()[0]).collect();
+    let [front, longer, head, long] =
+        [vec![0xf0; 50], vec![0xf6; 70], vec![0xd0; 60], vec![0xd1; 100]];
+    let cases: [(&[u8], &[u8], u32, u32); 8] = [
+        (&front, &head, 60, 340),
+        (&longer, &head, 60, 340),
+        (&front, &long, 100, 300),
+        (&longer, &long, 100, 300),
+        (&[], &head, 110, 290),
+        // Less than there is, and more.
+        (&[], &head, 110, 7),
+        (&[], &head, 110, 1000),
+        (&front, &head, 400, 0),
+    ];
+    for (front, head, skip, len) in cases {
+        for (cuts, sizes) in [
+            (&[][..], &[1024][..]),
+            (&[12, 40, 200], &[1024]),
+            (&[12, 40, 200], &[128, 128, 128, 128, 128]),
+        ] {
+            let (mut sender, mut receiver) = (Driver::new(16), Driver::new(16));
+            let tx = start(&sender, Direction::FromGuest, MERGEABLE, None);
+            let rx = start(&receiver, Direction::ToGuest, MERGEABLE, None);
+            send(&mut sender, 0, &frame, cuts);
+            let buffers = receive(&mut receiver, sizes);
+            let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
+            let mut from = tx.lease_tx(&mut burst).unwrap();
+            assert_eq!(from.fetch(), 1);
+            let mut to = rx.lease_rx(&mut scratch).unwrap();
+            to.prepare(1);
+            let headed = Headed { frame: 0, front, head, skip, len };
+            let plain = from.plain();
+            let done = plain.map_or(0, |plain| to.forward_plain(plain, [headed].into_iter()));
+            assert_eq!(done, usize::from(cuts.is_empty() && sizes.len() == 1));
+            if done == 0 {
+                let body = from.body(0, skip).first(len);
+                to.push_behind(front, head, body, &Offload::NONE).unwrap();
+            }
+            drop((to, from));
+            let end = frame.len().min(skip as usize + len as usize);
+            let expected = [front, head, &frame[skip as usize..end]].concat();
+            let mut got = Vec::new();
+            for (i, at) in (0..receiver.used_index()).zip(&buffers) {
+                got.extend(receiver.read(*at, receiver.used(i).1 as usize));
+            }
+            assert_eq!(got.split_off(12), expected, "{cuts:?} {sizes:?}");
+        }
+    }
+    // More than the buffer holds.
+    let (mut sender, mut receiver) = (Driver::new(16), Driver::new(16));
+    let tx = start(&sender, Direction::FromGuest, PLAIN, None);
+    let rx = start(&receiver, Direction::ToGuest, PLAIN, None);
+    send(&mut sender, 0, &frame, &[]);
+    let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    from.fetch();
+    let at = receive(&mut receiver, &[12 + 70 + 60 + 339]);
+    let mut to = rx.lease_rx(&mut scratch).unwrap();
+    to.prepare(1);
+    let headed = Headed { frame: 0, front: &longer, head: &head, skip: 60, len: 340 };
+    assert_eq!(to.forward_plain(from.plain().unwrap(), [headed].into_iter()), 0);
+    let body = |len| from.body(0, 60).first(len);
+    let refused = to.push_behind(&longer, &head, body(340), &Offload::NONE);
+    assert_eq!(refused, Err(PushError::BufferTooSmall));
+    to.push_behind(&longer, &head, body(339), &Offload::NONE).unwrap();
+    drop(to);
+    let got = receiver.read(at[0], 12 + 70 + 60 + 339);
+    assert_eq!(got[12..], [&longer, &head, &frame[60..399]].concat());
 }

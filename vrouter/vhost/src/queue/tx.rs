@@ -82,8 +82,16 @@ impl Body<'_> {
         self.len == 0
     }
 
+    /// Its first `len` bytes, or all when it has fewer.
+    #[inline]
+    pub fn first(self, len: u32) -> Self {
+        Self { len: self.len.min(len), ..self }
+    }
+
     /// Copies all of it into private memory, once; `into` gets as much as it has room for. Returns how many bytes.
     pub fn read(&self, into: &mut [u8]) -> usize {
+        let room = into.len().min(self.len());
+        let into = into.get_mut(..room).unwrap_or(&mut []);
         let mut done = 0;
         for segment in self.segments() {
             let Some(rest) = into.get_mut(done..).filter(|r| !r.is_empty()) else { break };

@@ -19,7 +19,12 @@ fn a_network_gets_its_defaults() {
 #[test]
 fn a_bad_network_is_refused_by_field_and_value() {
     type Spoil = fn(&mut v1::Network);
-    let cases: [(Spoil, &str); 11] = [
+    fn tunnel(vni: u32, local: &str) -> Option<v1::Tunnel> {
+        Some(v1::Tunnel { vni, underlay: "fabric".into(), local: local.into() })
+    }
+    let cases: [(Spoil, &str); 13] = [
+        (|n| n.tunnel = tunnel(1 << 24, "192.0.2.1"), "tunnel.vni \"16777216\""),
+        (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
         (|n| n.name = "Red".into(), "name \"Red\""),
         (|n| n.name = "red-".into(), "name \"red-\""),
         (|n| n.name = String::new(), "name \"\""),
@@ -53,7 +58,7 @@ fn a_network_has_both_families_and_a_mode() {
         ..network()
     };
     let read = NetworkRequest::read(&wire).unwrap();
-    let policy = read.policy(NetworkIndex(3));
+    let policy = read.policy(NetworkIndex(3), |_| None);
     assert_eq!((policy.mode, policy.floods), (Mode::Bridged, FloodLimit::default()));
     assert_eq!(policy.ipv6.unwrap().gateway.to_string(), "fd00:66::1");
     let full = read.write(1, 2);

@@ -124,6 +124,7 @@ fn any_bytes_and_lengths_are_safe() {
             match after.verdict {
                 Verdict::Forward(port) => check_forwarded(port, before, after),
                 Verdict::Reply => assert_eq!(after.header[..6], A_MAC),
+                Verdict::Encapsulate(_) | Verdict::Decapsulate(_) => panic!("no tunnels here"),
                 Verdict::Flood(_) => panic!("a routed network repeats nothing"),
                 Verdict::Drop(_) => assert_eq!(after.header, before.header),
                 Verdict::Originate(kind) => {
@@ -168,7 +169,8 @@ fn the_common_case_accepts_only_what_the_slow_path_accepts() {
     bolero::check!().with_type().for_each(|hostile: &Hostile| {
         let mut packet = hostile.packet();
         if let Some(address) = common_case(port, &packet) {
-            let at = Place { tables: &tables, port, network, now: Timestamp::default() };
+            let at =
+                Place { tables: &tables, tunnels: &[], port, network, now: Timestamp::default() };
             let slow = slow::classify(&at, &mut packet, &mut PortLimits::default());
             assert!(matches!(slow, Step::LookUp(other) if other == address), "{address:#x}");
         }

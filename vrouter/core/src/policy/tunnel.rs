@@ -1,0 +1,62 @@
+//! Which tunnels can be.
+
+use super::{MIN_MTU, NetworkPolicy, PolicyError, PortPolicy};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use vrouter_net::ipv6;
+
+/// Checks every network's tunnel. `networks` are sorted by slot.
+pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<(), PolicyError> {
+    let mut numbers = Vec::new();
+    for network in networks {
+        let Some(tunnel) = network.tunnel else { continue };
+        let index = network.index;
+        let underlay = networks
+            .binary_search_by_key(&tunnel.underlay, |network| network.index)
+            .ok()
+            .and_then(|at| networks.get(at))
+            .filter(|underlay| underlay.tunnel.is_none())
+            .ok_or(PolicyError::Underlay { network: index, underlay: tunnel.underlay })?;
+        let local = tunnel.local;
+        if !underlay.may_have(local) && !underlay.is_gateway(local) {
+            return Err(PolicyError::TunnelAddress { network: index, local });
+        }
+        let has = |port: &&PortPolicy| {
+            let own =
+                IpAddr::from(port.ipv4) == local || port.ipv6.map(IpAddr::from) == Some(local);
+            port.network == underlay.index && own
+        };
+        if let Some(port) = ports.iter().find(has) {
+            return Err(PolicyError::TunnelAddressTaken {
+                network: index,
+                local,
+                port: port.index,
+            });
+        }
+        let smallest = if network.ipv6.is_some() { ipv6::MIN_MTU } else { MIN_MTU };
+        let needed = smallest + tunnel.overhead();
+        if underlay.mtu < needed {
+            return Err(PolicyError::UnderlayMtu { network: index, mtu: underlay.mtu, needed });
+        }
+        numbers.push((tunnel.underlay, tunnel.vni, index));
+    }
+    numbers.sort_unstable();
+    for pair in numbers.windows(2) {
+        if let [(a, vni, first), (b, other, second)] = *pair
+            && (a, vni) == (b, other)
+        {
+            return Err(PolicyError::DuplicateVni { first, second, vni });
+        }
+    }
+    Ok(())
+}
+
+impl NetworkPolicy {
+    /// Whether an address is the gateway's.
+    fn is_gateway(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => address == self.gateway,
+            IpAddr::V6(address) => self.ipv6.is_some_and(|ipv6| ipv6.gateway == address),
+        }
+    }
+}

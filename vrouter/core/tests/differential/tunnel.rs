@@ -1,0 +1,214 @@
+//! Tunnels of the slow router: the outer header is written field by field, and taken away the same way.
+
+use crate::reference::{Answer, Hop, Reference, Seen, adds_up, correct, drop, four, six};
+use core::net::IpAddr;
+use vrouter_core::{DropReason, NetworkPolicy, Tunnel, Verdict, Vtep};
+
+/// The source port that is hashed from the flow, which the slow router leaves to the other.
+pub const ANY_PORT: u16 = 0xffff;
+
+impl Reference<'_> {
+    fn network(&self, slot: vrouter_core::NetworkIndex) -> &NetworkPolicy {
+        self.policy.networks.iter().find(|network| network.index == slot).unwrap()
+    }
+
+    /// Where the other end of a tunnel is: a port of the underlay.
+    fn far_end(&self, tunnel: &Tunnel, vtep: Vtep) -> Option<usize> {
+        let underlay = self.network(tunnel.underlay);
+        match self.hop_in(underlay, vtep.address) {
+            Hop::Port(to) => Some(to),
+            _ => None,
+        }
+    }
+
+    /// Where a route into a tunnel leads.
+    pub fn through_tunnel(&self, network: &NetworkPolicy, vtep: Vtep) -> Hop {
+        let tunnel = network.tunnel.unwrap();
+        self.far_end(&tunnel, vtep).map_or(Hop::Nobody, |to| Hop::Tunnel(to, vtep))
+    }
+
+    /// The largest packet that goes into a tunnel.
+    pub fn room(&self, network: &NetworkPolicy) -> u16 {
+        let tunnel = network.tunnel.unwrap();
+        let outer = if tunnel.local.is_ipv4() { 20 } else { 40 };
+        network.mtu.min(self.network(tunnel.underlay).mtu - outer - 8 - 8 - 14)
+    }
+
+    /// Puts the outer header in front of a frame.
+    pub fn encapsulate(
+        &self,
+        seen: &Seen<'_>,
+        to: usize,
+        vtep: Vtep,
+        inner: &[u8],
+        ecn: u8,
+    ) -> Answer {
+        let tunnel = seen.network.tunnel.unwrap();
+        let underlay = self.network(tunnel.underlay);
+        let mut frame =
+            [&self.policy.ports[to].mac.octets()[..], &underlay.gateway_mac.octets()].concat();
+        let udp = u16::try_from(8 + 8 + inner.len()).unwrap();
+        match (tunnel.local, vtep.address) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                frame.extend([0x08, 0x00, 0x45, ecn]);
+                frame.extend((20 + udp).to_be_bytes());
+                frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+                frame.extend(from.octets());
+                frame.extend(to.octets());
+                correct(&mut frame[14..34], 10);
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                frame.extend([0x86, 0xdd, 0x60, ecn << 4, 0, 0]);
+                frame.extend(udp.to_be_bytes());
+                frame.extend([17, 64]);
+                frame.extend(from.octets());
+                frame.extend(to.octets());
+            }
+            _ => panic!("two families"),
+        }
+        frame.extend(ANY_PORT.to_be_bytes());
+        frame.extend(4789_u16.to_be_bytes());
+        frame.extend(udp.to_be_bytes());
+        frame.extend([0, 0, 8, 0, 0, 0]);
+        frame.extend(&tunnel.vni.number().to_be_bytes()[1..]);
+        frame.push(0);
+        let start = frame.len();
+        frame.extend(inner);
+        let mac = vtep.mac.unwrap_or(seen.network.gateway_mac);
+        frame[start..start + 6].copy_from_slice(&mac.octets());
+        frame[start + 6..start + 12].copy_from_slice(&seen.network.gateway_mac.octets());
+        (Verdict::Encapsulate(self.policy.ports[to].index), frame)
+    }
+
+    /// A packet for an address of the vRouter: `None`, it does not come through a tunnel. `datagram`: where the UDP
+    /// header would be.
+    pub fn decapsulate(
+        &self,
+        seen: &Seen<'_>,
+        (from, to): (IpAddr, IpAddr),
+        protocol: u8,
+        fragment: (bool, bool),
+        (datagram, end): (usize, usize),
+        ecn: u8,
+    ) -> Option<Result<Answer, Verdict>> {
+        let over_this = |network: &&NetworkPolicy| {
+            network.tunnel.is_some_and(|t| t.underlay == seen.network.index && t.local == to)
+        };
+        let mut ends = self.policy.networks.iter().filter(over_this);
+        ends.clone().next()?;
+        let visible = &seen.frame[..seen.frame.len().min(seen.visible)];
+        let (later, any) = fragment;
+        if protocol != 17 || later || visible.get(datagram + 2..datagram + 4)? != [0x12, 0xb5] {
+            return None;
+        }
+        if seen.segment_bytes != 0 {
+            return Some(drop(DropReason::UnsupportedOffload));
+        }
+        let malformed = Some(drop(DropReason::MalformedVxlan));
+        let Some(header) = visible.get(datagram..datagram + 16) else { return malformed };
+        let udp = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if any || udp < 16 || datagram + udp > end || header[8] & 8 == 0 {
+            return malformed;
+        }
+        let vni = u32::from_be_bytes([0, header[12], header[13], header[14]]);
+        let Some(network) = ends.find(|n| n.tunnel.unwrap().vni.number() == vni) else {
+            return Some(drop(DropReason::UnknownVni));
+        };
+        // Only the first network has routes here.
+        if !self.routes.iter().any(|(_, target)| {
+            matches!(target, vrouter_core::RouteTarget::Vxlan(vtep) if vtep.address == from)
+        }) {
+            return Some(drop(DropReason::UnknownVtep));
+        }
+        let start = datagram + 16;
+        let frame = &seen.frame[start..datagram + udp];
+        let shown = seen.visible.saturating_sub(start);
+        Some(self.inner(network, frame, shown, ecn))
+    }
+
+    fn inner(
+        &self,
+        network: &NetworkPolicy,
+        frame: &[u8],
+        visible: usize,
+        outer_ecn: u8,
+    ) -> Result<Answer, Verdict> {
+        let head = &frame[..frame.len().min(visible)];
+        if head.len() < 14 {
+            return drop(DropReason::RuntFrame);
+        }
+        if head[0] & 1 != 0 {
+            return drop(DropReason::Multicast);
+        }
+        if head[..6] != network.gateway_mac.octets() {
+            return drop(DropReason::NotForGatewayMac);
+        }
+        let ip = &head[14..];
+        let is_six = match head[12..14] {
+            [8, 0] => false,
+            [0x86, 0xdd] if network.ipv6.is_some() => true,
+            _ => return drop(DropReason::UnsupportedEthertype),
+        };
+        let (destination, hops, ecn) = if is_six {
+            if ip.len() < 40 {
+                return drop(DropReason::RuntFrame);
+            }
+            let payload = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
+            if ip[0] >> 4 != 6 || 54 + payload > frame.len() {
+                return drop(DropReason::MalformedIpv6);
+            }
+            (IpAddr::V6(six(&ip[24..40])), ip[7], ip[1] >> 4 & 3)
+        } else {
+            if ip.len() < 20 {
+                return drop(DropReason::RuntFrame);
+            }
+            let header = usize::from(ip[0] & 15) * 4;
+            if ip[0] >> 4 != 4 || header < 20 {
+                return drop(DropReason::MalformedIpv4);
+            }
+            if ip.len() < header {
+                return drop(DropReason::RuntFrame);
+            }
+            let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+            if total < header || total + 14 > frame.len() {
+                return drop(DropReason::MalformedIpv4);
+            }
+            if !adds_up(&[&ip[..header]]) {
+                return drop(DropReason::BadIpv4Checksum);
+            }
+            (IpAddr::V4(four(&ip[16..20])), ip[8], ip[1] & 3)
+        };
+        let to = match self.hop_in(network, destination) {
+            Hop::Silent(reason) => return drop(reason),
+            Hop::Nobody | Hop::NoRoute => return drop(DropReason::NoRoute),
+            Hop::Gateway => return drop(DropReason::GatewayUnhandled),
+            Hop::Tunnel(..) => return drop(DropReason::TunnelTransit),
+            Hop::Port(to) => &self.policy.ports[to],
+        };
+        if hops < 2 {
+            return drop(DropReason::TtlExceeded);
+        }
+        if frame.len() - 14 > usize::from(network.mtu) {
+            return drop(DropReason::TooBig);
+        }
+        // RFC 6040, figure 4: rows by the inner bits, columns by the outer ones.
+        let table = [[0, 0, 0, 9], [1, 1, 1, 3], [2, 1, 2, 3], [3, 3, 3, 3]];
+        let ecn = match table[usize::from(ecn)][usize::from(outer_ecn)] {
+            9 => return drop(DropReason::TunnelCongestion),
+            ecn => ecn,
+        };
+        let mut sent = frame.to_vec();
+        sent[..6].copy_from_slice(&to.mac.octets());
+        sent[6..12].copy_from_slice(&network.gateway_mac.octets());
+        if is_six {
+            sent[15] = sent[15] & 0xcf | ecn << 4;
+            sent[21] -= 1;
+        } else {
+            sent[15] = sent[15] & 0xfc | ecn;
+            sent[22] -= 1;
+            let end = 14 + usize::from(sent[14] & 15) * 4;
+            correct(&mut sent[14..end], 10);
+        }
+        Ok((Verdict::Decapsulate(to.index), sent))
+    }
+}
