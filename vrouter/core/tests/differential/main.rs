@@ -455,6 +455,7 @@ fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], r
                 panic!("frame {frame:02x?}\n got {got:02x?}\n not {sent:02x?}");
             }
             assert_eq!(after.header[visible..], before[i].header[visible..]);
+            tunnel::count(&verdict);
             targets.push(match verdict {
                 Verdict::Forward(to) | Verdict::Encapsulate(to) | Verdict::Decapsulate(to) => {
                     Some(to)
@@ -473,6 +474,8 @@ fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], r
         let all_to = if let [target] = targets[..] { target } else { None };
         // Packets that took a longer look are not summed up.
         assert!(outcome.all_to.is_none() || outcome.all_to == all_to);
+        let summed_up = outcome.all_to.is_some();
+        assert!(!summed_up || outcome.tunnelled == batch.iter().any(tunnel::is_tunnelled));
     }
 }
 
@@ -541,6 +544,7 @@ fn the_stages_agree_with_a_slow_router() {
             check(policy, tables, routes, recipes.get(..1).unwrap_or(&[]));
         }
     });
+    tunnel::assert_reached();
 }
 
 /// Every kind of frame to and from every address, so that nothing depends on luck.
