@@ -33,7 +33,7 @@ pub fn udp4(link: (Mac, Mac), from: Ipv4Addr, to: Ipv4Addr, mark: u8) -> Vec<u8>
 }
 
 /// A packet over IPv6.
-fn ip6(from: Ipv6Addr, to: Ipv6Addr, next: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
+pub fn ip6(from: Ipv6Addr, to: Ipv6Addr, next: u8, hops: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap_or(u16::MAX).to_be_bytes();
     let [high, low] = length;
     [&[0x60, 0, 0, 0, high, low, next, hops][..], &from.octets(), &to.octets(), payload].concat()

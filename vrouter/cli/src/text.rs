@@ -290,7 +290,7 @@ pub(crate) fn drops(drops: &Drops) -> String {
 pub(crate) fn event(event: &Event) -> String {
     let line = match event {
         Event::NetworkAdded { network } => {
-            let Network { name, ipv4, gateway, mtu, .. } = network;
+            let Network { name, ipv4, gateway, mtu, .. } = &**network;
             let ipv6 = network.ipv6.as_deref().map(|ipv6| format!(" {ipv6}")).unwrap_or_default();
             format!("network {name} added: {ipv4} gateway {gateway}{ipv6} mtu {mtu}")
         }

@@ -174,7 +174,7 @@ pub(crate) struct WorkerDrops {
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(crate) enum Event {
-    NetworkAdded { network: Network },
+    NetworkAdded { network: Box<Network> },
     NetworkRemoved { name: String },
     PortAdded { port: Box<Port> },
     PortChanged { port: Box<Port> },
@@ -257,7 +257,7 @@ impl Event {
     pub(crate) fn from_wire(event: v1::Event) -> Option<Self> {
         use v1::event::Event as Wire;
         Some(match event.event? {
-            Wire::NetworkAdded(network) => Self::NetworkAdded { network: network.into() },
+            Wire::NetworkAdded(network) => Self::NetworkAdded { network: Box::new(network.into()) },
             Wire::NetworkRemoved(name) => Self::NetworkRemoved { name },
             Wire::PortAdded(port) => Self::PortAdded { port: Box::new(port.into()) },
             Wire::PortChanged(port) => Self::PortChanged { port: Box::new(port.into()) },

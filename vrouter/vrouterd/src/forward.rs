@@ -204,14 +204,14 @@ fn sent_bytes(packet: &Packet) -> u64 {
     packet.outer().len() as u64 + u64::from(packet.frame_len)
 }
 
-/// How packets are delivered: the greater takes longer, and is right for the lesser too.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What is among the packets that are delivered to one port.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// All of them are frames that are passed on with a head of the same length.
+    /// Only frames that are passed on with a head of the same length.
     Plain,
-    /// Some go into a tunnel or come out of one.
+    /// Also frames that go into a tunnel or come out of one.
     Tunnel,
-    /// Some are no frames that are simply passed on.
+    /// Also some that are no frames that are simply passed on.
     Special,
 }
 

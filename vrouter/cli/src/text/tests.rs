@@ -54,10 +54,10 @@ fn networks_table() {
     assert_eq!(
         networks(&view::networks(vec![far, network, lan])),
         "\
-NAME  MODE     IPV4          GATEWAY    IPV6          GATEWAY6    GATEWAY MAC         MTU  ROUTES  STATIONS  POLICER       TUNNEL
-far   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -             vni 7 from 10.66.0.9 over red
-lan   bridged  10.66.0.0/24  10.66.0.1  fd00:66::/64  fd00:66::1  02:00:00:00:00:01  1500       7         3  1.00M bit/s   -
-red   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -             -
+NAME  MODE     IPV4          GATEWAY    IPV6          GATEWAY6    GATEWAY MAC         MTU  ROUTES  STATIONS  POLICER      TUNNEL
+far   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -            vni 7 from 10.66.0.9 over red
+lan   bridged  10.66.0.0/24  10.66.0.1  fd00:66::/64  fd00:66::1  02:00:00:00:00:01  1500       7         3  1.00M bit/s  -
+red   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -            -
 "
     );
 }

@@ -2,10 +2,33 @@
 
 use crate::reference::{Answer, Hop, Reference, Seen, adds_up, correct, drop, four, six};
 use core::net::IpAddr;
-use vrouter_core::{DropReason, NetworkPolicy, Tunnel, Verdict, Vtep};
+use core::sync::atomic::{AtomicUsize, Ordering};
+use vrouter_core::{DropReason, NetworkPolicy, Packet, Tunnel, Verdict, Vtep};
 
 /// The source port that is hashed from the flow, which the slow router leaves to the other.
 pub const ANY_PORT: u16 = 0xffff;
+
+/// Packets that went into a tunnel and that came out of one, in all tests; only the one with random input has tunnels.
+static REACHED: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+
+pub fn count(verdict: &Verdict) {
+    let way = match verdict {
+        Verdict::Encapsulate(_) => 0,
+        Verdict::Decapsulate(_) => 1,
+        _ => return,
+    };
+    REACHED[way].fetch_add(1, Ordering::Relaxed);
+}
+
+/// Random input has to get as far as the tunnels, or nothing is said about them.
+pub fn assert_reached() {
+    let reached = REACHED.each_ref().map(|count| count.load(Ordering::Relaxed));
+    assert!(reached.iter().all(|count| *count > 100), "into and out of tunnels: {reached:?}");
+}
+
+pub fn is_tunnelled(packet: &Packet) -> bool {
+    matches!(packet.verdict, Verdict::Encapsulate(_) | Verdict::Decapsulate(_))
+}
 
 impl Reference<'_> {
     fn network(&self, slot: vrouter_core::NetworkIndex) -> &NetworkPolicy {

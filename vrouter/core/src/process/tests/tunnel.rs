@@ -478,3 +478,23 @@ fn packets_of_a_batch_do_not_mix() {
         }
     }
 }
+
+/// A policer is about what a port sends: the outer header of what comes out of a tunnel counts, that of what goes in does
+/// not.
+#[test]
+fn policers_count_frames_as_they_were_received() {
+    let out = encapsulated(ends()[0], VNI, &inward());
+    for (port, frame) in [(REMOTE_PORT, out), (PORT_A, udp(FAR))] {
+        let mut policy = tunnelled(VTEP.into());
+        let burst = 100 * 8 * frame.len() as u64;
+        let rates = Rates { bits: Some(crate::Rate { per_second: 1, burst }), packets: None };
+        policy.ports.iter_mut().find(|it| it.index == port).unwrap().rates = rates;
+        let routes = [route("20.0.0.0/8", REMOTE.into(), None)];
+        let tables = Tables::build(&policy).unwrap().with_routes(NetworkIndex(0), &routes).unwrap();
+        let mut batch = vec![packet(&frame); 200];
+        process(&tables, Timestamp::default(), port, &mut batch, &mut PortLimits::default());
+        let dropped = Verdict::Drop(DropReason::Policed);
+        assert!(batch[..100].iter().all(|packet| !matches!(packet.verdict, Verdict::Drop(_))));
+        assert!(batch[100..].iter().all(|packet| packet.verdict == dropped));
+    }
+}
