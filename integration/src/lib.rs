@@ -7,8 +7,8 @@
 pub mod containerd;
 pub mod cri;
 pub mod demo;
-pub mod idle_pods;
 pub mod frames;
+pub mod idle_pods;
 pub mod image;
 pub mod launch;
 pub mod machine;

@@ -134,18 +134,6 @@ impl VRouter {
             .with_context(|| format!("no network {name}"))
     }
 
-    /// Makes a network.
-    pub fn create_network(&self, network: Network) -> Result<Network> {
-        let answer = runtime()?.block_on(self.client.clone().create_network(network));
-        Ok(answer.map_err(status)?.into_inner())
-    }
-
-    /// Makes a port.
-    pub fn create_port(&self, spec: PortSpec) -> Result<Port> {
-        let answer = runtime()?.block_on(self.client.clone().create_port(spec));
-        Ok(answer.map_err(status)?.into_inner())
-    }
-
     /// Its ports.
     pub fn ports(&self) -> Result<Vec<Port>> {
         let answer = runtime()?.block_on(self.client.clone().list_ports(ListPortsRequest {}));
@@ -195,10 +183,19 @@ impl VRouter {
             .with_context(|| format!("no counters of {id}"))
     }
 
+    /// Creates a network that carries IPv4.
+    pub fn create_ipv4_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
+        self.create_network(Network {
+            name: name.to_owned(),
+            ipv4: ipv4.to_owned(),
+            mtu,
+            ..Network::default()
+        })
+    }
+
     /// Creates a network.
-    pub fn create_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
-        let network =
-            Network { name: name.to_owned(), ipv4: ipv4.to_owned(), mtu, ..Network::default() };
+    pub fn create_network(&self, network: Network) -> Result<Network> {
+        let name = network.name.clone();
         let answer = runtime()?.block_on(self.client.clone().create_network(network));
         answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
     }

@@ -59,7 +59,7 @@ const PLAIN: Kind = Kind {
 
 /// Boots a guest with these interfaces and gives them their addresses.
 fn boot(bed: &mut Bed, kinds: &[&Kind]) -> Result<Guest> {
-    bed.vrouter().create_network(NETWORK, "10.66.0.0/16", 1500)?;
+    bed.vrouter().create_ipv4_network(NETWORK, "10.66.0.0/16", 1500)?;
     let mut nics = Vec::new();
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);
@@ -320,7 +320,7 @@ pub fn comes_back(bed: &mut Bed) -> Result<()> {
     }
 
     bed.restart()?;
-    bed.vrouter().create_network(NETWORK, "10.66.0.0/16", 1500)?;
+    bed.vrouter().create_ipv4_network(NETWORK, "10.66.0.0/16", 1500)?;
     let kinds = [&SPLIT, &PLAIN];
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);

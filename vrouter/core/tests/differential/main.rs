@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod bridge;
 mod checksums;
 mod edges;
-mod bridge;
 mod reference;
 
 use bolero::TypeGenerator;
