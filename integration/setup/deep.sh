@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo=${CARGO:-cargo}
-seconds=${DEEP_SECONDS:-10}
+seconds=${DEEP_SECONDS:-3}
 parts=${DEEP_PARTS:-loom asan miri fuzz}
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=${CARGO_TARGET_DIR:-target}
