@@ -6,7 +6,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo=${CARGO:-cargo}
-seconds=${DEEP_SECONDS:-10}
+seconds=${DEEP_SECONDS:-3}
 parts=${DEEP_PARTS:-loom asan miri fuzz}
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=${CARGO_TARGET_DIR:-target}
@@ -42,10 +42,12 @@ part_asan() {
         skip asan "this Rust has no AddressSanitizer runtime in $library; rustup's toolchains do"
         return
     fi
-    run "AddressSanitizer: vrouter-vhost, vrouter-dpdk" env RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
-        ASAN_OPTIONS=detect_leaks=0 BOLERO_RANDOM_TEST_TIME_MS=$((seconds * 1000)) \
-        BOLERO_RANDOM_ITERATIONS=1000000000 CARGO_TARGET_DIR="$target/asan" \
-        "$cargo" test --locked --target "$host" -p vrouter-vhost -p vrouter-dpdk --lib --tests
+    local asan=(env RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0
+        BOLERO_RANDOM_TEST_TIME_MS=$((seconds * 1000)) BOLERO_RANDOM_ITERATIONS=1000000000
+        CARGO_TARGET_DIR="$target/asan" "$cargo" test --locked --target "$host")
+    # Not with tests/handover.rs: loom runs it on stacks of its own, which the sanitizer does not follow.
+    run "AddressSanitizer: vrouter-vhost" "${asan[@]}" -p vrouter-vhost --lib
+    run "AddressSanitizer: vrouter-dpdk" "${asan[@]}" -p vrouter-dpdk --lib --tests
 }
 
 # Miri is a thousand times slower: few inputs for each property test, and none of the tests that are made of millions of
@@ -58,7 +60,9 @@ part_miri() {
     fi
     local miri=(env MIRIFLAGS=-Zmiri-disable-isolation BOLERO_RANDOM_ITERATIONS=4 CARGO_TARGET_DIR="$target/miri"
         rustup run "$toolchain" cargo miri test --locked --lib)
-    run "Miri: vrouter-net" "${miri[@]}" -p vrouter-net
+    # 64 KiB cut into pieces of every size.
+    local long=(-- --skip pieces_are_packets_that_make_up_the_whole)
+    run "Miri: vrouter-net" "${miri[@]}" -p vrouter-net "${long[@]}"
     run "Miri: nri-plugin-proto" "${miri[@]}" -p nri-plugin-proto
 }
 

@@ -58,26 +58,33 @@ impl Fenced {
         Arc::new(GuestMemory::new(Arc::clone(&self.map)).unwrap())
     }
 
-    fn byte(&self, gpa: u64) -> Option<&AtomicU8> {
+    /// The bytes from there to the end of their region.
+    fn bytes(&self, gpa: u64) -> Option<&[AtomicU8]> {
         let (start, len, at) =
             self.regions.iter().find(|(start, len, _)| gpa.wrapping_sub(*start) < *len as u64)?;
         let offset = usize::try_from(gpa - start).ok().filter(|offset| offset < len)?;
+        let first = at.wrapping_add(offset).cast::<AtomicU8>();
         // SAFETY: inside the region, which is mapped as long as `self`; everybody else copies raw bytes.
-        Some(unsafe { AtomicU8::from_ptr(at.wrapping_add(offset)) })
+        Some(unsafe { std::slice::from_raw_parts(first, len - offset) })
     }
 
     /// Writes as a guest does: whenever it likes. What lies outside is not written.
     pub(super) fn write(&self, gpa: u64, bytes: &[u8]) {
         for (at, byte) in (0..).zip(bytes) {
-            if let Some(there) = self.byte(gpa.wrapping_add(at)) {
+            if let Some([there, ..]) = self.bytes(gpa.wrapping_add(at)) {
                 there.store(*byte, Ordering::Relaxed);
             }
         }
     }
 
     pub(super) fn read(&self, gpa: u64, len: usize) -> Vec<u8> {
-        let bytes = (0..len as u64).map(|at| self.byte(gpa + at).unwrap().load(Ordering::Relaxed));
-        bytes.collect()
+        let mut read = Vec::with_capacity(len);
+        while read.len() < len {
+            let bytes = self.bytes(gpa + read.len() as u64).unwrap();
+            let bytes = bytes.iter().take(len - read.len());
+            read.extend(bytes.map(|byte| byte.load(Ordering::Relaxed)));
+        }
+        read
     }
 
     pub(super) fn descriptor(&self, at: u64, addr: u64, len: u32, tail: [u16; 2]) {

@@ -10,7 +10,9 @@ use bolero::TypeGenerator;
 
 use super::fence::Fenced;
 use crate::offload::Offloads;
-use crate::queue::{Activation, HEAD_BYTES, Queue, RingFormat, RxScratch, TxBurst};
+use crate::queue::{
+    Activation, BURST, HEAD_BYTES, PlainBurst, Queue, RingFormat, RxLease, RxScratch, TxBurst,
+};
 use crate::ring::{Direction, Layout, RingAddresses};
 
 const DESC: u64 = 0x1000;
@@ -23,6 +25,8 @@ const REGIONS: [(u64, usize); 3] = [(0, 0x8000), (0x8000, 0x8000), (0x2_0000, 0x
 const MOST: u16 = 32;
 
 const WRITE: u16 = 2;
+/// Bytes of a buffer that is as it should be.
+const BUFFER: u32 = 0x100;
 const LAP: [u16; 4] = [1 << 7, 1 << 15, 0, 1 << 7 | 1 << 15];
 
 /// A descriptor somewhere, of values that are near to what matters.
@@ -114,6 +118,8 @@ struct Pod {
     modern: bool,
     mergeable: bool,
     offloads: bool,
+    /// Its ring is full of good buffers before it writes there: nearly all of its frames are plain then.
+    tidy: bool,
     size: u8,
     index: u16,
     start: u16,
@@ -127,20 +133,46 @@ impl Pod {
         1 << (self.size % 6)
     }
 
+    /// Where in a packed ring it starts.
+    fn start(&self) -> u16 {
+        self.start & (self.size() - 1)
+    }
+
     fn layout(&self) -> Layout {
-        let base = (self.start & (self.size() - 1)) | (self.start & 1 << 15);
+        let base = self.start() | (self.start & 1 << 15);
         if self.packed { Layout::Packed { base } } else { Layout::Split }
     }
 
-    fn memory(&self) -> Fenced {
+    /// Where its good buffers lie; they touch, and reach from one region into the next.
+    fn buffers(&self) -> impl Iterator<Item = (u64, u64)> {
+        let most = if self.tidy { u64::from(self.size()) } else { 0 };
+        (0..most).map(|n| (n, 0x7000 + u64::from(BUFFER) * n))
+    }
+
+    fn memory(&self, direction: Direction) -> Fenced {
         let guest = Fenced::new(&REGIONS);
+        let write = if direction == Direction::ToGuest { WRITE } else { 0 };
+        for (n, addr) in self.buffers() {
+            let (index, behind) = (u16::try_from(n).unwrap(), n < u64::from(self.start()));
+            // Those before the start are offered in the next lap.
+            let lap = if (self.start & 1 << 15 != 0) != behind { LAP[0] } else { LAP[1] };
+            let tail = if self.packed { [index, write | lap] } else { [write, 0] };
+            guest.descriptor(DESC + 16 * n, addr, BUFFER, tail);
+            if direction == Direction::FromGuest {
+                // Their fields differ from one frame to the next, and some want more than a line of the head.
+                let bytes: Vec<u8> =
+                    (n..n + u64::from(BUFFER)).map(|b| b.to_le_bytes()[0]).collect();
+                guest.write(addr, &bytes);
+            }
+        }
         for entry in &self.first {
             entry.put(&guest, self.packed, self.size());
         }
         guest.write(USED + 2, &self.start.to_le_bytes());
         if !self.packed {
             for (at, head) in (0..).zip(self.heads.iter().cycle().take(usize::from(MOST))) {
-                guest.write(AVAIL + 4 + 2 * at, &u16::from(head % 34).to_le_bytes());
+                let most = if self.tidy { self.size() } else { 34 };
+                guest.write(AVAIL + 4 + 2 * at, &(u16::from(*head) % most).to_le_bytes());
             }
             self.offer(&guest, self.index);
         }
@@ -153,7 +185,7 @@ impl Pod {
         guest.write(AVAIL + 2, &self.start.wrapping_add(ahead).to_le_bytes());
     }
 
-    fn start(&self, guest: &Fenced, queue: &Queue, direction: Direction) {
+    fn activate(&self, guest: &Fenced, queue: &Queue, direction: Direction) {
         let on = self.offloads;
         let header = if self.modern || self.mergeable { 12 } else { 10 };
         let started = queue.start(Activation {
@@ -208,22 +240,39 @@ impl Pod {
         if direction == Direction::ToGuest {
             let buffers = self.first.iter().filter(|entry| entry.flags() & WRITE != 0);
             buffers.for_each(|entry| mark(entry.addr(), entry.len().into()));
+            self.buffers().for_each(|(_, addr)| mark(addr, BUFFER.into()));
         }
         may
     }
 }
 
-/// Moves packets as a worker does, for as long as it is told to.
-fn work(from: &Queue, to: &Queue, rounds: usize) {
+/// How a worker passes bursts on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Those that are plain in tight loops, as the vRouter does.
+    Plain,
+    /// Every frame on its own.
+    Single,
+}
+
+/// Moves packets as a worker does, for as long as it is told to. Returns how many were plain and delivered as such.
+fn work(from: &Queue, to: &Queue, rounds: usize, way: Way) -> usize {
     let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
+    let mut plain_frames = 0;
     for _ in 0..rounds {
-        let Some(mut tx) = from.lease_tx(&mut burst) else { return };
+        let Some(mut tx) = from.lease_tx(&mut burst) else { break };
         let frames = tx.fetch();
-        let Some(mut rx) = to.lease_rx(&mut scratch) else { return };
+        let Some(mut rx) = to.lease_rx(&mut scratch) else { break };
         rx.prepare(frames);
-        for i in 0..frames {
-            let mut private = [0xee; HEAD_BYTES];
-            let Ok(head) = tx.head(i, &mut private, |line| line[0] & 1 == 0) else { continue };
+        let mut heads = [[0xee; HEAD_BYTES]; BURST];
+        let first = match tx.plain().filter(|_| way == Way::Plain) {
+            Some(burst) => deliver_plain(&mut rx, burst, frames, &mut heads),
+            None => 0,
+        };
+        plain_frames += first;
+        for (i, private) in heads.iter_mut().enumerate().take(frames).skip(first) {
+            *private = [0xee; HEAD_BYTES];
+            let Ok(head) = tx.head(i, private, enough) else { continue };
             let copied = usize::from(head.copied);
             assert!(copied <= HEAD_BYTES && copied <= head.frame_len as usize);
             let body = tx.body(i, u32::from(head.copied));
@@ -236,28 +285,67 @@ fn work(from: &Queue, to: &Queue, rounds: usize) {
         tx.arm();
         tx.disarm();
     }
+    plain_frames
+}
+
+fn enough(line: &[u8; 64]) -> bool {
+    // Of tidy pods, from the twentieth buffer on.
+    line[0] & 0x20 == 0
+}
+
+fn deliver_plain(
+    rx: &mut RxLease<'_>,
+    burst: PlainBurst<'_>,
+    frames: usize,
+    heads: &mut [[u8; HEAD_BYTES]; BURST],
+) -> usize {
+    let mut copied = [0; BURST];
+    for ((frame, head), copied) in burst.frames().zip(heads.iter_mut()).zip(&mut copied) {
+        frame.look_ahead(8);
+        *copied = frame.head(head, enough);
+        assert!(usize::from(*copied) <= HEAD_BYTES && u32::from(*copied) <= frame.bytes());
+    }
+    let wanted = (0..frames).map(|i| (i, &heads[i][..copied[i].into()], copied[i].into()));
+    let done = rx.forward_plain(burst, wanted);
+    assert!(done <= frames);
+    done
+}
+
+fn memory(pods: &[Pod; 2]) -> [Fenced; 2] {
+    [pods[0].memory(Direction::FromGuest), pods[1].memory(Direction::ToGuest)]
 }
 
 fn queues(pods: &[Pod; 2], memory: &[Fenced; 2]) -> [Queue; 2] {
     let queues = [Queue::new(), Queue::new()];
-    pods[0].start(&memory[0], &queues[0], Direction::FromGuest);
-    pods[1].start(&memory[1], &queues[1], Direction::ToGuest);
+    pods[0].activate(&memory[0], &queues[0], Direction::FromGuest);
+    pods[1].activate(&memory[1], &queues[1], Direction::ToGuest);
     queues
+}
+
+/// Where two memories differ.
+fn differences<'a>(one: &'a [u8], other: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    assert_eq!(one.len(), other.len());
+    // Most lines are the same, which is soon said of a whole one.
+    let lines = one.chunks(64).zip(other.chunks(64)).enumerate().filter(|(_, (a, b))| a != b);
+    lines.flat_map(|(line, (a, b))| {
+        let differ = a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b);
+        differ.map(move |(at, _)| 64 * line + at)
+    })
 }
 
 #[test]
 fn nothing_is_written_but_what_was_offered() {
     bolero::check!().with_type::<[Pod; 2]>().for_each(|pods| {
-        let memory = [pods[0].memory(), pods[1].memory()];
+        let memory = memory(pods);
         let before = [0, 1].map(|i| memory[i].read(0, 0x1_0000));
         let queues = queues(pods, &memory);
-        work(&queues[0], &queues[1], 3);
+        work(&queues[0], &queues[1], 3, Way::Plain);
         queues.iter().for_each(|queue| {
             queue.stop(None);
         });
         for (i, direction) in [(0, Direction::FromGuest), (1, Direction::ToGuest)] {
             let (may, after) = (pods[i].writable(direction), memory[i].read(0, 0x1_0000));
-            let wrong = (0..after.len()).find(|at| before[i][*at] != after[*at] && !may[*at]);
+            let wrong = differences(&before[i], &after).find(|at| !may[*at]);
             // Buffers that lie over the rings themselves: the worker then follows what it has written.
             let own_table = direction == Direction::ToGuest && pods[i].receives_its_rings();
             assert!(wrong.is_none() || own_table, "{wrong:x?}");
@@ -268,7 +356,7 @@ fn nothing_is_written_but_what_was_offered() {
 #[test]
 fn pods_that_change_their_rings_meanwhile() {
     bolero::check!().with_type::<[Pod; 2]>().for_each(|pods| {
-        let memory = [pods[0].memory(), pods[1].memory()];
+        let memory = memory(pods);
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             for (pod, memory) in pods.iter().zip(&memory) {
@@ -276,7 +364,7 @@ fn pods_that_change_their_rings_meanwhile() {
             }
             for _ in 0..8 {
                 let queues = queues(pods, &memory);
-                work(&queues[0], &queues[1], 8);
+                work(&queues[0], &queues[1], 8, Way::Plain);
                 queues.iter().for_each(|queue| {
                     queue.stop(None);
                 });
@@ -286,30 +374,103 @@ fn pods_that_change_their_rings_meanwhile() {
     });
 }
 
-#[test]
-fn the_last_byte_of_a_receive_buffer_counts() {
-    let pod = |size, first| Pod {
-        packed: false,
+/// A pod whose ring is full of good buffers, or empty.
+fn pod(packed: bool, tidy: bool) -> Pod {
+    Pod {
+        packed,
         modern: true,
         mergeable: false,
         offloads: false,
-        size,
-        index: 1,
-        start: 0,
-        heads: [0; 8],
-        first,
+        tidy,
+        size: 3,
+        index: 8,
+        start: if packed { 1 << 15 } else { 0 },
+        heads: [0, 1, 2, 3, 4, 5, 6, 7],
+        first: Vec::new(),
         later: Vec::new(),
-    };
+    }
+}
+
+/// What both pods' memory is like after a few bursts.
+fn after(pods: &[Pod; 2], way: Way) -> ([Vec<u8>; 2], usize) {
+    let memory = memory(pods);
+    let queues = queues(pods, &memory);
+    let plain = work(&queues[0], &queues[1], 3, way);
+    queues.iter().for_each(|queue| {
+        queue.stop(None);
+    });
+    (memory.map(|guest| guest.read(0, 0x1_0000)), plain)
+}
+
+#[test]
+fn plain_bursts_end_as_single_frames_do() {
+    bolero::check!().with_type::<[Pod; 2]>().for_each(|pods| {
+        // Who has frames written over its rings sees when that happens.
+        if pods[1].receives_its_rings() {
+            return;
+        }
+        let (bursts, single) = (after(pods, Way::Plain).0, after(pods, Way::Single).0);
+        for (i, (bursts, single)) in bursts.iter().zip(&single).enumerate() {
+            assert_eq!(differences(bursts, single).next(), None, "memory of pod {i}");
+        }
+    });
+}
+
+#[test]
+fn plain_bursts_are_plain_in_both_layouts() {
+    for (sends, receives) in [(false, false), (false, true), (true, false), (true, true)] {
+        let pods = [pod(sends, true), pod(receives, true)];
+        let (bursts, plain) = after(&pods, Way::Plain);
+        assert_eq!(plain, 8, "packed: {sends}, {receives}");
+        assert!(bursts == after(&pods, Way::Single).0, "packed: {sends}, {receives}");
+    }
+}
+
+#[test]
+fn a_buffer_too_small_stops_a_plain_burst_there() {
+    for mergeable in [false, true] {
+        for packed in [false, true] {
+            let mut pods = [pod(false, true), pod(packed, true)];
+            // The third buffer, whose place and id stay.
+            let lap = if packed { LAP[0] } else { 0 };
+            let tail = if packed { [2, WRITE | lap] } else { [WRITE, 0] };
+            pods[1].mergeable = mergeable;
+            let memory = memory(&pods);
+            memory[1].descriptor(DESC + 32, 0x5000, 64, tail);
+            let queues = queues(&pods, &memory);
+            assert_eq!(work(&queues[0], &queues[1], 1, Way::Plain), 2, "{packed}");
+            queues.iter().for_each(|queue| {
+                queue.stop(None);
+            });
+            // The third frame takes two buffers where that is agreed; otherwise no frame gets past the small one.
+            let used = if mergeable { 8 } else { 2 };
+            if packed {
+                let flags = |n: u64| memory[1].read(DESC + 16 * n + 14, 2);
+                let done = (0..8).filter(|n| flags(*n) == [1 << 7 | 2, 1 << 7]).count();
+                assert_eq!(done, used);
+            } else {
+                assert_eq!(memory[1].read(USED + 2, 2), [u8::try_from(used).unwrap(), 0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_last_byte_of_a_receive_buffer_counts() {
     for (room, delivered) in [(71, 0), (72, 1), (73, 1)] {
-        let pods = [pod(3, Vec::new()), pod(3, Vec::new())];
-        let memory = [pods[0].memory(), pods[1].memory()];
-        memory[0].descriptor(DESC, 0x5000, 72, [0, 0]);
-        memory[1].descriptor(DESC, 0x1_0000 - u64::from(room), room, [WRITE, 0]);
-        let queues = queues(&pods, &memory);
-        work(&queues[0], &queues[1], 1);
-        assert_eq!(memory[1].read(USED + 2, 2), [delivered, 0], "{room} bytes");
-        if delivered == 1 {
-            assert_eq!(memory[1].read(USED + 8, 4), [72, 0, 0, 0]);
+        for way in [Way::Plain, Way::Single] {
+            let mut pods = [pod(false, false), pod(false, false)];
+            pods.iter_mut().for_each(|pod| pod.index = 1);
+            let memory = memory(&pods);
+            memory[0].descriptor(DESC, 0x5000, 72, [0, 0]);
+            // The end of the first region, which rings look at first.
+            memory[1].descriptor(DESC, 0x8000 - u64::from(room), room, [WRITE, 0]);
+            let queues = queues(&pods, &memory);
+            work(&queues[0], &queues[1], 1, way);
+            assert_eq!(memory[1].read(USED + 2, 2), [delivered, 0], "{room} bytes");
+            if delivered == 1 {
+                assert_eq!(memory[1].read(USED + 8, 4), [72, 0, 0, 0]);
+            }
         }
     }
 }
