@@ -134,7 +134,6 @@ impl VRouter {
             .with_context(|| format!("no network {name}"))
     }
 
-<<<<<<< HEAD
     /// Makes a network.
     pub fn create_network(&self, network: Network) -> Result<Network> {
         let name = network.name.clone();
@@ -142,8 +141,6 @@ impl VRouter {
         answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
     }
 
-=======
->>>>>>> deep
     /// Its ports.
     pub fn ports(&self) -> Result<Vec<Port>> {
         let answer = runtime()?.block_on(self.client.clone().list_ports(ListPortsRequest {}));
@@ -193,28 +190,10 @@ impl VRouter {
             .with_context(|| format!("no counters of {id}"))
     }
 
-<<<<<<< HEAD
     /// Creates a network with IPv4 and nothing special.
     pub fn create_plain_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
         let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
         self.create_network(Network { name, ipv4, mtu, ..Network::default() })
-=======
-    /// Creates a network that carries IPv4.
-    pub fn create_ipv4_network(&self, name: &str, ipv4: &str, mtu: u32) -> Result<Network> {
-        self.create_network(Network {
-            name: name.to_owned(),
-            ipv4: ipv4.to_owned(),
-            mtu,
-            ..Network::default()
-        })
-    }
-
-    /// Creates a network.
-    pub fn create_network(&self, network: Network) -> Result<Network> {
-        let name = network.name.clone();
-        let answer = runtime()?.block_on(self.client.clone().create_network(network));
-        answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
->>>>>>> deep
     }
 
     /// Creates a port, or changes what of it can be changed.

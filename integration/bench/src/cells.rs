@@ -127,6 +127,12 @@ const fn traffic(size: u16, flows: u32) -> Traffic {
     Traffic { size, flows, touch: false, vectorized: false }
 }
 
+/// Smallest frames from pods with the fastest driver there is for split rings: with the default one the pods are the limit
+/// before any switch is.
+const fn fast(flows: u32) -> Traffic {
+    Traffic { vectorized: true, ..traffic(64, flows) }
+}
+
 fn throughput(name: &'static str, traffic: Traffic, subjects: &[Subject]) -> Cell {
     Cell {
         name,
@@ -161,7 +167,7 @@ pub fn all() -> Vec<Cell> {
     vec![
         Cell {
             targets: vec![aim("testpmd_io", 1.20, 0.60)],
-            ..throughput("pod_pod.64.1024", traffic(64, 1024), everybody)
+            ..throughput("pod_pod.64.1024", fast(1024), everybody)
         },
         Cell {
             targets: vec![aim("testpmd_io", 1.65, 0.55)],
@@ -173,7 +179,7 @@ pub fn all() -> Vec<Cell> {
         },
         Cell {
             targets: vec![aim("testpmd_io", 1.20, 0.60)],
-            ..throughput("pod_pod.64.65536", traffic(64, 65536), everybody)
+            ..throughput("pod_pod.64.65536", fast(65536), everybody)
         },
         Cell {
             targets: vec![aim("testpmd_io", 1.00, 0.65)],
@@ -183,11 +189,7 @@ pub fn all() -> Vec<Cell> {
                 &[RINGWAY, IO, NORMAL],
             )
         },
-        throughput(
-            "pod_pod.64.1024.vectorized",
-            Traffic { vectorized: true, ..traffic(64, 1024) },
-            &[RINGWAY, IO, NORMAL],
-        ),
+        throughput("pod_pod.64.1024.default", traffic(64, 1024), &[RINGWAY, IO, NORMAL]),
         Cell {
             targets: vec![aim("ringway_split", 1.00, None)],
             ..throughput(
@@ -205,7 +207,7 @@ pub fn all() -> Vec<Cell> {
             targets: vec![aim("ringway_1000", 0.90, None)],
             ..throughput(
                 "routes.1000000",
-                traffic(64, 65536),
+                fast(65536),
                 &[
                     Subject { routes: Some(1_000_000), ..RINGWAY },
                     Subject { name: "ringway_1000", routes: Some(1_000), ..RINGWAY },
@@ -220,7 +222,7 @@ pub fn all() -> Vec<Cell> {
             targets: vec![aim("ringway_alone", 0.95, None)],
             ..throughput(
                 "scale.250_idle",
-                traffic(64, 1024),
+                fast(1024),
                 &[
                     Subject { idle_pods: IDLE_PODS, ..RINGWAY },
                     Subject { name: "ringway_alone", ..RINGWAY },

@@ -10,6 +10,11 @@ use integration::pktgen::{End, Endpoint, Pktgen};
 
 use crate::cells::Traffic;
 
+/// The fastest driver for split rings: vector code for receiving, and sent buffers taken back whenever 64 have gone, where the
+/// driver by itself waits until the ring is full and then takes back one for each packet.
+const FASTEST: [&str; 4] =
+    ["--vectorized", "--mrg-rxbuf=0", "--in-order=0", "--tx-free-threshold=960"];
+
 /// Memory of the generator, MiB: rings and buffers of two ports, for the longest frames too.
 pub const MEMORY_MB: u32 = 512;
 
@@ -52,7 +57,7 @@ fn arguments(order: &Order, endpoints: &[Endpoint]) -> Vec<String> {
     for (wanted, flags) in [
         (order.packed, &["--packed"][..]),
         (order.traffic.touch, &["--touch"]),
-        (order.traffic.vectorized, &["--vectorized", "--mrg-rxbuf=0", "--in-order=0"]),
+        (order.traffic.vectorized, &FASTEST),
         (order.latency, &["--latency"]),
     ] {
         if wanted {
@@ -144,7 +149,7 @@ mod tests {
             "--port socket=/run/a.sock,mac=02:00:00:00:00:0a,ip=10.0.0.2,to-mac=02:00:00:00:00:01,to-ip=10.0.0.3",
             "to-ip=10.0.0.3,vni=7,vtep=192.0.2.3,to-vtep=192.0.2.1,vtep-mac=02:00:00:00:00:02",
             "--size 64 --flows 8 --addresses 4 --rate 9 --warmup 1 --seconds 3",
-            "--packed --touch --vectorized --mrg-rxbuf=0 --in-order=0 --latency",
+            "--packed --touch --vectorized --mrg-rxbuf=0 --in-order=0 --tx-free-threshold=960 --latency",
         ] {
             assert!(all.contains(part), "{part:?} is not in {all}");
         }

@@ -76,11 +76,7 @@ impl<'a> Exchange<'a> {
     /// Starts the pods and returns when they send.
     pub fn start(self, bed: &mut Bed) -> Result<Running<'a>> {
         let mtu = u32::from(self.size.max(1518)) - 18;
-<<<<<<< HEAD
         let network = bed.vrouter().create_plain_network(self.name, "10.66.0.0/16", mtu)?;
-=======
-        let network = bed.vrouter().create_ipv4_network(self.name, "10.66.0.0/16", mtu)?;
->>>>>>> deep
         let ips = [Ipv4Addr::new(10, 66, 0, 2), Ipv4Addr::new(10, 66, 0, 3)];
         let ids = ["a", "b"].map(|pod| format!("{}-{pod}", self.name));
         let mut options = Vec::new();

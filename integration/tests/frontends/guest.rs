@@ -59,11 +59,7 @@ const PLAIN: Kind = Kind {
 
 /// Boots a guest with these interfaces and gives them their addresses.
 fn boot(bed: &mut Bed, kinds: &[&Kind]) -> Result<Guest> {
-<<<<<<< HEAD
     bed.vrouter().create_plain_network(NETWORK, "10.66.0.0/16", 1500)?;
-=======
-    bed.vrouter().create_ipv4_network(NETWORK, "10.66.0.0/16", 1500)?;
->>>>>>> deep
     let mut nics = Vec::new();
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);
@@ -325,11 +321,7 @@ pub fn comes_back(bed: &mut Bed) -> Result<()> {
     }
 
     bed.restart()?;
-<<<<<<< HEAD
     bed.vrouter().create_plain_network(NETWORK, "10.66.0.0/16", 1500)?;
-=======
-    bed.vrouter().create_ipv4_network(NETWORK, "10.66.0.0/16", 1500)?;
->>>>>>> deep
     let kinds = [&SPLIT, &PLAIN];
     for kind in kinds {
         let (id, ip, pairs) = (kind.id, kind.ip, kind.queues);

@@ -23,11 +23,7 @@ const ATTACH: Duration = Duration::from_secs(60);
 const ALLOWED: u64 = 100;
 
 pub fn pods_are_small(bed: &mut Bed) -> Result<()> {
-<<<<<<< HEAD
     bed.vrouter().create_plain_network("idle", "10.80.0.0/16", 1500)?;
-=======
-    bed.vrouter().create_ipv4_network("idle", "10.80.0.0/16", 1500)?;
->>>>>>> deep
     let before = Resident::of(bed.vrouter().pid())?;
     let mut command = bed.cgroups().command(Side::Pods, bed.pod_cpu, std::env::current_exe()?);
     command.arg(ROLE);

@@ -60,13 +60,9 @@ impl Ringway {
         let vrouter = VRouter::start_with(&config, &socket, &place.log("vrouter"))?;
         let api = Api { vrouter: &vrouter, cgroup: place.cgroups.path(Side::Pods) };
 
-<<<<<<< HEAD
         let mtu = mtu(traffic).into();
         let network = api.network("bench", "10.66.0.0/16", mtu, None)?;
         let far = subject.tunnel.then(|| tunnel::Far::create(&api, mtu)).transpose()?;
-=======
-        let network = vrouter.create_ipv4_network("bench", "10.66.0.0/16", mtu(traffic).into())?;
->>>>>>> deep
         let ips = [2, 3].map(|last| Ipv4Addr::new(10, 66, 0, last));
         let mut endpoints = Vec::new();
         for (index, ip) in ips.into_iter().enumerate() {
@@ -254,11 +250,7 @@ impl Api<'_> {
 
     /// Ports for idle pods, in a network of their own; gives their sockets.
     fn idle_ports(&self, directory: &Path, number: u16) -> Result<Vec<PathBuf>> {
-<<<<<<< HEAD
         let network = self.network("idle", "10.80.0.0/16", 1500, None)?;
-=======
-        let network = self.vrouter.create_ipv4_network("idle", "10.80.0.0/16", 1500)?;
->>>>>>> deep
         let mut sockets = Vec::new();
         for index in 0..number {
             let [high, low] = index.to_be_bytes();
