@@ -27,7 +27,12 @@ pub(super) fn forward(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> 
     let head = packet.header.first_chunk_mut::<HEAD_BYTES>()?;
     let mut ip = ipv6::Header::of(head.last_chunk_mut()?);
     let total = u32::from(ip.payload_length()) + 54;
-    if ip.source() != expect.source || total > frame_bytes || ip.hop_limit() <= 1 {
+    // ICMPv6 may be Neighbor Discovery, which is never forwarded, wherever it claims to go.
+    if ip.source() != expect.source
+        || total > frame_bytes
+        || ip.hop_limit() <= 1
+        || ip.next_header() == Protocol::ICMPV6
+    {
         return None;
     }
     let index = at.network.lookup6(ip.destination());

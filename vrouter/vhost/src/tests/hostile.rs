@@ -11,7 +11,8 @@ use bolero::TypeGenerator;
 use super::fence::Fenced;
 use crate::offload::Offloads;
 use crate::queue::{
-    Activation, BURST, HEAD_BYTES, PlainBurst, Queue, RingFormat, RxLease, RxScratch, TxBurst,
+    Activation, BURST, HEAD_BYTES, Headed, PlainBurst, Queue, RingFormat, RxLease, RxScratch,
+    TxBurst,
 };
 use crate::ring::{Direction, Layout, RingAddresses};
 
@@ -305,7 +306,10 @@ fn deliver_plain(
         *copied = frame.head(head, enough);
         assert!(usize::from(*copied) <= HEAD_BYTES && u32::from(*copied) <= frame.bytes());
     }
-    let wanted = (0..frames).map(|i| (i, &heads[i][..copied[i].into()], copied[i].into()));
+    let wanted = (0..frames).map(|frame| {
+        let head = &heads[frame][..copied[frame].into()];
+        Headed { frame, front: &[], head, skip: copied[frame].into(), len: u32::MAX }
+    });
     let done = rx.forward_plain(burst, wanted);
     assert!(done <= frames);
     done

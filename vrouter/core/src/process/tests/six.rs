@@ -413,6 +413,7 @@ fn neighbor_discovery_rules() {
             |_| (),
             drop(NdSpoof),
         ),
+        ("router advertisement to b", discovery(A6, B6, 134, "::", None), |_| (), drop(NdSpoof)),
         ("redirect", discovery(A_LINK, A6, 137, "::", None), |_| (), drop(NdSpoof)),
         ("forwarded", solicitation(A6, GW6), |f| f[21] = 254, drop(MalformedNd)),
         ("checksum", solicitation(A6, GW6), |f| f[56] ^= 1, drop(MalformedNd)),
