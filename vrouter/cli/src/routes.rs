@@ -175,7 +175,7 @@ impl From<v1::Route> for Route {
 }
 
 impl Route {
-    /// As a line that [`line`] reads.
+    /// As a line that [`line()`] reads.
     pub(crate) fn text(&self) -> String {
         let Self { prefix, kind, via, mac } = self;
         match (via, mac) {
