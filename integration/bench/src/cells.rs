@@ -207,7 +207,7 @@ pub fn all() -> Vec<Cell> {
             targets: vec![aim("ringway_1000", 0.90, None)],
             ..throughput(
                 "routes.1000000",
-                fast(65536),
+                fast(32768),
                 &[
                     Subject { routes: Some(1_000_000), ..RINGWAY },
                     Subject { name: "ringway_1000", routes: Some(1_000), ..RINGWAY },
