@@ -48,6 +48,7 @@ const DEPENDENCIES: &[Allowed] = &[
     },
     Allowed { package: "vrouter-vhost", ours: &["vrouter-net"], others: None },
     Allowed { package: "vrouter-api", ours: &[], others: None },
+    Allowed { package: "vrouter-kernel", ours: &[], others: None },
     Allowed {
         package: "vrouter-vrouterd",
         ours: &[

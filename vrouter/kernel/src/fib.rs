@@ -1,0 +1,1 @@
+//! The kernel's routes, neighbours and links, turned into the routes of virtual networks.

@@ -1,0 +1,1 @@
+//! Host interfaces: a TAP that carries on what the kernel had on an uplink.
