@@ -55,6 +55,9 @@ pub struct WorkerSettings {
     /// How long a large frame may wait in its pod's ring, once its worker has much to do, to leave the cache of the
     /// CPU that wrote it, µs: copying it costs a third then. 0: not at all.
     pub max_rest_us: u32,
+    /// How often a sleeping worker looks at uplinks whose driver does not tell of packets (af_packet), µs: what their first
+    /// packet may have to wait.
+    pub uplink_poll_us: u32,
     /// How queues get their workers.
     pub assignment: Assignment,
 }
@@ -227,6 +230,7 @@ impl Default for WorkerSettings {
             idle_spin_us: 50,
             max_sleep_ms: 1000,
             max_rest_us: 300,
+            uplink_poll_us: 100,
             assignment: Assignment::Load,
         }
     }
@@ -274,6 +278,7 @@ impl VrouterConfig {
         check::range("workers.idle_spin_us", self.workers.idle_spin_us, 0, 1_000_000)?;
         check::range("workers.max_sleep_ms", self.workers.max_sleep_ms, 1, 60_000)?;
         check::range("workers.max_rest_us", self.workers.max_rest_us, 0, 400)?;
+        check::range("workers.uplink_poll_us", self.workers.uplink_poll_us, 10, 100_000)?;
         check::range("limits.ports", self.limits.ports, 1, 65_535)?;
         self.networks
             .iter()

@@ -91,6 +91,11 @@ uint8_t *ringway_mbuf_adj(struct rte_mbuf *mbuf, uint16_t len)
 	return (uint8_t *)rte_pktmbuf_adj(mbuf, len);
 }
 
+int ringway_mbuf_trim(struct rte_mbuf *mbuf, uint16_t len)
+{
+	return rte_pktmbuf_trim(mbuf, len);
+}
+
 void ringway_mbuf_reset(struct rte_mbuf *mbuf)
 {
 	/* A reset alone would forget the rest of a packet that a device received in pieces. */

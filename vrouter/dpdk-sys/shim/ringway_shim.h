@@ -73,6 +73,9 @@ uint8_t *ringway_mbuf_prepend(struct rte_mbuf *mbuf, uint16_t len);
 /* Shortens the packet at its start; NULL, and nothing is changed, when it is shorter. */
 uint8_t *ringway_mbuf_adj(struct rte_mbuf *mbuf, uint16_t len);
 
+/* Shortens the packet at its end; -1, and nothing is changed, when its last segment is shorter. */
+int ringway_mbuf_trim(struct rte_mbuf *mbuf, uint16_t len);
+
 /* Empties the packet, gives back what is chained to it, and restores the headroom. */
 void ringway_mbuf_reset(struct rte_mbuf *mbuf);
 

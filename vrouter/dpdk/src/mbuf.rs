@@ -173,6 +173,20 @@ impl MbufBatch {
         Ok(())
     }
 
+    /// Adds one packet of `len` bytes and returns them, to be written whole as those of [`Packet::append`].
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    #[inline]
+    pub fn push(&mut self, len: u16) -> Result<&mut [u8], AllocError> {
+        self.alloc_as_left(1, len)?;
+        let last = usize::from(self.len.saturating_sub(1));
+        let raw = self.raws.get(last).copied().ok_or(AllocError::Exhausted { wanted: 1 })?;
+        // SAFETY: the batch owns this live buffer, and `&mut self` keeps everybody else away while the bytes are
+        // borrowed.
+        Ok(unsafe { data_mut(raw) })
+    }
+
     /// Returns all buffers to the pool.
     pub fn clear(&mut self) {
         let count = u32::from(std::mem::take(&mut self.len));
@@ -412,6 +426,13 @@ impl Packet<'_> {
         // SAFETY: a live buffer that nobody else uses, as in `append`; DPDK checks the length.
         let start = unsafe { sys::ringway_mbuf_adj(self.raw, len) };
         !start.is_null()
+    }
+
+    /// Takes `len` bytes off the packet's end. `false`, and nothing is changed, when its last segment has fewer.
+    #[inline]
+    pub fn trim_end(&mut self, len: u16) -> bool {
+        // SAFETY: a live buffer that nobody else uses, as in `append`; DPDK checks the length.
+        unsafe { sys::ringway_mbuf_trim(self.raw, len) == 0 }
     }
 
     /// Whether [`Packet::data`] is all of it. It is not when a device received it in pieces.

@@ -158,6 +158,8 @@ fn packets_of_a_batch_go_different_ways() {
     packet.prepend(3).unwrap().copy_from_slice(&[9, 8, 7]);
     assert_eq!(packet.data(), [9, 8, 7, 3, 3]);
     assert!(packet.prepend(2000).is_err());
+    assert!(packet.trim_end(1) && !packet.trim_end(5));
+    assert_eq!(packet.data(), [9, 8, 7, 3]);
     assert_eq!(spread.take(3, &mut to[0]), Ok(true));
     assert_eq!(spread.take(3, &mut to[0]), Ok(false), "gone already");
     assert_eq!(spread.take(5, &mut to[0]), Ok(false), "never was");
@@ -170,10 +172,14 @@ fn packets_of_a_batch_go_different_ways() {
     let first = |batch: &vrouter_dpdk::MbufBatch| batch.iter().map(|p| p[0]).collect::<Vec<_>>();
     assert_eq!((first(&from), first(&to[0]), first(&to[1])), (vec![2, 4], vec![9, 0], vec![1]));
     assert_eq!(pool.in_use(), 5);
+    assert!(to[1].push(10).is_err(), "no place");
+    assert!(from.push(4000).is_err(), "no such buffers");
+    from.push(3).unwrap().copy_from_slice(&[5, 6, 7]);
+    assert_eq!((from.iter().last().unwrap(), from.len()), (&[5, 6, 7][..], 3));
     let mut many = pool.batch(100);
     many.alloc(100).unwrap();
     assert_eq!(many.spread().len(), 64);
-    assert_eq!((many.len(), pool.in_use()), (64, 69));
+    assert_eq!((many.len(), pool.in_use()), (64, 70));
     drop((from, to, many));
     assert_eq!((pool.in_use(), other.in_use()), (0, 0));
 }

@@ -20,6 +20,7 @@ mod routes;
 mod service;
 mod socket;
 mod software;
+mod wire;
 mod worker;
 
 use std::fs::{self, DirBuilder};
@@ -122,6 +123,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
             spin: Duration::from_micros(config.workers.idle_spin_us.into()),
             sleep: Duration::from_millis(config.workers.max_sleep_ms.into()),
             rest: Duration::from_micros(config.workers.max_rest_us.into()),
+            poll: Duration::from_micros(config.workers.uplink_poll_us.into()),
         },
         ports: limit,
         pool: pool.clone(),

@@ -17,7 +17,7 @@ use crate::assign::{self, Assigned, Balancer, Burden, Owners, QueueKey, QueueLoa
 use crate::convert::{self, NetworkRequest, PortRequest, Refusal};
 use crate::counters::{PortCounts, since};
 use crate::crew::Crew;
-use crate::dataplane::{DataPort, Dataplane, Layout, Slot};
+use crate::dataplane::{DataPort, Dataplane, Ends, Layout, Slot};
 use crate::routes::Routes;
 
 /// Events a slow watcher may lag behind before it has to start again.
@@ -538,7 +538,8 @@ impl Registry {
     /// Hands the workers the new state. Those asleep are woken, so that they look at it.
     fn publish(&mut self) {
         let ports = self.ports.values().map(|p| {
-            let port = DataPort { index: p.index, queues: Arc::clone(p.port.queues()) };
+            let ends = Ends::Pod(Arc::clone(p.port.queues()));
+            let port = DataPort { index: p.index, ends };
             (port, p.facts.owners())
         });
         let layout = Arc::new(Layout::new(ports, self.crew.wakes()));

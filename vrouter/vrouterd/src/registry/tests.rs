@@ -77,6 +77,7 @@ impl Node {
                 spin: Duration::from_micros(5),
                 sleep: Duration::from_secs(60),
                 rest: Duration::from_micros(300),
+                poll: Duration::from_micros(100),
             },
             ports: 8,
             pool,
