@@ -39,7 +39,7 @@ impl Groups {
         for (at, (packet, target)) in packets.iter().zip(&mut targets).enumerate() {
             match packet.verdict {
                 Verdict::Drop(reason) => drop(reason),
-                Verdict::Forward(port) => {
+                Verdict::Forward(port) | Verdict::Punt(port, _) => {
                     *target = port;
                     waiting |= 1 << at;
                 }

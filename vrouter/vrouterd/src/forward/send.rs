@@ -103,7 +103,9 @@ impl Output<'_> {
                 match self.send_one(packet, &origin, &mut sending, software) {
                     Ok(()) => {
                         sending.sent.arrived(packet.verdict);
-                        self.punted(packet.verdict);
+                        if let Verdict::Punt(_, class) = packet.verdict {
+                            self.counts.punted(class);
+                        }
                     }
                     Err(reason) => self.drop(reason),
                 }
@@ -136,8 +138,4 @@ impl Output<'_> {
         })
     }
 
-    #[inline]
-    fn punted(&self, verdict: Verdict) {
-        let _ = verdict;
-    }
 }

@@ -206,7 +206,9 @@ impl Arrived<'_, '_> {
             match done {
                 Ok(()) => {
                     sending.sent.arrived(packet.verdict);
-                    self.punted(packet.verdict);
+                    if let Verdict::Punt(_, class) = packet.verdict {
+                        self.counts.punted(class);
+                    }
                 }
                 Err(reason) => self.tally.drop(self.counts, reason),
             }
@@ -229,10 +231,6 @@ impl Arrived<'_, '_> {
         }
     }
 
-    #[inline]
-    fn punted(&self, verdict: Verdict) {
-        let _ = verdict;
-    }
 
     /// The port they are for is not there, or its queue is off.
     #[cold]
