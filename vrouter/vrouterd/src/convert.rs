@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
-    DropReason, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
     PortPolicy, PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
 use vrouter_dpdk::PoolError;
@@ -20,7 +20,7 @@ use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
 
 use crate::assign::{Owners, WorkerIndex};
-pub use stats::{drops, port_stats, worker_stats};
+pub use stats::{port_stats, worker_stats};
 pub use uplinks::{Driver, UplinkRequest};
 
 /// Longest name of a network, and of the words people see.

@@ -15,7 +15,7 @@ use vrouter_net::IpPrefix;
 use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent, Status};
 use vrouter_vhost::wake::Token;
 
-use crate::assign::{self, Balancer, Owners};
+use crate::assign::{self, Balancer, Owners, WorkerIndex};
 use crate::convert::{self, NetworkRequest, PortRequest, Refusal};
 use crate::counters::{PortCounts, since};
 use crate::crew::Crew;

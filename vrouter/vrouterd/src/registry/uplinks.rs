@@ -116,7 +116,7 @@ impl Registry {
                 Err(Refusal::Exists { what: "uplink", name })
             };
         }
-        let shares = |it: &&super::UplinkRecord| it.request.device == request.device;
+        let shares = |it: &&UplinkRecord| it.request.device == request.device;
         if let Some(other) = self.uplinks.values().find(shares) {
             let (device, uplink) = (request.device, other.request.name.clone());
             return Err(Refusal::DeviceTaken { device, uplink });
