@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use vrouter_api::v1;
 use vrouter_core::{
     DropReason, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
-    PortPolicy, Rates, RouteError, Tunnel,
+    PortPolicy, PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
 use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
@@ -141,7 +141,9 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::DuplicateIpv6 { .. }
                 | PolicyError::Ipv6OfGateway { .. }
                 | PolicyError::TunnelAddressTaken { .. }
-                | PolicyError::DuplicateVni { .. },
+                | PolicyError::DuplicateVni { .. }
+                | PolicyError::DuplicateLabel { .. }
+                | PolicyError::DuplicateKernel { .. },
             ) => Code::AlreadyExists,
             Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
                 Code::InvalidArgument
@@ -266,9 +268,21 @@ impl NetworkRequest {
         let tunnel = self.tunnel.as_ref().map(|TunnelRequest { vni, underlay, local }| {
             // A network over itself: refused like any other that is not there.
             let underlay = find(underlay).unwrap_or(index);
-            Tunnel { vni: *vni, underlay, local: *local }
+            Tunnel { vni: Some(*vni), label: None, underlay, local: *local }
         });
-        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, tunnel }
+        NetworkPolicy {
+            index,
+            prefix,
+            gateway,
+            gateway_mac,
+            mtu,
+            ipv6,
+            mode,
+            floods,
+            tunnel,
+            external: false,
+            punts: PuntRates::default(),
+        }
     }
 
     /// Writes it with everything filled in. `routes`: how many it has; `stations`: how many its trunks lead to.
@@ -422,7 +436,8 @@ impl PortRequest {
         let Self { mac, ipv4, ipv6, .. } = *self;
         let (allowed, trunk) = (self.allowed.clone(), self.spec.trunk);
         let rates = self.rates.unwrap_or_default();
-        PortPolicy { index, network, mac, ipv4, ipv6, allowed, trunk, rates }
+        let role = PortRole::Pod;
+        PortPolicy { index, network, role, mac, ipv4, ipv6, allowed, trunk, rates, mtu: None }
     }
 
     /// Whether another request is for the same port, whoever may connect and whoever polls it.

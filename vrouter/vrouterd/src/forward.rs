@@ -289,7 +289,7 @@ impl Output<'_> {
         for (at, (packet, target)) in self.packets.iter().zip(&mut targets).enumerate() {
             match packet.verdict {
                 Verdict::Drop(reason) => self.drop(reason),
-                Verdict::Forward(port) => {
+                Verdict::Forward(port) | Verdict::Punt(port, _) => {
                     *target = port;
                     waiting |= 1 << at;
                 }

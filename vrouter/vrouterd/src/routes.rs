@@ -27,7 +27,7 @@ impl Routes {
     pub fn apply(&mut self, changes: &[RouteChange]) {
         for RouteChange { prefix, target } in changes {
             match target {
-                Some(target) => self.0.insert(*prefix, *target),
+                Some(target) => self.0.insert(*prefix, target.clone()),
                 None => self.0.remove(prefix),
             };
         }
@@ -39,7 +39,7 @@ impl Routes {
         let removed: BTreeSet<_> = removed.map(|change| change.prefix).collect();
         let replaces = |change: &&RouteChange| {
             let known = self.0.get(&change.prefix).filter(|_| !removed.contains(&change.prefix));
-            change.target.is_some() && known.is_some_and(|known| Some(*known) != change.target)
+            change.target.is_some() && known.is_some_and(|known| Some(known) != change.target.as_ref())
         };
         changes.iter().find(replaces).map(|change| change.prefix)
     }
@@ -48,13 +48,13 @@ impl Routes {
     pub fn page(&self, after: Option<IpPrefix>, limit: usize) -> (Vec<v1::Route>, bool) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.0.range((start, Bound::Unbounded));
-        let page = rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, *target));
+        let page = rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, target));
         let page = page.collect();
         (page, rest.next().is_some())
     }
 }
 
-fn write(prefix: IpPrefix, target: RouteTarget) -> v1::Route {
+fn write(prefix: IpPrefix, target: &RouteTarget) -> v1::Route {
     let mut mac = String::new();
     let (kind, via) = match target {
         RouteTarget::Vxlan(vtep) => {
@@ -64,6 +64,12 @@ fn write(prefix: IpPrefix, target: RouteTarget) -> v1::Route {
         RouteTarget::Via(via) => (v1::RouteKind::Via, via.to_string()),
         RouteTarget::Unreachable => (v1::RouteKind::Unreachable, String::new()),
         RouteTarget::Drop => (v1::RouteKind::Drop, String::new()),
+        // Nothing that is on the wire yet sets one of these.
+        RouteTarget::MplsUdp(_)
+        | RouteTarget::Local
+        | RouteTarget::Link { .. }
+        | RouteTarget::Kernel
+        | RouteTarget::Multipath(_) => (v1::RouteKind::Unspecified, String::new()),
     };
     v1::Route { prefix: prefix.to_string(), kind: kind.into(), via, mac }
 }
