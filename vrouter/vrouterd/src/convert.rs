@@ -167,7 +167,9 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::DuplicateIpv6 { .. }
                 | PolicyError::Ipv6OfGateway { .. }
                 | PolicyError::TunnelAddressTaken { .. }
-                | PolicyError::DuplicateVni { .. },
+                | PolicyError::DuplicateVni { .. }
+                | PolicyError::DuplicateLabel { .. }
+                | PolicyError::DuplicateKernel { .. },
             ) => Code::AlreadyExists,
             Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
                 Code::InvalidArgument
