@@ -9,7 +9,6 @@
 //! ```
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -122,11 +121,6 @@ impl Rig {
         let vrouter = tail(&self.run.path().join("vrouter.log"), 25);
         format!("vRouter:\n{vrouter}\npod:\n{}", tail(self.pod_app.log(), 5))
     }
-
-    /// A file of the run.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.run.path().join(name)
-    }
 }
 
 /// A route without a target yet.
@@ -167,6 +161,8 @@ pub fn wire(node: &Space, far: &Space, near: &str, there: &str) -> Result<()> {
 /// What a plain Linux router does to join the network by VXLAN.
 fn far_end(far: &Space, gateway: &str) -> Result<()> {
     far.ip("link add vx0 type vxlan id 77 local 192.0.2.2 remote 192.0.2.1 dstport 4789 dev e0")?;
+    // Of its own accord it would tell all routers that it is there.
+    far.set("ipv6/conf/vx0/disable_ipv6", "1")?;
     far.ip("link set vx0 mtu 1500 up")?;
     far.ip("addr add 10.99.0.1/24 dev vx0")?;
     far.ip("addr add 10.98.0.1/32 dev vx0")?;

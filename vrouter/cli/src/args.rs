@@ -2,6 +2,7 @@
 
 mod networks;
 mod routes;
+mod uplinks;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 
 pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
+pub(crate) use uplinks::{AddUplink, Driver, UplinkAction};
 
 /// Shows and changes what this node's vRouter does.
 #[derive(Debug, Parser)]
@@ -78,6 +80,13 @@ pub(crate) enum Command {
     Networks {
         #[command(subcommand)]
         action: Option<NetworkAction>,
+    },
+
+    /// Ways out of this host. Without a subcommand: list them.
+    #[command(after_long_help = UPLINKS_JSON)]
+    Uplinks {
+        #[command(subcommand)]
+        action: Option<UplinkAction>,
     },
 
     /// Routes of a network, beside those to its pods.
@@ -200,7 +209,22 @@ JSON: an array of
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
   tunnel                       null, or {vni, underlay, local}
+  external                     true or false; an external one has no addresses of its own
 `add` prints one such object, `delete` prints {deleted: name}.";
+
+const UPLINKS_JSON: &str = "\
+PUNTED is what was handed to the kernel, DROPPED what came from the wire or from the kernel and went nowhere.
+
+JSON: an array of
+  name, device, driver, network, mac    strings
+  host_interface, reason                string or null
+  mtu, queues                           numbers
+  workers                               an array of numbers: who polls each queue
+  link                                  true or false
+  speed_mbit                            number or null
+  counters                              {rx_packets, rx_bytes, tx_packets, tx_bytes, drops, host_drops, punts, device,
+                                        host_device}; the last five are objects of numbers by reason, class or name
+`add` prints one such object without counters, `delete` prints {deleted: name}.";
 
 const WORKERS_HELP: &str = "\
 QUEUES are the queues that pods send on and this worker polls. [workers] assignment in vrouter.toml says how they are
@@ -322,7 +346,7 @@ mod tests {
             panic!("{args:?}")
         };
         assert_eq!(
-            (add.name.as_str(), add.ipv4.as_str(), add.mtu),
+            (add.name.as_str(), add.ipv4.as_deref().unwrap_or_default(), add.mtu),
             ("red", "10.0.0.0/24", Some(9000))
         );
         assert_eq!(add.gateway, Some([10, 0, 0, 9].into()));

@@ -2,6 +2,7 @@
 
 mod networks;
 mod routes;
+mod uplinks;
 
 use std::io::Write;
 use std::time::Duration;
@@ -45,6 +46,9 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             vrouter.delete_network(name).await?;
             let deleted = Deleted { deleted: name.clone() };
             show(out, args.json, &deleted, |_| format!("network {name} is gone\n"))
+        }
+        Command::Uplinks { action } => {
+            uplinks::run(&mut vrouter, action.as_ref(), args.json, out).await
         }
         Command::Routes(routes) => routes::run(&mut vrouter, routes, args.json, out).await,
         Command::Workers { action: None } => show_workers(&mut vrouter, args.json, out).await,

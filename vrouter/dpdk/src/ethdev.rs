@@ -105,7 +105,7 @@ pub struct Info {
     pub max_tx_queues: u16,
     /// Smallest MTU.
     pub min_mtu: u16,
-    /// Largest MTU.
+    /// Largest MTU. The kernel's interface behind a device may have a larger one ([`set_interface_mtu`]).
     pub max_mtu: u16,
     /// Fewest and most descriptors of a receive queue.
     pub rx_descriptors: (u16, u16),
@@ -325,7 +325,10 @@ impl Ethdev {
         // SAFETY: a device with all its queues set up.
         let status = unsafe { sys::rte_eth_dev_start(port) };
         device.check("start it", status)?;
-        let rx = |queue| RxQueue::new(Arc::clone(device), port, queue, config.rx_pool.clone());
+        let rx = |queue| {
+            let pool = config.rx_pool.clone();
+            RxQueue::new(Arc::clone(device), port, queue, pool, config.interrupts)
+        };
         let tx = |queue| TxQueue::new(Arc::clone(device), port, queue);
         Ok(Queues {
             rx: (0..config.rx_queues).map(rx).collect(),
@@ -465,6 +468,20 @@ impl Ethdev {
     /// The name it was opened by.
     pub fn name(&self) -> &str {
         &self.device.name
+    }
+}
+
+/// Sets the MTU of one of the kernel's interfaces. Drivers of such interfaces pass on what fits their buffers, whatever
+/// MTU DPDK would let them have.
+///
+/// # Errors
+/// `ENODEV`, `EINVAL` for one that it can't have, `EPERM`.
+pub fn set_interface_mtu(name: &str, mtu: u16) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: a C string for the whole call.
+    match unsafe { sys::ringway_interface_mtu(name.as_ptr(), mtu) } {
+        0 => Ok(()),
+        status => Err(Errno::from_raw(status.wrapping_neg())),
     }
 }
 
