@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    ChangeRoutesRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest, Info,
-    ListNetworksRequest, ListPortsRequest, ListUplinksRequest, Network, PeerRefused, Port, PortSpec, PortState,
-    PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec, WatchRequest,
+    ChangeRoutesRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest,
+    Info, ListNetworksRequest, ListPortsRequest, ListUplinksRequest, Network, PeerRefused, Port,
+    PortSpec, PortState, PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec, WatchRequest,
 };
 use vrouter_api::{Client, connect};
 

@@ -76,7 +76,9 @@ impl Rig {
             Space::create(&run, "node")?,
             Space::create(&run, "far")?,
         ];
-        for (near, there, address) in [("n0", "e0", "192.0.2.2/24"), ("n1", "e1", "198.51.100.2/24")] {
+        for (near, there, address) in
+            [("n0", "e0", "192.0.2.2/24"), ("n1", "e1", "198.51.100.2/24")]
+        {
             wire(&node, &far, near, there)?;
             far.ip(&format!("addr add {address} dev {there}"))?;
         }
@@ -93,10 +95,13 @@ impl Rig {
         let vrouter = VRouter::start_as(command, &config, &socket, &log)?;
         node.ip("addr add 192.0.2.1/24 dev host0")?;
         far_end(&far, &vrouter.network("red")?.gateway_mac)?;
-        vrouter.set_routes("fabric", vec![
-            Route { kind: RouteKind::Local.into(), ..prefix("192.0.2.1/32") },
-            link("192.0.2.2/32", "up0", &far.mac("e0")?),
-        ])?;
+        vrouter.set_routes(
+            "fabric",
+            vec![
+                Route { kind: RouteKind::Local.into(), ..prefix("192.0.2.1/32") },
+                link("192.0.2.2/32", "up0", &far.mac("e0")?),
+            ],
+        )?;
         vrouter.set_routes("red", vec![vxlan("10.99.0.0/24", "192.0.2.2", &far.mac("vx0")?)])?;
         let pod_app = pod_app(&run, &cgroups, &pod, &vrouter)?;
         Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, node, far, run })
@@ -144,7 +149,9 @@ pub fn vxlan(to: &str, via: &str, mac: &str) -> Route {
 /// itself. The far end sends what a wire would carry, for the near end's packet socket can't tell what is left to be done.
 pub fn wire(node: &Space, far: &Space, near: &str, there: &str) -> Result<()> {
     let other = far.name();
-    node.ip(&format!("link add {near} mtu 1600 type veth peer name {there} mtu 1600 netns {other}"))?;
+    node.ip(&format!(
+        "link add {near} mtu 1600 type veth peer name {there} mtu 1600 netns {other}"
+    ))?;
     for (key, value) in [
         (format!("ipv6/conf/{near}/disable_ipv6"), "1"),
         (format!("ipv4/conf/{near}/arp_ignore"), "8"),
@@ -188,7 +195,14 @@ fn pod_app(run: &RunDir, cgroups: &Cgroups, pod: &Space, vrouter: &VRouter) -> R
     })?;
     let mut command = cgroups.command(Side::Pods, 0, "/usr/sbin/ip");
     command.args(["netns", "exec", pod.name(), "/usr/bin/dpdk-testpmd"]);
-    command.args(["--in-memory", "--single-file-segments", "--no-pci", "--no-telemetry", "-m", "64"]);
+    command.args([
+        "--in-memory",
+        "--single-file-segments",
+        "--no-pci",
+        "--no-telemetry",
+        "-m",
+        "64",
+    ]);
     command.args(["--lcores", "0@0,1@0", "--vdev"]);
     command.arg(format!("net_virtio_user0,path={text},mac={POD_MAC},queues=1,queue_size=256"));
     command.args(["--vdev", &format!("net_tap0,iface=eth0,mac={POD_MAC}")]);

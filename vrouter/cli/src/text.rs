@@ -348,7 +348,9 @@ pub(crate) fn event(event: &Event) -> String {
         Event::PortRemoved { id } => format!("port {id} removed"),
         Event::Synced => "synced".to_owned(),
         Event::PeerRefused { id, pid, why } => format!("port {id} refused process {pid}: {why}"),
-        Event::UplinkAdded { uplink } => format!("uplink {} added: {}", uplink.name, link_of(uplink)),
+        Event::UplinkAdded { uplink } => {
+            format!("uplink {} added: {}", uplink.name, link_of(uplink))
+        }
         Event::UplinkChanged { uplink } => {
             format!("uplink {} changed: {}", uplink.name, link_of(uplink))
         }
@@ -367,7 +369,12 @@ fn name(port: &Port) -> String {
 
 fn link_of(uplink: &Uplink) -> String {
     let reason = uplink.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    format!("link {}{reason}, {} {}", if uplink.link { "up" } else { "down" }, uplink.network, uplink.device)
+    format!(
+        "link {}{reason}, {} {}",
+        if uplink.link { "up" } else { "down" },
+        uplink.network,
+        uplink.device
+    )
 }
 
 fn describe(port: &Port) -> String {

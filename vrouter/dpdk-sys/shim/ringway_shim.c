@@ -248,8 +248,8 @@ int ringway_ethdev_xstats(uint16_t port, struct ringway_ethdev_xstat *stats, uin
 		for (int i = 0; i < there && (uint32_t)there <= count; i++) {
 			if (values[i].id >= (uint64_t)there)
 				continue;
+			memset(stats[i].name, 0, sizeof(stats[i].name));
 			memcpy(stats[i].name, names[values[i].id].name, sizeof(stats[i].name) - 1);
-			stats[i].name[sizeof(stats[i].name) - 1] = 0;
 			stats[i].value = values[i].value;
 		}
 	}

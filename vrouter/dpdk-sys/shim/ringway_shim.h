@@ -127,8 +127,8 @@ struct ringway_ethdev_stats {
 
 /* One of a device's own further counters. */
 struct ringway_ethdev_xstat {
-	/* Ends with NUL. */
-	char name[64];
+	/* Ends with NUL; in two halves, for which Rust has a default value. */
+	char name[2][32];
 	uint64_t value;
 };
 

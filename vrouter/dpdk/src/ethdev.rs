@@ -405,7 +405,7 @@ impl Ethdev {
         // More than any driver in Debian's build has; one that has more tells how many, and is asked again.
         let mut room = 256;
         loop {
-            stats.resize(room, sys::ringway_ethdev_xstat { name: [0; 64], value: 0 });
+            stats.resize(room, sys::ringway_ethdev_xstat::default());
             let count = u32::try_from(room).unwrap_or(u32::MAX);
             // SAFETY: an open device, and `count` places for the answer.
             let there =
@@ -422,7 +422,7 @@ impl Ethdev {
             room = there;
         }
         let named = |stat: &sys::ringway_ethdev_xstat| {
-            let name = stat.name.map(i8::cast_unsigned);
+            let name: Vec<u8> = stat.name.as_flattened().iter().map(|c| c.cast_unsigned()).collect();
             let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
             (name.to_string_lossy().into_owned(), stat.value)
         };

@@ -159,7 +159,9 @@ impl Devices {
         let mtu = request.mtu.min(TAP_MTU);
         if mtu < request.mtu {
             tracing::warn!(
-                uplink = request.name, host, mtu,
+                uplink = request.name,
+                host,
+                mtu,
                 "the host interface carries less than the uplink: DPDK's driver of TAPs sends no larger packets"
             );
         }
@@ -364,7 +366,9 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said_with_what_is() {
         let error = check_interface("rw-none").unwrap_err();
-        assert!(error.contains("there is no interface \"rw-none\"; there are") && error.contains("lo"));
+        assert!(
+            error.contains("there is no interface \"rw-none\"; there are") && error.contains("lo")
+        );
         let error = check_pci("ffff:ff:1f.7").unwrap_err();
         assert!(error.contains("there is no PCI device"), "{error}");
         assert_eq!(check_interface("lo"), Ok(()));

@@ -42,7 +42,8 @@ impl Routes {
         let removed: BTreeSet<_> = removed.map(|change| change.prefix).collect();
         let replaces = |change: &&RouteChange| {
             let known = self.0.get(&change.prefix).filter(|_| !removed.contains(&change.prefix));
-            change.target.is_some() && known.is_some_and(|known| Some(known) != change.target.as_ref())
+            change.target.is_some()
+                && known.is_some_and(|known| Some(known) != change.target.as_ref())
         };
         changes.iter().find(replaces).map(|change| change.prefix)
     }
@@ -56,7 +57,8 @@ impl Routes {
     ) -> (Vec<v1::Route>, bool) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.0.range((start, Bound::Unbounded));
-        let page = rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, target, uplinks));
+        let page =
+            rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, target, uplinks));
         let page = page.collect();
         (page, rest.next().is_some())
     }
@@ -75,9 +77,7 @@ fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1::Ro
             mac: vtep.mac.map(|mac| mac.to_string()).unwrap_or_default(),
             ..route(v1::RouteKind::Vxlan)
         },
-        RouteTarget::Via(via) => {
-            v1::Route { via: via.to_string(), ..route(v1::RouteKind::Via) }
-        }
+        RouteTarget::Via(via) => v1::Route { via: via.to_string(), ..route(v1::RouteKind::Via) },
         RouteTarget::Link { port, mac } => {
             let named = uplinks.iter().find(|(_, index)| index == port);
             v1::Route {
@@ -122,7 +122,10 @@ pub fn read(
         changes.push(RouteChange { prefix: prefix(text)?, target: None });
     }
     for route in &wire.set {
-        changes.push(RouteChange { prefix: prefix(&route.prefix)?, target: Some(target(route, uplinks)?) });
+        changes.push(RouteChange {
+            prefix: prefix(&route.prefix)?,
+            target: Some(target(route, uplinks)?),
+        });
     }
     Ok(changes)
 }
@@ -150,10 +153,9 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
     };
     let kind = v1::RouteKind::try_from(route.kind);
     let has_mac = matches!(kind, Ok(v1::RouteKind::Vxlan | v1::RouteKind::Link));
-    for (field, text, is_fine) in [
-        ("mac", &route.mac, has_mac),
-        ("uplink", &route.uplink, kind == Ok(v1::RouteKind::Link)),
-    ] {
+    for (field, text, is_fine) in
+        [("mac", &route.mac, has_mac), ("uplink", &route.uplink, kind == Ok(v1::RouteKind::Link))]
+    {
         if !text.is_empty() && !is_fine {
             return Err(Refusal::Invalid {
                 field,
@@ -180,7 +182,8 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
         Err(_) => Err(Refusal::Invalid {
             field: "kind",
             value: route.kind.to_string(),
-            remedy: "use via, unreachable, drop, vxlan, local, link, kernel or multipath".to_owned(),
+            remedy: "use via, unreachable, drop, vxlan, local, link, kernel or multipath"
+                .to_owned(),
         }),
     }
 }
@@ -251,7 +254,12 @@ mod tests {
     use super::*;
 
     fn route(prefix: &str, kind: v1::RouteKind, via: &str) -> v1::Route {
-        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into(), ..Default::default() }
+        v1::Route {
+            prefix: prefix.into(),
+            kind: kind.into(),
+            via: via.into(),
+            ..Default::default()
+        }
     }
 
     fn request(remove: &[&str], set: Vec<v1::Route>) -> v1::ChangeRoutesRequest {
@@ -343,7 +351,9 @@ mod tests {
         use v1::RouteKind::{Drop, Via};
         let mut routes = Routes::default();
         let [a, b] = ["10.1.0.0/16", "10.2.0.0/16"];
-        routes.apply(&read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")]), &[]).unwrap());
+        routes.apply(
+            &read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")]), &[]).unwrap(),
+        );
         let other = |prefix| route(prefix, Via, "10.66.0.2");
         for (remove, set, expected) in [
             (&[][..], vec![route(a, Drop, ""), other("10.3.0.0/16")], None),

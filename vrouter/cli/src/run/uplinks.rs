@@ -64,7 +64,8 @@ mod tests {
     fn what_is_left_out_is_left_to_the_vrouter() {
         let add = |line: &str| {
             let args = Args::try_parse_from(format!("ringway uplinks add {line}").split(' '));
-            let Command::Uplinks { action: Some(UplinkAction::Add(uplink)) } = args.unwrap().command
+            let Command::Uplinks { action: Some(UplinkAction::Add(uplink)) } =
+                args.unwrap().command
             else {
                 panic!("{line}")
             };

@@ -223,9 +223,10 @@ impl Registry {
             let link = {
                 let devices = &mut self.devices;
                 let index = record.port.index;
-                let state = look(&mut record.port, &mut reasons, &mut changed, &request.device, || {
-                    devices.open(&request, index)
-                });
+                let state =
+                    look(&mut record.port, &mut reasons, &mut changed, &request.device, || {
+                        devices.open(&request, index)
+                    });
                 state == State::Up
             };
             let replaced = record.follow_device();
