@@ -94,6 +94,7 @@ impl Network {
                     | RouteTarget::Vxlan(_)
                     | RouteTarget::MplsUdp(_)
                     | RouteTarget::Link { .. }
+                    | RouteTarget::Kernel
             );
             ends && path.weight != 0
         };

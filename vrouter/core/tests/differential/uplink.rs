@@ -225,7 +225,7 @@ impl Aim {
             0 => RouteTarget::Kernel,
             1 => RouteTarget::Unreachable,
             2 => port(self.paths[0]),
-            3 => self.several(port),
+            3 => self.several(|which| if which == 7 { RouteTarget::Kernel } else { port(which) }),
             4 | 5 => self.several(|which| Self::tunnel(which, is_six)),
             _ => Self::tunnel(self.paths[0], is_six),
         }
@@ -409,31 +409,29 @@ fn check(reference: &Reference<'_>, tables: &Tables, recipes: &[Recipe]) {
             if matches!(after.verdict, Verdict::Encapsulate(_)) {
                 hide_entropy(&mut got, after.outer().len(), *segment);
             }
-            let answers: Vec<_> = (0..CHOICES)
-                .map(|choice| {
-                    let reference = Reference { choice, ..*reference };
-                    reference.decide(ingress, frame, visible, *segment)
-                })
-                .collect();
-            let fits = |(verdict, sent): &&Answer| {
+            let answer = |choice| {
+                let reference = Reference { choice, ..*reference };
+                reference.decide(ingress, frame, visible, *segment)
+            };
+            let fits = |(_, (verdict, sent)): &(usize, Answer)| {
                 *verdict == after.verdict
                     && got.len() == sent.len()
                     && same(&got, sent, verdict)
             };
-            let Some((verdict, sent)) = answers.iter().find(fits) else {
-                let (verdict, sent) = &answers[0];
+            let mut answers = (0..CHOICES).map(|choice| (choice, answer(choice)));
+            let Some((choice, (verdict, sent))) = answers.find(fits) else {
+                let (verdict, sent) = answer(0);
                 panic!(
                     "port {:?}, frame {frame:02x?}\n {:?} {got:02x?}\n not {verdict:?} {sent:02x?}",
                     port.role, after.verdict
                 );
             };
-            let several = answers.iter().any(|answer| answer != &answers[0]);
             let from_wire = matches!(port.role, PortRole::Uplink { .. });
-            count(verdict, from_wire, several, frame, sent);
+            count(&verdict, from_wire, choice != 0, frame, &sent);
             // What the caller is told of all holds for each.
             let targets = match verdict {
                 Verdict::Forward(to) | Verdict::Encapsulate(to) | Verdict::Decapsulate(to) => {
-                    Some(*to)
+                    Some(to)
                 }
                 _ => None,
             };

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const THIRD: PortIndex = PortIndex(24);
+pub(super) const THIRD: PortIndex = PortIndex(24);
 
 fn several(paths: &[(RouteTarget, u16)]) -> RouteTarget {
     let path = |(target, weight): &(RouteTarget, u16)| Path { target: target.clone(), weight: *weight };
@@ -21,7 +21,7 @@ fn links() -> [(RouteTarget, u16); 3] {
     [(link(UP, PEER), 1), (link(OTHER, NEXT), 1), (link(THIRD, [2, 0, 0, 0, 8, 3]), 2)]
 }
 
-fn spread(ends: (IpAddr, IpAddr)) -> Tables {
+pub(super) fn spread(ends: (IpAddr, IpAddr)) -> Tables {
     let tables = over(ends).update(&three(ends)).unwrap();
     let fabric = [
         ("198.51.100.0/24", several(&links())),
@@ -226,9 +226,7 @@ fn routes_that_cannot_be() {
     let outside = RouteError::Kind { prefix, external: true };
     for target in [via.clone(), vtep(REMOTE.into()), mpls(REMOTE.into()), RouteTarget::Kernel] {
         assert_eq!(refused(FABRIC, target.clone()), outside);
-        if target != RouteTarget::Kernel {
-            assert_eq!(refused(FABRIC, several(&[(target, 1)])), outside);
-        }
+        assert_eq!(refused(FABRIC, several(&[(target, 1)])), outside);
     }
     let inside = RouteError::Kind { prefix, external: false };
     for target in [RouteTarget::Local, link(UP, PEER), several(&links())] {
@@ -243,7 +241,7 @@ fn routes_that_cannot_be() {
     count(&[], RED);
     count(&vec![(via.clone(), 1); Paths::MAX + 1], RED);
     count(&[(via.clone(), 0)], RED);
-    count(&[(RouteTarget::Kernel, 1)], RED);
+    count(&[(RouteTarget::Drop, 1)], RED);
     count(&[(several(&[(via.clone(), 1)]), 1)], RED);
     count(&[(RouteTarget::Local, 1)], FABRIC);
     // As many as there may be are fine, and so is taking them away.
