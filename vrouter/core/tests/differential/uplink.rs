@@ -174,6 +174,8 @@ struct Story {
     tenant: Vec<(u8, Option<Aim>)>,
     down: u8,
     up_again: bool,
+    /// Uplinks and the kernel port come after the routes that lead there.
+    late: bool,
     recipes: Vec<Recipe>,
 }
 
@@ -469,13 +471,19 @@ fn uplinks_agree_with_a_slow_router() {
     let input = bolero::check!().with_type::<Story>().with_iterations(1500);
     input.for_each(|story| {
         let policy = story.policy();
-        let tables = Tables::build(&policy).unwrap();
+        let mut first = policy.clone();
+        if story.late {
+            first.ports.retain(|port| port.role == PortRole::Pod);
+            first.networks[0].mtu -= 10;
+        }
+        let tables = Tables::build(&first).unwrap();
         let in_fabric = Aim::in_fabric;
         let (changes, fabric) = Story::routes(&FABRIC_PREFIXES, &story.fabric, in_fabric);
         let tables = tables.with_routes(FABRIC, &changes).unwrap();
         let in_tenant = |aim: Aim| aim.in_tenant(story.six);
         let (changes, routes) = Story::routes(&super::PREFIXES, &story.tenant, in_tenant);
         let tables = tables.with_routes(TENANT, &changes).unwrap();
+        let tables = tables.update(&policy).unwrap();
         let down: Vec<_> =
             [UP, OTHER].into_iter().zip([1, 2]).filter(|(_, bit)| story.down & bit != 0).collect();
         let down: Vec<_> = down.into_iter().map(|(port, _)| port).collect();
