@@ -11,11 +11,13 @@ mod error;
 mod locate;
 mod nri;
 mod prefix;
+mod runtime;
 mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
+pub use runtime::RuntimeConfig;
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
     PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
@@ -25,6 +27,8 @@ pub use vrouter::{
 pub const VROUTER_FILE: &str = "/etc/ringway/vrouter.toml";
 /// Where the packages put the configuration of the NRI plugin.
 pub const NRI_FILE: &str = "/etc/ringway/nri.toml";
+/// Where the packages put the configuration of the runtime wrapper.
+pub const RUNTIME_FILE: &str = "/etc/ringway/runtime.toml";
 
 #[cfg(test)]
 mod tests;
