@@ -4,10 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{NetworkMode, NriConfig, RouteAction, SocketOwner, VrouterConfig};
+use crate::{NetworkMode, NriConfig, RouteAction, RuntimeConfig, SocketOwner, VrouterConfig};
 
 const VROUTER_SAMPLE: &str = include_str!("../samples/vrouter.toml");
 const NRI_SAMPLE: &str = include_str!("../samples/nri.toml");
+const RUNTIME_SAMPLE: &str = include_str!("../samples/runtime.toml");
 
 fn vrouter(text: &str) -> Result<VrouterConfig, String> {
     VrouterConfig::from_toml(text, Path::new("vrouter.toml")).map_err(|error| error.to_string())
@@ -17,8 +18,13 @@ fn nri(text: &str) -> Result<NriConfig, String> {
     NriConfig::from_toml(text, Path::new("nri.toml")).map_err(|error| error.to_string())
 }
 
+fn runtime(text: &str) -> Result<RuntimeConfig, String> {
+    RuntimeConfig::from_toml(text, Path::new("runtime.toml")).map_err(|error| error.to_string())
+}
+
 #[test]
 fn an_empty_file_is_the_defaults() {
+    assert_eq!(runtime(""), Ok(RuntimeConfig::default()));
     assert_eq!(vrouter(""), Ok(VrouterConfig::default()));
     assert_eq!(nri(""), Ok(NriConfig::default()));
 }
@@ -27,6 +33,7 @@ fn an_empty_file_is_the_defaults() {
 fn samples_are_the_defaults() {
     assert_eq!(vrouter(VROUTER_SAMPLE), Ok(VrouterConfig::default()));
     assert_eq!(nri(NRI_SAMPLE), Ok(NriConfig::default()));
+    assert_eq!(runtime(RUNTIME_SAMPLE), Ok(RuntimeConfig::default()));
 }
 
 /// A default that passes only because nobody checks it would be refused as soon as it is written down.
@@ -43,6 +50,7 @@ fn samples_spell_out_every_key() {
     }
     check(&VrouterConfig::default(), VROUTER_SAMPLE);
     check(&NriConfig::default(), NRI_SAMPLE);
+    check(&RuntimeConfig::default(), RUNTIME_SAMPLE);
     assert!(VROUTER_SAMPLE.contains("# control_group = "));
 }
 
@@ -295,6 +303,19 @@ fn errors_of_nri_toml() {
         ),
     ] {
         check_error(nri(text), text, parts);
+    }
+}
+
+#[test]
+fn errors_of_runtime_toml() {
+    for (text, parts) in [
+        ("runtime = ''", &["runtime.toml:1: bad value \"\" for `runtime`", "runc"][..]),
+        ("runtime = 'bin/runc'", &["bad value \"bin/runc\" for `runtime`", "absolute"]),
+        ("run_dir = 'run'", &["bad value \"run\" for `run_dir`", "absolute"]),
+        ("timeout_ms = 7", &["bad value 7 for `timeout_ms`", "100 to 60000"]),
+        ("runtimes = ['runc']", &["unknown key `runtimes`", "did you mean `runtime`?"]),
+    ] {
+        check_error(runtime(text), text, parts);
     }
 }
 

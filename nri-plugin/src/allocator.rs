@@ -3,8 +3,8 @@
 //! One lock around everything. It is held over calls of the vRouter, which all have a deadline, and over small files in
 //! `run_dir`; never over anything else.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nri_plugin_core::annotations::{self, AnnotationError, Request, SocketOwner};
@@ -26,6 +26,10 @@ use crate::files::{Files, FilesError, Found};
 use crate::liveness;
 use crate::sysfs::{self, SysfsError};
 use crate::vrouter::{Session, VRouter, VRouterError};
+
+mod wrapped;
+
+pub use wrapped::WrappedError;
 
 /// Why a container is not created. Each is one line for the author of the pod.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +108,10 @@ struct State {
     containers: BTreeSet<String>,
     /// Whether the vRouter has said which CPUs it uses. Until then shared CPUs are left as they are.
     vrouter_known: bool,
+    /// Processes that are just creating or deleting containers of the wrapper, by container.
+    callers: BTreeMap<SandboxId, u32>,
+    /// What containers of pods have to be told with the next answer to the runtime.
+    untold: Vec<SharedUpdate>,
 }
 
 impl Allocator {
@@ -122,6 +130,11 @@ impl Allocator {
             (sandboxes.collect(), containers.map(|container| container.id.clone()).collect());
         let state = Mutex::new(State::restore(&settings, &files, found, sandboxes, containers)?);
         Ok(Self { settings, files, vrouter, state, stale_ports: Notify::new() })
+    }
+
+    /// Where everything is.
+    pub fn run_dir(&self) -> &Path {
+        self.files.run_dir()
     }
 
     /// The vRouter, for the watcher.
@@ -160,6 +173,7 @@ impl Allocator {
                 state.sandboxes.insert(sandbox);
                 state.containers.insert(container.id.clone());
                 self.keep(&state.node, &allocation.updates);
+                self.tell_wrapped(state, &allocation.updates);
                 Ok(Some(Granted { allocation, slot_directory }))
             }
             Err(refusal) => {
@@ -246,11 +260,15 @@ impl Allocator {
 
     /// Containers on shared CPUs that have to be told their new ones.
     fn rebalance(&self, state: &mut MutexGuard<'_, State>) -> Vec<SharedUpdate> {
-        if !state.vrouter_known {
-            return Vec::new();
+        let mut updates = std::mem::take(&mut state.untold);
+        if state.vrouter_known {
+            let new = state.node.rebalance();
+            self.keep(&state.node, &new);
+            self.tell_wrapped(state, &new);
+            updates.extend(new);
         }
-        let updates = state.node.rebalance();
-        self.keep(&state.node, &updates);
+        // Where a container is told twice, the later counts.
+        updates.reverse();
         updates
     }
 
@@ -306,8 +324,10 @@ impl Allocator {
         let state = &mut *guard;
         let inherited = state.inherited.iter().filter_map(|sandbox| state.node.pod(sandbox));
         let gone: BTreeSet<_> = inherited
+            .filter(|record| !nri_plugin_api::is_wrapped(record.sandbox.as_str()))
             .filter(|record| !liveness::is_alive(record))
             .map(|record| record.sandbox.clone())
+            .chain(state.wrapped_gone())
             .collect();
         let before = std::mem::replace(&mut state.gone, gone.clone());
         for sandbox in gone.intersection(&before) {
@@ -343,9 +363,12 @@ impl Allocator {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         let found = self.files.read_all()?;
-        let sandboxes = pods.iter().filter_map(|pod| SandboxId::new(&pod.id).ok()).collect();
-        let containers = containers.iter().map(|container| container.id.clone()).collect();
+        let mut sandboxes = pods.iter().filter_map(|pod| SandboxId::new(&pod.id).ok()).collect();
+        let mut containers = containers.iter().map(|container| container.id.clone()).collect();
+        wrapped::add_recorded(&found, &mut sandboxes, &mut containers);
+        let callers = std::mem::take(&mut state.callers);
         *state = State::restore(&self.settings, &self.files, found, sandboxes, containers)?;
+        state.callers = callers;
         tracing::info!(
             pods = state.sandboxes.len(),
             containers = state.containers.len(),
@@ -481,7 +504,16 @@ impl State {
         }
         let inherited = sandboxes.clone();
         let gone = BTreeSet::new();
-        Ok(Self { node, sandboxes, inherited, gone, containers, vrouter_known: false })
+        Ok(Self {
+            node,
+            sandboxes,
+            inherited,
+            gone,
+            containers,
+            vrouter_known: false,
+            callers: BTreeMap::new(),
+            untold: Vec::new(),
+        })
     }
 
     fn learn(&mut self, info: &vrouter_api::v1::Info) {

@@ -154,12 +154,13 @@ fn network(wire: &v1::Network, ports: &[v1::Port]) -> Result<Network, WireError>
 }
 
 /// A port of the vRouter that is ours: its id starts with a sandbox id as every container runtime makes them, 64
-/// hexadecimal digits. `None` for any other: an operator's ports are not touched.
+/// hexadecimal digits, or is one of the runtime wrapper's. `None` for any other: an operator's ports are not touched.
 pub fn own_port(wire: v1::Port) -> Option<Port> {
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     let id = PortId::parse(&wire.spec.as_ref()?.id)?;
     let sandbox = id.sandbox.as_str();
-    if sandbox.len() == 64 && sandbox.chars().all(hex) { port(wire) } else { None }
+    let is_ours = sandbox.len() == 64 && sandbox.chars().all(hex);
+    if is_ours || nri_plugin_api::is_wrapped(sandbox) { port(wire) } else { None }
 }
 
 fn port(wire: v1::Port) -> Option<Port> {
@@ -284,11 +285,13 @@ pub fn cpuset_update(id: &str, cpus: &CpuSet, mems: Option<&NodeSet>) -> api::Co
     }
 }
 
-/// The updates for containers whose shared CPUs have changed, but not for `except`, which is answered for itself.
+/// The updates for containers whose shared CPUs have changed, but not for `except`, which is answered for itself, and not for those
+/// that the runtime does not know by CRI.
 pub fn shared_updates(updates: &[SharedUpdate], except: &str) -> Vec<api::ContainerUpdate> {
     let mut seen = BTreeSet::from([except]);
     updates
         .iter()
+        .filter(|update| !nri_plugin_api::is_wrapped(update.sandbox.as_str()))
         .filter(|update| seen.insert(&update.container_id))
         .map(|update| cpuset_update(&update.container_id, &update.cpus, None))
         .collect()

@@ -10,6 +10,7 @@ mod describe;
 mod files;
 mod liveness;
 mod logging;
+mod node_api;
 mod plugin;
 mod record;
 mod settings;

@@ -11,7 +11,7 @@ use tokio::sync::OnceCell;
 
 use crate::allocator::{Allocator, StartError, name, show};
 use crate::settings::Arguments;
-use crate::{convert, logging, watch};
+use crate::{convert, logging, node_api, watch};
 
 /// Name of the log file in `run_dir`, for a plugin that containerd starts.
 const LOG_FILE: &str = "ringway-nri.log";
@@ -84,6 +84,7 @@ fn watched(allocator: Allocator) -> Arc<Allocator> {
     let allocator = Arc::new(allocator);
     tokio::spawn(watch::vrouter(Arc::clone(&allocator)));
     tokio::spawn(watch::pods(Arc::clone(&allocator)));
+    tokio::spawn(node_api::serve(Arc::clone(&allocator)));
     allocator
 }
 

@@ -65,8 +65,11 @@ impl Bundle {
     /// # Errors
     /// [`BundleError`].
     pub fn read(file: &Path) -> Result<Self, BundleError> {
-        let text = fs::read(file)
-            .map_err(|source| BundleError::Io { what: "read", file: file.into(), source })?;
+        let text = fs::read(file).map_err(|source| BundleError::Io {
+            what: "read",
+            file: file.into(),
+            source,
+        })?;
         let config = serde_json::from_slice(&text)
             .map_err(|source| BundleError::Json { file: file.into(), source })?;
         Ok(Self { config, file: file.to_owned() })

@@ -31,7 +31,9 @@ fn docker_file(config: &Value, id: &str) -> Option<PathBuf> {
 fn docker(file: &Path) -> Option<BTreeMap<String, String>> {
     let kept: Value = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     let labels = kept.pointer("/Config/Labels")?.as_object()?.iter();
-    Some(labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+    Some(
+        labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
+    )
 }
 
 #[cfg(test)]
@@ -45,11 +47,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("containers/c1");
         std::fs::create_dir_all(&directory).unwrap();
-        let kept = json!({"ID": "c1", "Config": {"Labels": {"network.ringway.dev": "red", "x": "y"}}});
+        let kept =
+            json!({"ID": "c1", "Config": {"Labels": {"network.ringway.dev": "red", "x": "y"}}});
         std::fs::write(directory.join(DOCKER_FILE), kept.to_string()).unwrap();
-        let config = |source: PathBuf| {
-            json!({"mounts": [{"destination": "/proc"}, {"destination": "/etc/hosts", "source": source}]})
-        };
+        let config = |source: PathBuf| json!({"mounts": [{"destination": "/proc"}, {"destination": "/etc/hosts", "source": source}]});
         let labels = find(&config(directory.join("hosts")), "c1").unwrap();
         assert_eq!(labels["network.ringway.dev"], "red");
         assert_eq!(labels.len(), 2);

@@ -22,8 +22,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use ringway_config::RuntimeConfig;
 use runtime_shim_core::command_line::{self, CommandLine, Intent};
-use runtime_shim_core::wish::{self, Outside};
 use runtime_shim_core::edit;
+use runtime_shim_core::wish::{self, Outside};
 
 use crate::bundle::Bundle;
 use crate::privileges::Lowered;
@@ -101,8 +101,7 @@ fn serve(
     } else {
         None
     };
-    let outside =
-        Outside { id, systemd_cgroup: line.systemd_cgroup, labels: labels.as_ref() };
+    let outside = Outside { id, systemd_cgroup: line.systemd_cgroup, labels: labels.as_ref() };
     let Some(wish) = wish::read(&bundle.config, outside)? else { return Ok(()) };
     let root = state_directory(line, runtime);
     let granted = node::create(settings, convert::request(&root, id, &wish))?;

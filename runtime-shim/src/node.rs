@@ -69,7 +69,9 @@ fn call<T>(
     event_loop.map_err(NodeError::Loop)?.block_on(async {
         let answer = async {
             let answer = call(connect(&socket).await?).await;
-            answer.map(Response::into_inner).map_err(|it| NodeError::Refused(it.message().to_owned()))
+            answer
+                .map(Response::into_inner)
+                .map_err(|it| NodeError::Refused(it.message().to_owned()))
         };
         tokio::time::timeout(timeout, answer)
             .await

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use caps::{CapSet, CapsHashSet, Capability};
+use caps::{CapSet, Capability, CapsHashSet};
 
 /// What stays in effect: bundles and sockets may belong to others, and an edited file keeps its owner.
 const KEPT: [Capability; 3] =

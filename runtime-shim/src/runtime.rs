@@ -115,7 +115,8 @@ mod tests {
     fn the_real_one_is_found_behind_this_one() {
         let directory = tempfile::tempdir().unwrap();
         let places = ["none", "own", "data", "real"].map(|name| directory.path().join(name));
-        let (own, data, real) = (places[1].join("runc"), places[2].join("runc"), places[3].join("runc"));
+        let (own, data, real) =
+            (places[1].join("runc"), places[2].join("runc"), places[3].join("runc"));
         for path in [&own, &data, &real] {
             fs::create_dir(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();

@@ -116,7 +116,9 @@ mod tests {
     fn cri_names_are_others() {
         let name = sandbox("/run/runc", "test");
         let other = name.replace("oci-", "0ci-");
-        for cri in [&*"0f".repeat(32), "oci-", "oci-test", &name[..63], &name.to_uppercase(), &other] {
+        for cri in
+            [&*"0f".repeat(32), "oci-", "oci-test", &name[..63], &name.to_uppercase(), &other]
+        {
             assert!(!is_wrapped(cri), "{cri}");
         }
     }

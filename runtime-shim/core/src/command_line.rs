@@ -54,8 +54,28 @@ pub enum LogFormat {
 
 /// Every verb of runc and crun, and those of other runtimes that take an id.
 const VERBS: [&str; 22] = [
-    "attach", "checkpoint", "create", "delete", "events", "exec", "features", "info", "init", "kill", "list",
-    "mounts", "pause", "ps", "restore", "resume", "run", "spec", "start", "state", "update", "version",
+    "attach",
+    "checkpoint",
+    "create",
+    "delete",
+    "events",
+    "exec",
+    "features",
+    "info",
+    "init",
+    "kill",
+    "list",
+    "mounts",
+    "pause",
+    "ps",
+    "restore",
+    "resume",
+    "run",
+    "spec",
+    "start",
+    "state",
+    "update",
+    "version",
 ];
 
 /// Global options whose value may be the next word.
@@ -64,7 +84,14 @@ const GLOBAL_VALUES: [&str; 8] =
 
 /// Options of `create` and `run` whose value may be the next word.
 const START_VALUES: [&str; 9] = [
-    "b", "bundle", "config", "console-socket", "f", "notify-socket", "pid-file", "pidfd-socket",
+    "b",
+    "bundle",
+    "config",
+    "console-socket",
+    "f",
+    "notify-socket",
+    "pid-file",
+    "pidfd-socket",
     "preserve-fds",
 ];
 
@@ -128,8 +155,12 @@ fn start(words: &mut Words<'_>) -> Intent {
     let (mut bundle, mut config, mut id) = (None, None, None);
     while let Some(word) = words.next(&START_VALUES) {
         match word {
-            Word::Option { name: "b" | "bundle", value: Some(value) } => bundle = Some(value.into()),
-            Word::Option { name: "f" | "config", value: Some(value) } => config = Some(value.into()),
+            Word::Option { name: "b" | "bundle", value: Some(value) } => {
+                bundle = Some(value.into())
+            }
+            Word::Option { name: "f" | "config", value: Some(value) } => {
+                config = Some(value.into())
+            }
             Word::Option { .. } => {}
             // Words after the id are nobody's; the last one would be the id of a runtime that takes options with values we do not
             // know, the first one is that of runc and crun.
@@ -160,7 +191,10 @@ struct Words<'a> {
 
 enum Word<'a> {
     /// Its name without dashes; Go's flag package takes one or two.
-    Option { name: &'a str, value: Option<&'a OsStr> },
+    Option {
+        name: &'a str,
+        value: Option<&'a OsStr>,
+    },
     Plain(&'a OsStr),
 }
 
@@ -237,7 +271,11 @@ mod tests {
                 Some("/b"),
             ),
             ("--log /l --systemd-cgroup create -b /b --no-pivot x", "x", Some("/b")),
-            ("--cgroup-manager=systemd --root=/r create --bundle=/b --pid-file=/p 7f", "7f", Some("/b")),
+            (
+                "--cgroup-manager=systemd --root=/r create --bundle=/b --pid-file=/p 7f",
+                "7f",
+                Some("/b"),
+            ),
             ("run test", "test", None),
             ("run --detach --keep --preserve-fds 3 -b /b test", "test", Some("/b")),
             ("-root /r run -bundle /b test", "test", Some("/b")),
@@ -280,7 +318,12 @@ mod tests {
 
     #[test]
     fn deletes_are_found() {
-        for line in ["delete test", "--root /r delete --force test", "delete -f test", "delete test --force"] {
+        for line in [
+            "delete test",
+            "--root /r delete --force test",
+            "delete -f test",
+            "delete test --force",
+        ] {
             assert_eq!(read(line).intent, Intent::Delete { id: "test".into() }, "{line}");
         }
     }

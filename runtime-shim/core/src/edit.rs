@@ -120,7 +120,10 @@ fn apply_one(config: &mut Value, edit: Edit) -> Result<(), SpecError> {
         Edit::Env { name, value } => {
             let env = list(object(config, &["process"], "process")?, "env", "process.env")?;
             let is = |entry: &Value| {
-                entry.as_str().and_then(|entry| entry.split_once('=')).is_some_and(|(key, _)| key == name)
+                entry
+                    .as_str()
+                    .and_then(|entry| entry.split_once('='))
+                    .is_some_and(|(key, _)| key == name)
             };
             env.retain(|entry| !is(entry));
             env.push(Value::String(format!("{name}={value}")));
@@ -134,12 +137,14 @@ fn apply_one(config: &mut Value, edit: Edit) -> Result<(), SpecError> {
         }
         Edit::Hugepages { size, limit } => {
             let field = "linux.resources.hugepageLimits";
-            let limits = list(object(config, &["linux", "resources"], field)?, "hugepageLimits", field)?;
+            let limits =
+                list(object(config, &["linux", "resources"], field)?, "hugepageLimits", field)?;
             limits.retain(|it| it.get("pageSize").and_then(Value::as_str) != Some(&size));
             limits.push(json!({"pageSize": size, "limit": limit}));
         }
         Edit::CgroupsPath(path) => {
-            object(config, &["linux"], "linux")?.insert("cgroupsPath".to_owned(), Value::String(path));
+            object(config, &["linux"], "linux")?
+                .insert("cgroupsPath".to_owned(), Value::String(path));
         }
     }
     Ok(())
@@ -231,7 +236,8 @@ mod tests {
             (json!({"linux": {"resources": {"cpu": []}}}), "linux.resources.cpu"),
         ] {
             let mut config = config;
-            let error = apply(&mut config, plan("c1", &wish(), adjustment())).unwrap_err().to_string();
+            let error =
+                apply(&mut config, plan("c1", &wish(), adjustment())).unwrap_err().to_string();
             assert!(error.contains(field) && !error.contains('\n'), "{error}");
         }
     }

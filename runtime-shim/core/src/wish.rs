@@ -14,7 +14,8 @@ const OPT_IN: [&str; 2] = ["network.ringway.dev", "interfaces.ringway.dev"];
 /// nerdctl makes annotations of labels that begin so, with the prefix.
 const NERDCTL: &str = "nerdctl/";
 /// Which kind of container CRI creates: containerd's key and CRI-O's.
-const CRI_KIND: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
+const CRI_KIND: [&str; 2] =
+    ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 const CRI_SANDBOX: &str = "sandbox";
 
 /// What the container asks for, and what the node has to know of it.
@@ -155,7 +156,10 @@ fn is_mounted(config: &Value) -> Result<bool, SpecError> {
 pub(crate) fn is_mount_point(mount: &Value) -> bool {
     let destination = mount.get("destination").and_then(Value::as_str).unwrap_or_default();
     let parts = |path: &str| {
-        path.split('/').filter(|part| !matches!(*part, "" | ".")).map(str::to_owned).collect::<Vec<_>>()
+        path.split('/')
+            .filter(|part| !matches!(*part, "" | "."))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     parts(destination) == parts(MOUNT_POINT)
 }
@@ -180,7 +184,8 @@ fn hugepages(config: &Value) -> Result<Vec<(String, u64)>, SpecError> {
         return Ok(Vec::new());
     };
     let list = value.as_array().ok_or(SpecError::Shape { field, expected: "a list" })?;
-    let limit = |it: &Value| Some((it.get("pageSize")?.as_str()?.to_owned(), it.get("limit")?.as_u64()?));
+    let limit =
+        |it: &Value| Some((it.get("pageSize")?.as_str()?.to_owned(), it.get("limit")?.as_u64()?));
     Ok(list.iter().filter_map(limit).collect())
 }
 
@@ -268,7 +273,10 @@ mod tests {
         assert_eq!(wish(&config("container", "/run//ringway/.")), None);
         // No plugin was there: a node without NRI.
         let alone = wish(&config("container", "/run/ringway2")).unwrap();
-        assert_eq!((alone.name.as_deref(), alone.namespace.as_deref()), (Some("app"), Some("demo")));
+        assert_eq!(
+            (alone.name.as_deref(), alone.namespace.as_deref()),
+            (Some("app"), Some("demo"))
+        );
     }
 
     #[test]
@@ -284,15 +292,22 @@ mod tests {
 
     #[test]
     fn the_cgroup_is_always_known() {
-        let opted = |linux: Value| json!({"annotations": {"network.ringway.dev": "red"}, "linux": linux});
+        let opted =
+            |linux: Value| json!({"annotations": {"network.ringway.dev": "red"}, "linux": linux});
         for (linux, systemd_cgroup, path, new) in [
             (json!({"cgroupsPath": "/a/b"}), false, "/a/b", false),
-            (json!({"cgroupsPath": "machine.slice:libpod:c1"}), true, "machine.slice:libpod:c1", false),
+            (
+                json!({"cgroupsPath": "machine.slice:libpod:c1"}),
+                true,
+                "machine.slice:libpod:c1",
+                false,
+            ),
             (json!({}), false, "/ringway-c1", true),
             (json!(null), false, "/ringway-c1", true),
             (json!({"cgroupsPath": ""}), true, "system.slice:runc:c1", true),
         ] {
-            let found = read(&opted(linux), Outside { systemd_cgroup, ..OUTSIDE }).unwrap().unwrap();
+            let found =
+                read(&opted(linux), Outside { systemd_cgroup, ..OUTSIDE }).unwrap().unwrap();
             assert_eq!((found.cgroups_path.as_str(), found.new_cgroups_path), (path, new));
         }
         let error = read(&opted(json!({"cgroupsPath": "a/b"})), OUTSIDE).unwrap_err().to_string();
@@ -301,9 +316,10 @@ mod tests {
 
     #[test]
     fn labels_count_where_no_annotation_says_otherwise() {
-        let labels: BTreeMap<_, _> = [("network.ringway.dev", "red"), ("cpus.ringway.dev", "1"), ("x", "y")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into();
+        let labels: BTreeMap<_, _> =
+            [("network.ringway.dev", "red"), ("cpus.ringway.dev", "1"), ("x", "y")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
         let config = json!({"annotations": {"cpus.ringway.dev": "2"}});
         assert!(may_have_labels(&config).unwrap());
         let wish = read(&config, Outside { labels: Some(&labels), ..OUTSIDE }).unwrap().unwrap();
@@ -323,7 +339,10 @@ mod tests {
         for (config, field) in [
             (json!({"annotations": []}), "annotations"),
             (json!({"annotations": {"network.ringway.dev": "red"}, "mounts": {}}), "mounts"),
-            (json!({"annotations": {"network.ringway.dev": "red"}, "linux": {"resources": {"cpu": 1, "hugepageLimits": 7}}}), "hugepageLimits"),
+            (
+                json!({"annotations": {"network.ringway.dev": "red"}, "linux": {"resources": {"cpu": 1, "hugepageLimits": 7}}}),
+                "hugepageLimits",
+            ),
             (json!([]), "annotations"),
         ] {
             let error = read(&config, OUTSIDE).unwrap_err().to_string();
