@@ -107,10 +107,12 @@ impl Cri {
         Ok(answer.map_err(message)?.into_inner().image.is_some())
     }
 
-    /// Starts a sandbox; gives its id.
-    pub fn run_pod(&self, config: &PodSandboxConfig) -> Result<String> {
-        let call =
-            RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+    /// Starts a sandbox with a runtime handler, the default one if empty; gives its id.
+    pub fn run_pod(&self, config: &PodSandboxConfig, handler: &str) -> Result<String> {
+        let call = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: handler.to_owned(),
+        };
         let answer = runtime()?.block_on(self.runtime.clone().run_pod_sandbox(request(call)));
         Ok(answer.map_err(message)?.into_inner().pod_sandbox_id)
     }

@@ -24,3 +24,4 @@ pub mod testpmd;
 pub mod traffic;
 pub mod vrouter;
 pub mod wait;
+pub mod wrapper;

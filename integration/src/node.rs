@@ -218,10 +218,18 @@ impl Node {
     /// # Errors
     /// What CRI said, as kubelet would show it.
     pub fn start_pod(&mut self, pod: Pod) -> Result<RunningPod> {
+        self.start_pod_in(pod, "")
+    }
+
+    /// The same with a runtime handler.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn start_pod_in(&mut self, pod: Pod, handler: &str) -> Result<RunningPod> {
         self.pods_started += 1;
         let config = pod.sandbox(self.run.id(), &self.logs(), self.pods_started);
         let cri = &self.containerd()?.cri;
-        let sandbox = cri.run_pod(&config)?;
+        let sandbox = cri.run_pod(&config, handler)?;
         let mut running = RunningPod { pod, sandbox, container: String::new(), config, attempt: 0 };
         match self.start_container(&mut running) {
             Ok(()) => Ok(running),

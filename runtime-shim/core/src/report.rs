@@ -32,7 +32,9 @@ fn date(mut days: u64) -> (u64, u64, u64) {
     // 400 years have 146 097 days.
     let mut year = 1970 + days / 146_097 * 400;
     days %= 146_097;
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     loop {
         let length = if leap(year) { 366 } else { 365 };
         if days < length {
