@@ -1,5 +1,7 @@
 //! Between the node API and `runtime-shim-core`. By hand, without IO.
 
+use std::path::Path;
+
 use nri_plugin_api::v1;
 use runtime_shim_core::Adjustment;
 use runtime_shim_core::edit::Mount;
@@ -10,9 +12,13 @@ const NAMESPACE: &str = "NAMESPACE";
 /// Where nobody says.
 const HOST: &str = "host";
 
-/// The request for a container.
-pub fn request(root: &str, id: &str, wish: &Wish) -> v1::CreateRequest {
-    let namespace = wish.namespace.clone().or_else(|| std::env::var(NAMESPACE).ok());
+/// The request for a container whose configuration is `file`.
+pub fn request(root: &str, id: &str, file: &Path, wish: &Wish) -> v1::CreateRequest {
+    let namespace = wish
+        .namespace
+        .clone()
+        .or_else(|| std::env::var(NAMESPACE).ok())
+        .or_else(|| namespace_of(file, id));
     v1::CreateRequest {
         key: Some(key(root, id)),
         namespace: namespace.filter(|name| !name.is_empty()).unwrap_or_else(|| HOST.to_owned()),
@@ -38,6 +44,16 @@ pub fn request(root: &str, id: &str, wish: &Wish) -> v1::CreateRequest {
     }
 }
 
+/// The namespace in the path of a bundle of containerd, `.../io.containerd.runtime.v2.task/<namespace>/<id>`: before 1.7 its shim
+/// does not tell it otherwise.
+fn namespace_of(file: &Path, id: &str) -> Option<String> {
+    let bundle = std::path::absolute(file).ok()?.parent()?.to_owned();
+    let namespace = bundle.parent().filter(|_| bundle.ends_with(id))?;
+    let tasks = namespace.parent()?.file_name()?.to_str()?;
+    let name = namespace.file_name()?.to_str()?;
+    tasks.starts_with("io.containerd.runtime.").then(|| name.to_owned())
+}
+
 /// A container's name in the node API.
 pub fn key(root: &str, id: &str) -> v1::ContainerKey {
     v1::ContainerKey { root: root.to_owned(), id: id.to_owned() }
@@ -58,5 +74,23 @@ pub fn adjustment(wire: v1::Adjustment) -> Adjustment {
         cpuset_cpus: wire.cpuset_cpus,
         cpuset_mems: wire.cpuset_mems,
         hugepages: wire.hugepages.into_iter().map(|it| (it.page_size, it.limit)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containerds_namespace_is_in_its_bundles_path() {
+        for (file, expected) in [
+            ("/run/containerd/io.containerd.runtime.v2.task/default/c1/config.json", Some("default")),
+            ("/run/containerd/io.containerd.runtime.v2.task/default/c2/config.json", None),
+            ("/run/tasks/default/c1/config.json", None),
+            ("/c1/config.json", None),
+            ("config.json", None),
+        ] {
+            assert_eq!(namespace_of(Path::new(file), "c1").as_deref(), expected, "{file}");
+        }
     }
 }

@@ -104,7 +104,7 @@ fn serve(
     let outside = Outside { id, systemd_cgroup: line.systemd_cgroup, labels: labels.as_ref() };
     let Some(wish) = wish::read(&bundle.config, outside)? else { return Ok(()) };
     let root = state_directory(line, runtime);
-    let granted = node::create(settings, convert::request(&root, id, &wish))?;
+    let granted = node::create(settings, convert::request(&root, id, file, &wish))?;
     // None of its annotations was meant for this container.
     if granted.mounts.is_empty() {
         return Ok(());

@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 use crate::stage::Stage;
 
+/// As the set-up installs it.
+const RUNC: &str = "/usr/sbin/runc";
 /// Time for the plugin to notice the end of a process.
 pub const NOTICED: Duration = Duration::from_secs(10);
 
@@ -157,7 +159,8 @@ fn every_step(node: &Node, runtime: &str) -> Result<()> {
 /// What is no start and no deletion is the runtime's own, whatever the node does.
 pub fn other_verbs(stage: &mut Stage) -> Result<()> {
     let node = stage.usual()?;
-    let real = |words: &[&str]| -> Result<_> { Ok(command(node, "runc")?.args(words).output()?) };
+    // Its own path is in its messages.
+    let real = |words: &[&str]| -> Result<_> { Ok(command(node, RUNC)?.args(words).output()?) };
     let ours = |words: &[&str]| -> Result<_> { Ok(command(node, wrapper()?)?.args(words).output()?) };
     for words in [
         &["--version"][..],
@@ -251,13 +254,13 @@ pub fn failed_start(stage: &mut Stage) -> Result<()> {
     let bare = Bare::new(node, wrapper()?);
     let directory = bundle(node, "broken", &idle(), |config| {
         opted_in(config);
-        config["mounts"] = json!([{"destination": "/proc", "type": "no-such-type", "source": "x"}]);
+        config["mounts"] = json!([{"destination": "/x", "type": "bind", "source": "/no/such", "options": ["bind"]}]);
     })?;
     let bundle = directory.display().to_string();
     let id = format!("{}-broken", node.run().id());
     for verb in ["create", "run"] {
         ensure!(!bare.line(&[verb, "--bundle", &bundle, &id])?.status()?.success());
-        expect(&bare.printed()?, &["no-such-type"])?;
+        expect(&bare.printed()?, &["/no/such"])?;
         wait_nothing_left(node, NOTICED)?;
     }
     Ok(())
@@ -304,7 +307,7 @@ pub fn cost(stage: &mut Stage) -> Result<()> {
         }
         Ok(median(&mut times))
     };
-    let runc = time(Path::new("/usr/sbin/runc"))?;
+    let runc = time(Path::new(RUNC))?;
     let wrapped = time(&wrapper()?)?;
     println!("    --version, median of {ROUNDS}: runc alone {runc:.1?}, through the wrapper {wrapped:.1?}");
     // Nothing of this may fail because of the plugin: it has been asked for every third container only.

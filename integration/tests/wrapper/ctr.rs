@@ -13,7 +13,7 @@ use integration::node::{Node, PluginStart, Setup};
 use integration::process::Daemon;
 use integration::traffic::UP;
 use integration::wrapper::{
-    self, Application, expect, fail, held, held_of, run, sender, wait_nothing_left,
+    self, Application, expect, fail, held, run, sender, wait_nothing_left,
 };
 use integration::{containerd, image, testpmd, wait};
 
@@ -39,6 +39,7 @@ fn start(
     node: &Node,
     id: &str,
     annotations: &[(&str, String)],
+    options: &[&str],
     words: &[String],
 ) -> Result<Command> {
     let log = node.run().path().join(format!("{id}.log"));
@@ -49,7 +50,7 @@ fn start(
     for (key, value) in annotations {
         ctr.arg("--annotation").arg(format!("{key}={value}"));
     }
-    ctr.arg(image::TESTPMD).arg(id).args(words);
+    ctr.args(options).arg(image::TESTPMD).arg(id).args(words);
     Ok(ctr)
 }
 
@@ -58,9 +59,10 @@ fn application(
     ctr: fn(&Node) -> Result<Command>,
     id: &str,
     annotations: &[(&str, String)],
+    options: &[&str],
     words: &[String],
 ) -> Result<Application> {
-    run(&mut start(ctr(node)?, node, id, annotations, words)?)?;
+    run(&mut start(ctr(node)?, node, id, annotations, options, words)?)?;
     let log = node.run().path().join(format!("{id}.log"));
     let mut line = ctr(node)?;
     line.args(["tasks", "exec", "--exec-id", "tell", id, "/bin/sh", "-c"]);
@@ -93,9 +95,9 @@ pub fn traffic(stage: &mut Stage, version: Version) -> Result<()> {
 /// Two containers talk; then everything that can be refused.
 fn every_step(node: &Node, ctr: fn(&Node) -> Result<Command>) -> Result<()> {
     let listen = testpmd::command(&testpmd::Role::Receive);
-    let receiver = application(node, ctr, "receives", &annotations("10.66.0.50"), &listen)?;
+    let receiver = application(node, ctr, "receives", &annotations("10.66.0.50"), &[], &listen)?;
     let words = sender(node, "red", "10.66.0.51", "10.66.0.50")?;
-    let sender = application(node, ctr, "sends", &annotations("10.66.0.51"), &words)?;
+    let sender = application(node, ctr, "sends", &annotations("10.66.0.51"), &[], &words)?;
     ensure!(sender.address()? == "10.66.0.51", "{:?}", sender.held);
     ensure!(sender.held.namespace == "k8s.io", "{:?}", sender.held);
     let outcome = wrapper::traffic(node, &sender, &receiver, PACKETS)?;
@@ -106,10 +108,10 @@ fn every_step(node: &Node, ctr: fn(&Node) -> Result<Command>) -> Result<()> {
     wait_nothing_left(node, NOTICED)?;
 
     // A plain one beside; one that is refused says why.
-    run(&mut start(ctr(node)?, node, "plain", &[], &idle())?)?;
+    run(&mut start(ctr(node)?, node, "plain", &[], &[], &idle())?)?;
     ensure!(held(node)?.is_empty(), "{:?}", held(node)?);
     let lost = [("network.ringway.dev", "green".to_owned())];
-    let text = fail(&mut start(ctr(node)?, node, "lost", &lost, &idle())?)?;
+    let text = fail(&mut start(ctr(node)?, node, "lost", &lost, &[], &idle())?)?;
     println!("    {text}");
     expect(&text, &["ringway: ", "\"green\"", "does not exist"])?;
     remove(node, ctr, "plain")?;
@@ -181,18 +183,23 @@ fn old_containerd(node: &Node) -> Result<Daemon> {
 
 /// Starts a container with ctr that does nothing; for other tests.
 pub fn start_idle(node: &Node, id: &str, annotations: &[(&str, String)]) -> Result<()> {
-    run(&mut start(wrapper::ctr(node)?, node, id, annotations, &idle())?).map(drop)
+    run(&mut start(wrapper::ctr(node)?, node, id, annotations, &[], &idle())?).map(drop)
 }
 
-/// Starts a receiver with ctr; for other tests.
-pub fn start_receiver(node: &Node, id: &str, ip: &str) -> Result<Application> {
+/// Starts a receiver with further options of `ctr run`; for other tests.
+pub fn start_receiver(node: &Node, id: &str, ip: &str, options: &[&str]) -> Result<Application> {
     let words = testpmd::command(&testpmd::Role::Receive);
-    application(node, wrapper::ctr, id, &annotations(ip), &words)
+    application(node, wrapper::ctr, id, &annotations(ip), options, &words)
+}
+
+/// Starts a sender; for other tests.
+pub fn start_sender(node: &Node, id: &str, ip: &str, words: &[String]) -> Result<Application> {
+    application(node, wrapper::ctr, id, &annotations(ip), &[], words)
 }
 
 /// Tries to start a container with ctr that has to be refused; gives what ctr prints.
 pub fn refused(node: &Node, id: &str, annotations: &[(&str, String)]) -> Result<String> {
-    let text = fail(&mut start(wrapper::ctr(node)?, node, id, annotations, &idle())?)?;
+    let text = fail(&mut start(wrapper::ctr(node)?, node, id, annotations, &[], &idle())?)?;
     let _ = wrapper::ctr(node)?.args(["containers", "delete", id]).output()?;
     Ok(text)
 }
@@ -207,9 +214,4 @@ pub fn pid(node: &Node, id: &str) -> Result<i32> {
     let list = run(wrapper::ctr(node)?.args(["tasks", "list"]))?;
     let line = list.lines().find(|line| line.starts_with(id)).context(id.to_owned())?;
     Ok(line.split_whitespace().nth(1).context("no pid")?.parse()?)
-}
-
-/// What is held for a container that must be there.
-pub fn holds(node: &Node, id: &str) -> Result<nri_plugin_api::v1::Held> {
-    held_of(node, id)
 }

@@ -69,7 +69,8 @@ pub fn run_without_delete(stage: &mut Stage) -> Result<()> {
     let id = format!("{}-front", node.run().id());
     let mut runtime = bare.line(&["run", "--bundle", &directory, &id])?.spawn()?;
     wait::until("the container runs", NOTICED, || {
-        Ok(held(node)?.into_iter().find(|held| held.running))
+        let known = bare.line(&["state", &id])?.status()?.success();
+        Ok((known && held_of(node, &id)?.running).then_some(()))
     })?;
     bare.done(&["kill", &id, "TERM"])?;
     runtime.wait()?;
