@@ -19,6 +19,9 @@ pub struct RuntimeConfig {
     pub timeout_ms: u32,
     /// Whether labels count as annotations do, where a container's manager keeps them to itself (nerdctl, Docker).
     pub labels: bool,
+    /// Whether opted-in containers may place their memory (get_mempolicy, mbind, set_mempolicy), whatever their seccomp profile's
+    /// default: EAL needs it, and the default profiles of container managers refuse it.
+    pub allow_memory_policy: bool,
 }
 
 impl Default for RuntimeConfig {
@@ -28,6 +31,7 @@ impl Default for RuntimeConfig {
             run_dir: "/run/ringway".into(),
             timeout_ms: 5000,
             labels: true,
+            allow_memory_policy: true,
         }
     }
 }

@@ -12,13 +12,14 @@ const NAMESPACE: &str = "NAMESPACE";
 /// Where nobody says.
 const HOST: &str = "host";
 
-/// The request for a container whose configuration is `file`.
-pub fn request(root: &str, id: &str, file: &Path, wish: &Wish) -> v1::CreateRequest {
-    let namespace = wish
-        .namespace
-        .clone()
-        .or_else(|| std::env::var(NAMESPACE).ok())
-        .or_else(|| namespace_of(file, id));
+/// containerd's namespace of the container whose configuration is `file`, if containerd started this program.
+pub fn namespace(file: &Path, id: &str) -> Option<String> {
+    std::env::var(NAMESPACE).ok().or_else(|| namespace_of(file, id))
+}
+
+/// The request for a container in `namespace`, if its configuration names no other.
+pub fn request(root: &str, id: &str, namespace: Option<String>, wish: &Wish) -> v1::CreateRequest {
+    let namespace = wish.namespace.clone().or(namespace);
     v1::CreateRequest {
         key: Some(key(root, id)),
         namespace: namespace.filter(|name| !name.is_empty()).unwrap_or_else(|| HOST.to_owned()),

@@ -5,14 +5,37 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+mod containerd;
+
 /// What Docker keeps of a container, beside the files it mounts into it.
 const DOCKER_FILE: &str = "config.v2.json";
 /// Files that Docker mounts from there.
 const DOCKER_MOUNTS: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 
-/// The labels of a container, as far as they can be found.
-pub fn find(config: &Value, id: &str) -> Option<BTreeMap<String, String>> {
-    docker(&docker_file(config, id)?)
+/// The labels of a container, as far as they can be found. `namespace` is containerd's.
+pub fn find(
+    config: &Value,
+    id: &str,
+    namespace: Option<&str>,
+) -> Option<BTreeMap<String, String>> {
+    if let Some(file) = docker_file(config, id) {
+        return docker(&file);
+    }
+    let socket = containerd::socket().filter(|_| is_nerdctls(config))?;
+    match containerd::ask(&socket, namespace?, id) {
+        Ok(labels) => Some(labels),
+        // Nearly every container has none for us, and shall start.
+        Err(error) => {
+            eprintln!("ringway: {error}; labels of {id} do not count");
+            None
+        }
+    }
+}
+
+/// Whether nerdctl made the container: only its containers are worth asking containerd.
+fn is_nerdctls(config: &Value) -> bool {
+    let annotations = config.get("annotations").and_then(Value::as_object);
+    annotations.is_some_and(|all| all.keys().any(|key| key.starts_with("nerdctl/")))
 }
 
 /// Docker's own file of a container: `<data root>/containers/<id>/config.v2.json`, whatever the data root is.
@@ -51,13 +74,21 @@ mod tests {
             json!({"ID": "c1", "Config": {"Labels": {"network.ringway.dev": "red", "x": "y"}}});
         std::fs::write(directory.join(DOCKER_FILE), kept.to_string()).unwrap();
         let config = |source: PathBuf| json!({"mounts": [{"destination": "/proc"}, {"destination": "/etc/hosts", "source": source}]});
-        let labels = find(&config(directory.join("hosts")), "c1").unwrap();
+        let labels = find(&config(directory.join("hosts")), "c1", None).unwrap();
         assert_eq!(labels["network.ringway.dev"], "red");
         assert_eq!(labels.len(), 2);
         // Another container's directory, or none of Docker's.
-        assert_eq!(find(&config(directory.join("hosts")), "c2"), None);
-        assert_eq!(find(&config(root.path().join("other/c1/hosts")), "c1"), None);
-        assert_eq!(find(&config("/etc/hosts".into()), "c1"), None);
-        assert_eq!(find(&json!({}), "c1"), None);
+        assert_eq!(find(&config(directory.join("hosts")), "c2", None), None);
+        assert_eq!(find(&config(root.path().join("other/c1/hosts")), "c1", None), None);
+        assert_eq!(find(&config("/etc/hosts".into()), "c1", None), None);
+        assert_eq!(find(&json!({}), "c1", None), None);
+    }
+
+    #[test]
+    fn containerd_is_asked_for_nerdctls_containers_only() {
+        assert!(is_nerdctls(&json!({"annotations": {"a": "b", "nerdctl/name": "web"}})));
+        for other in [json!({}), json!({"annotations": {"nerdctl": "x", "ctr/name": "y"}})] {
+            assert!(!is_nerdctls(&other), "{other}");
+        }
     }
 }

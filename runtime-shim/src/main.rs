@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use ringway_config::RuntimeConfig;
 use runtime_shim_core::command_line::{self, CommandLine, Intent};
-use runtime_shim_core::edit;
+use runtime_shim_core::edit::{self, Edit};
 use runtime_shim_core::wish::{self, Outside};
 
 use crate::bundle::Bundle;
@@ -96,15 +96,16 @@ fn serve(
         Err(error) if error.is_for_runtime() => return Ok(()),
         Err(error) => return Err(error.into()),
     };
+    let namespace = convert::namespace(file, id);
     let labels = if settings.labels && wish::may_have_labels(&bundle.config)? {
-        labels::find(&bundle.config, id)
+        labels::find(&bundle.config, id, namespace.as_deref())
     } else {
         None
     };
     let outside = Outside { id, systemd_cgroup: line.systemd_cgroup, labels: labels.as_ref() };
     let Some(wish) = wish::read(&bundle.config, outside)? else { return Ok(()) };
     let root = state_directory(line, runtime);
-    let granted = node::create(settings, convert::request(&root, id, file, &wish))?;
+    let granted = node::create(settings, convert::request(&root, id, namespace, &wish))?;
     // None of its annotations was meant for this container.
     if granted.mounts.is_empty() {
         return Ok(());
@@ -112,7 +113,10 @@ fn serve(
     for note in &granted.notes {
         eprintln!("ringway: {note}");
     }
-    let edits = edit::plan(id, &wish, convert::adjustment(granted));
+    let mut edits = edit::plan(id, &wish, convert::adjustment(granted));
+    if settings.allow_memory_policy {
+        edits.push(Edit::AllowMemoryPolicy);
+    }
     edit::apply(&mut bundle.config, edits)?;
     // Should this or anything behind it fail, the node takes everything back when this process ends.
     bundle.replace().context("cannot edit the container's configuration")

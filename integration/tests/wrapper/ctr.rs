@@ -119,6 +119,22 @@ fn every_step(node: &Node, ctr: fn(&Node) -> Result<Command>) -> Result<()> {
     wait_nothing_left(node, NOTICED)
 }
 
+/// Labels of nerdctl's containers are in containerd alone; ctr makes one that looks so.
+pub fn labels(stage: &mut Stage) -> Result<()> {
+    let node = stage.usual()?;
+    let label = ["--label", "network.ringway.dev=red"];
+    let nerdctls = [("nerdctl/name", "web".to_owned())];
+    run(&mut start(wrapper::ctr(node)?, node, "labelled", &nerdctls, &label, &idle())?)?;
+    let held = held(node)?;
+    ensure!(held.len() == 1 && held[0].pod == "web" && held[0].id == "labelled", "{held:?}");
+    // What is not nerdctl's is not asked for.
+    run(&mut start(wrapper::ctr(node)?, node, "plain", &[], &label, &idle())?)?;
+    ensure!(wrapper::held(node)? == held, "{:?}", wrapper::held(node)?);
+    remove(node, wrapper::ctr, "labelled")?;
+    remove(node, wrapper::ctr, "plain")?;
+    wait_nothing_left(node, NOTICED)
+}
+
 /// A pod that the plugin has served is started by the wrapper: it is served once.
 pub fn cri(stage: &mut Stage) -> Result<()> {
     let node = stage.usual()?;

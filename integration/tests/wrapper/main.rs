@@ -8,25 +8,26 @@ mod ctr;
 mod inside;
 mod managers;
 mod recovery;
-#[path = "../node/stage.rs"]
 mod stage;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Result;
 use integration::containerd::Version;
 use integration::{machine, wait, wrapper};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use stage::{Needs, Stage, Test};
+use stage::Stage;
 
-const NODE: Needs = Needs::Node(Version::V2_1);
+/// The line that most tests use.
+const NODE: Version = Version::V2_1;
 
-/// Program that the test needs beside the node's, if any; test.
-type With = (Option<&'static str>, Test);
+/// Program that the test needs beside the node's, if any; name, containerd, function.
+type With = (Option<&'static str>, (&'static str, Version, fn(&mut Stage) -> Result<()>));
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [With; 19] = [
+const TESTS: [With; 20] = [
     (None, ("runc", NODE, bare::runc)),
     (Some("crun"), ("crun", NODE, bare::crun)),
     (None, ("other_verbs_are_the_runtimes", NODE, bare::other_verbs)),
@@ -34,6 +35,7 @@ const TESTS: [With; 19] = [
     (None, ("a_start_that_fails_leaves_nothing", NODE, bare::failed_start)),
     (None, ("what_it_costs", NODE, bare::cost)),
     (None, ("ctr_2_1", NODE, |stage| ctr::traffic(stage, Version::V2_1))),
+    (None, ("labels", NODE, ctr::labels)),
     (None, ("inside", NODE, inside::every_way)),
     (None, ("pods_of_cri_are_left_alone", NODE, ctr::cri)),
     (Some("containerd-1.6"), ("ctr_1_6", NODE, ctr::old)),
@@ -45,7 +47,7 @@ const TESTS: [With; 19] = [
     (None, ("run_without_delete", NODE, recovery::run_without_delete)),
     (None, ("everything_killed", NODE, recovery::everything_killed)),
     (None, ("node_down", NODE, recovery::node_down)),
-    (None, ("ctr_1_7", Needs::Node(Version::V1_7), |stage| ctr::traffic(stage, Version::V1_7))),
+    (None, ("ctr_1_7", Version::V1_7, |stage| ctr::traffic(stage, Version::V1_7))),
 ];
 
 fn missing(program: Option<&str>) -> Option<String> {
@@ -67,12 +69,8 @@ fn main() -> ExitCode {
     let mut skipped = 0;
     let trials = TESTS
         .into_iter()
-        .map(|(program, (name, needs, test))| {
-            let unfit = match needs {
-                Needs::Nothing => None,
-                Needs::Node(version) => machine::unfit(version),
-            };
-            let unfit = unfit.or_else(|| missing(program));
+        .map(|(program, (name, version, test))| {
+            let unfit = machine::unfit(version).or_else(|| missing(program));
             if let Some(reason) = &unfit
                 && !arguments.list
             {

@@ -31,6 +31,8 @@ struct Manager<'a> {
     options: Vec<String>,
     /// `--annotation` or `--label`.
     tell: &'static str,
+    /// Whether the value of that option is a line of CSV.
+    csv: bool,
     /// The container's id for the runtime.
     id_of: &'a dyn Fn(&str) -> Result<String>,
 }
@@ -40,7 +42,9 @@ impl Manager<'_> {
         let mut line = (self.line)()?;
         line.args(["run", "--detach", "--name", name]).args(&self.options);
         for (key, value) in asks {
-            line.arg(self.tell).arg(format!("{key}={value}"));
+            let text = format!("{key}={value}");
+            let quoted = format!("\"{}\"", text.replace('"', "\"\""));
+            line.arg(self.tell).arg(if self.csv { quoted } else { text });
         }
         // The image's own entry point would get the words.
         let (program, rest) = words.split_first().context("no words")?;
@@ -158,12 +162,14 @@ pub fn podman(stage: &mut Stage) -> Result<()> {
         Ok(id.trim().to_owned())
     };
     let parent = format!("/{}/podman", node.run().id());
+    let profile = repository().join("target/managers/usr/share/containers/seccomp.json");
+    let profile = format!("seccomp={}", profile.display());
     let options = [
-        "--network", "none", "--log-driver", "k8s-file", "--security-opt", "seccomp=unconfined",
-        "--cgroup-parent", &parent,
+        "--network", "none", "--log-driver", "k8s-file", "--cgroup-parent", &parent,
+        "--security-opt", &profile,
     ];
     let options = options.map(str::to_owned).to_vec();
-    Manager { line: &line, options, tell: "--annotation", id_of: &id_of }.every_step(node)
+    Manager { line: &line, options, tell: "--annotation", csv: true, id_of: &id_of }.every_step(node)
 }
 
 pub fn docker(stage: &mut Stage) -> Result<()> {
@@ -177,10 +183,10 @@ pub fn docker(stage: &mut Stage) -> Result<()> {
         let id = run(line()?.args(["inspect", "--format", "{{.Id}}", name]))?;
         Ok(id.trim().to_owned())
     };
-    let options = ["--runtime", "ringway", "--network", "none", "--security-opt", "seccomp=unconfined"];
+    let options = ["--runtime", "ringway", "--network", "none"];
     let options = options.map(str::to_owned).to_vec();
     // Docker 20.10 has no option for annotations.
-    Manager { line: &line, options, tell: "--label", id_of: &id_of }.every_step(node)
+    Manager { line: &line, options, tell: "--label", csv: false, id_of: &id_of }.every_step(node)
 }
 
 fn docker_line(node: &Node) -> Result<Command> {
@@ -236,8 +242,7 @@ pub fn nerdctl(stage: &mut Stage) -> Result<()> {
         Ok(id.trim().to_owned())
     };
     let runtime = wrapper()?.display().to_string();
-    let options =
-        ["--runtime", &runtime, "--network", "none", "--security-opt", "seccomp=unconfined"];
+    let options = ["--runtime", &runtime, "--network", "none"];
     let options = options.map(str::to_owned).to_vec();
-    Manager { line: &line, options, tell: "--annotation", id_of: &id_of }.every_step(node)
+    Manager { line: &line, options, tell: "--annotation", csv: false, id_of: &id_of }.every_step(node)
 }

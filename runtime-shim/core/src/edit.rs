@@ -8,6 +8,10 @@ use crate::json::{SpecError, list, object};
 use crate::wish::{Wish, is_mount_point};
 use crate::{MARK, MOUNT_POINT};
 
+/// System calls of a DPDK application that the default profiles of containerd, Docker and podman refuse to containers without
+/// CAP_SYS_NICE: EAL places its memory with them. They act on the memory of the caller alone.
+const MEMORY_POLICY: [&str; 3] = ["get_mempolicy", "mbind", "set_mempolicy"];
+
 /// What the node grants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adjustment {
@@ -73,6 +77,8 @@ pub enum Edit {
     },
     /// Of `linux.cgroupsPath`.
     CgroupsPath(String),
+    /// Of `linux.seccomp`: lets the container say where its memory shall be, unless its profile names these calls itself.
+    AllowMemoryPolicy,
 }
 
 /// Lists the changes that give a container what the node granted to it.
@@ -141,6 +147,21 @@ fn apply_one(config: &mut Value, edit: Edit) -> Result<(), SpecError> {
                 list(object(config, &["linux", "resources"], field)?, "hugepageLimits", field)?;
             limits.retain(|it| it.get("pageSize").and_then(Value::as_str) != Some(&size));
             limits.push(json!({"pageSize": size, "limit": limit}));
+        }
+        Edit::AllowMemoryPolicy => {
+            if config.pointer("/linux/seccomp").is_some_and(|profile| !profile.is_null()) {
+                let field = "linux.seccomp";
+                let profile = object(config, &["linux", "seccomp"], field)?;
+                let rules = list(profile, "syscalls", "linux.seccomp.syscalls")?;
+                let named = |name: &str| {
+                    let mut names = rules.iter().filter_map(|rule| rule.get("names")?.as_array());
+                    names.any(|names| names.iter().any(|it| it.as_str() == Some(name)))
+                };
+                let new: Vec<_> = MEMORY_POLICY.into_iter().filter(|name| !named(name)).collect();
+                if !new.is_empty() {
+                    rules.push(json!({"names": new, "action": "SCMP_ACT_ALLOW"}));
+                }
+            }
         }
         Edit::CgroupsPath(path) => {
             object(config, &["linux"], "linux")?
@@ -240,6 +261,33 @@ mod tests {
                 apply(&mut config, plan("c1", &wish(), adjustment())).unwrap_err().to_string();
             assert!(error.contains(field) && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn a_profile_is_widened_by_what_it_does_not_name() {
+        let allow = |profile: Value| {
+            let mut config = json!({"linux": {"seccomp": profile}});
+            // Twice: a bundle may be used again.
+            for _ in 0..2 {
+                apply(&mut config, vec![Edit::AllowMemoryPolicy]).unwrap();
+            }
+            config["linux"]["seccomp"].clone()
+        };
+        let refuse = json!({"names": ["mbind", "x"], "action": "SCMP_ACT_KILL"});
+        let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [refuse]});
+        let wide = allow(profile);
+        let added = json!({"names": ["get_mempolicy", "set_mempolicy"], "action": "SCMP_ACT_ALLOW"});
+        assert_eq!(wide["syscalls"], json!([refuse, added]));
+        let bare = allow(json!({"defaultAction": "SCMP_ACT_ERRNO"}));
+        assert_eq!(bare["syscalls"][0]["names"], json!(MEMORY_POLICY));
+        // Without a profile everything is allowed already.
+        assert_eq!(allow(Value::Null), Value::Null);
+        let mut none = json!({});
+        apply(&mut none, vec![Edit::AllowMemoryPolicy]).unwrap();
+        assert_eq!(none, json!({}));
+        let mut bad = json!({"linux": {"seccomp": {"syscalls": 7}}});
+        let error = apply(&mut bad, vec![Edit::AllowMemoryPolicy]).unwrap_err().to_string();
+        assert!(error.contains("linux.seccomp.syscalls"), "{error}");
     }
 
     #[test]
