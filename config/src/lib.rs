@@ -14,7 +14,9 @@ mod prefix;
 mod vrouter;
 
 pub use error::ConfigError;
-pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
+pub use nri::{
+    CpuMode, CpuSettings, InterfaceDefaults, Limits, NetworkRules, NriConfig, SocketOwner,
+};
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,

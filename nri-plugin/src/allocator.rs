@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use nri_plugin_core::annotations::{self, AnnotationError, Request, SocketOwner};
 use nri_plugin_core::cgroup::{CgroupError, container_cgroup};
-use nri_plugin_core::cpuset::ListError;
+use nri_plugin_core::cpuset::{CpuSet, ListError};
 use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::paths::{PathError, PortId, SandboxId, Slot};
 use nri_plugin_core::plan::{
-    AdoptError, Allocation, Ask, ContainerRecord, Cpus, Node, PlanError, PodRecord, SharedUpdate,
+    AdoptError, Alignment, Allocation, Ask, Chosen, ContainerRecord, Cpus, Node, PlanError,
+    PodRecord, SharedUpdate,
 };
 use nri_plugin_core::recovery::{self, Action, Observed, Port};
-use nri_plugin_proto::api::{Container, PodSandbox};
+use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
@@ -153,7 +154,9 @@ impl Allocator {
 
         let before = state.node.clone();
         let hugepages = convert::hugepage_limits(container);
-        let ask = ask(&sandbox, pod, container, &cgroup, &request, &hugepages);
+        let (cpus, mems) = convert::chosen(container);
+        let chosen = Chosen { cpus: &cpus, mems: &mems };
+        let ask = ask(&sandbox, pod, container, &cgroup, &request, chosen, &hugepages);
         let allocation = state.node.allocate(&ask, &networks)?;
         match self.carry_out(&state.node, &sandbox, container, &allocation, &mut session).await {
             Ok(slot_directory) => {
@@ -242,6 +245,28 @@ impl Allocator {
             containers.into_iter().find(|record| record.id == container.id).cloned()
         });
         (record, updates)
+    }
+
+    /// Takes over CPUs that others have chosen anew for one of our containers, where those are followed; says how they lie.
+    pub async fn follow(
+        &self,
+        pod: &PodSandbox,
+        container: &Container,
+        resources: &LinuxResources,
+    ) -> Option<(CpuSet, Alignment)> {
+        let (cpus, new) = convert::chosen_in(resources);
+        // An update names only what it changes.
+        let mems = if new.is_empty() { convert::chosen(container).1 } else { new };
+        let chosen = Chosen { cpus: &cpus, mems: &mems };
+        let sandbox = SandboxId::new(&pod.id).ok()?;
+        let mut state = self.state.lock().await;
+        let moved = state.node.followed(&sandbox, &container.id, chosen)?;
+        if let Some(record) = state.node.pod(&sandbox)
+            && let Err(error) = self.files.write_record(record)
+        {
+            tracing::warn!(%sandbox, %error, "cannot write a record");
+        }
+        Some(moved)
     }
 
     /// Containers on shared CPUs that have to be told their new ones.
@@ -452,8 +477,12 @@ impl State {
         containers: BTreeSet<String>,
     ) -> Result<Self, StartError> {
         let topology = sysfs::topology(&settings.sysfs_root)?;
-        let mut node =
-            Node::new(topology, convert::reserved(settings)?, convert::defaults(settings));
+        let mut node = Node::new(
+            topology,
+            convert::reserved(settings)?,
+            convert::defaults(settings),
+            convert::policy(settings),
+        );
         let observed = Observed {
             directories: found.directories,
             records: found.records,
@@ -520,6 +549,7 @@ fn ask<'a>(
     container: &'a Container,
     cgroup: &'a str,
     request: &'a Request,
+    chosen: Chosen<'a>,
     hugepages: &'a [HugepageLimit],
 ) -> Ask<'a> {
     Ask {
@@ -531,6 +561,7 @@ fn ask<'a>(
         cgroup,
         request,
         cpu: convert::cpu_quota(container),
+        chosen,
         hugepages,
     }
 }
@@ -554,5 +585,6 @@ pub fn show(cpus: &Cpus) -> String {
     match cpus {
         Cpus::Exclusive(cpus) => format!("{cpus} exclusive"),
         Cpus::Shared(cpus) => format!("{cpus} shared"),
+        Cpus::Followed { cpus, .. } => format!("{cpus} chosen by others"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nri_plugin_core::plan::Cpus;
 use nri_plugin_proto::api::{
     ConfigureRequest, Container, ContainerUpdate, LinuxResources, PodSandbox,
 };
@@ -166,14 +167,22 @@ impl Plugin for Ringway {
         &self,
         pod: PodSandbox,
         container: Container,
-        _resources: LinuxResources,
+        resources: LinuxResources,
     ) -> Result<Vec<ContainerUpdate>, Status> {
         let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
+        if let Some((cpus, alignment)) = allocator.follow(&pod, &container, &resources).await {
+            tracing::info!(
+                pod = name(&pod), container = container.name, %cpus, ?alignment, "others have chosen CPUs"
+            );
+        }
         let (record, shared) = allocator.placement(&pod, &container).await;
         let mut updates = convert::shared_updates(&shared, &container.id);
-        // kubelet sends the cpuset of its own CPU manager; ours stays.
-        updates.extend(record.map(|record| {
-            convert::cpuset_update(&container.id, record.cpus.set(), Some(&record.mems))
+        // kubelet sends the cpuset of its own CPU manager; where we choose, ours stays.
+        updates.extend(record.and_then(|record| match &record.cpus {
+            Cpus::Exclusive(cpus) | Cpus::Shared(cpus) => {
+                Some(convert::cpuset_update(&container.id, cpus, Some(&record.mems)))
+            }
+            Cpus::Followed { .. } => None,
         }));
         Ok(updates)
     }

@@ -12,11 +12,13 @@ use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::hugepages::HugepageLimit;
 use crate::net::{Mac, Network};
 use crate::paths::{PortId, SandboxId, Slot};
+use crate::policy::{self, CpuMode, Held, Policy};
 use crate::topology::Topology;
 use crate::{eal, pick};
 
 mod addresses;
 mod error;
+mod follow;
 mod place;
 
 pub use error::{AdoptError, Note, PlanError};
@@ -28,6 +30,7 @@ pub struct Node {
     reserved: CpuSet,
     vrouter: Vrouter,
     defaults: Defaults,
+    policy: Policy,
     pods: BTreeMap<SandboxId, PodRecord>,
 }
 
@@ -79,8 +82,19 @@ pub struct Ask<'a> {
     pub request: &'a Request,
     /// Its own CPU request.
     pub cpu: CpuQuota,
+    /// CPUs and memory nodes that somebody else has chosen for it so far; empty where nobody has.
+    pub chosen: Chosen<'a>,
     /// Its own hugepage limits. kubelet writes 0 for a size that is not requested.
     pub hugepages: &'a [HugepageLimit],
+}
+
+/// CPUs and memory nodes that somebody else has chosen for a container; empty where nobody has.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// `cpuset.cpus`.
+    pub cpus: &'a CpuSet,
+    /// `cpuset.mems`.
+    pub mems: &'a NodeSet,
 }
 
 /// What one container gets.
@@ -115,6 +129,13 @@ pub enum Cpus {
     Exclusive(CpuSet),
     /// Containers without exclusive CPUs share these.
     Shared(CpuSet),
+    /// Chosen by somebody else: the runtime is not told, and nobody is moved off them.
+    Followed {
+        /// Theirs, or all online ones as long as nobody has chosen.
+        cpus: CpuSet,
+        /// As many as the container wants for itself, so that each of its threads can have one.
+        whole: bool,
+    },
 }
 
 /// How well a container's CPUs and memory lie.
@@ -214,6 +235,8 @@ pub struct ContainerRecord {
     pub nodes: NodeSet,
     /// Nodes its memory comes from.
     pub mems: NodeSet,
+    /// Bytes of hugepage limits that its annotations asked for.
+    pub hugepages: u64,
 }
 
 impl Cpus {
@@ -221,7 +244,7 @@ impl Cpus {
     #[must_use]
     pub fn set(&self) -> &CpuSet {
         match self {
-            Self::Exclusive(cpus) | Self::Shared(cpus) => cpus,
+            Self::Exclusive(cpus) | Self::Shared(cpus) | Self::Followed { cpus, .. } => cpus,
         }
     }
 }
@@ -257,8 +280,9 @@ impl PodRecord {
 impl Node {
     /// A machine on which nothing of ours runs yet. `reserved` CPUs are never given to pods.
     #[must_use]
-    pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults) -> Self {
-        Self { topology, reserved, vrouter: Vrouter::default(), defaults, pods: BTreeMap::new() }
+    pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults, policy: Policy) -> Self {
+        let (vrouter, pods) = (Vrouter::default(), BTreeMap::new());
+        Self { topology, reserved, vrouter, defaults, policy, pods }
     }
 
     /// Takes a fresh look at sysfs: hugepages and online CPUs change.
@@ -301,8 +325,12 @@ impl Node {
         let request = ask.request;
         let limits = place::Limits::new(&request.hugepages, ask.hugepages);
         let wanted = wanted_cpus(request.cpus, ask.cpu);
-        let placed = self.place(ask, wanted, &limits)?;
         let slot = self.slot(ask);
+        self.policy.check(ask.namespace, request, wanted.unwrap_or(0), self.held(ask, slot))?;
+        let placed = match self.policy.cpu_mode {
+            CpuMode::Own => self.place(ask, wanted, &limits)?,
+            CpuMode::Follow | CpuMode::Off => self.follow(ask, wanted, &limits)?,
+        };
         let interfaces = match self.pods.get(ask.sandbox).and_then(|pod| pod.slots.get(&slot)) {
             Some(interfaces) => interfaces.clone(),
             None => self.assign(&request.interfaces, networks)?,
@@ -311,13 +339,16 @@ impl Node {
             NumaPolicy::Off => None,
             _ => Some(placed.home),
         };
+        let alignment = self.alignment(&placed);
+        let mut notes = limits.notes();
+        notes.extend(self.followed_note(&placed, alignment));
         let allocation = Allocation {
             slot,
             node,
             hugepages: request.hugepages.clone(),
             eal_args: eal::args(&placed.cpus, &interfaces),
-            alignment: self.alignment(&placed),
-            notes: limits.notes(),
+            alignment,
+            notes,
             cpus: placed.cpus.clone(),
             mems: placed.mems.clone(),
             interfaces: interfaces.clone(),
@@ -342,6 +373,7 @@ impl Node {
                 cpus: placed.cpus,
                 nodes: placed.nodes,
                 mems: placed.mems,
+                hugepages: policy::annotated_hugepages(request),
             },
         );
         Ok(Allocation { updates: self.rebalance(), ..allocation })
@@ -468,6 +500,21 @@ impl Node {
         free.unwrap_or(Slot(u16::MAX))
     }
 
+    /// What the pod holds beside the container that is being created.
+    fn held(&self, ask: &Ask<'_>, slot: Slot) -> Held {
+        let Some(pod) = self.pods.get(ask.sandbox) else { return Held::default() };
+        let slots = pod.slots.iter().filter(|(other, _)| **other != slot);
+        let mut held =
+            Held { interfaces: slots.map(|(_, slot)| slot.len()).sum(), ..Held::default() };
+        for (_, container) in pod.containers.iter().filter(|(name, _)| *name != ask.container) {
+            if let Cpus::Exclusive(cpus) = &container.cpus {
+                held.cpus += cpus.len();
+            }
+            held.hugepages = held.hugepages.saturating_add(container.hugepages);
+        }
+        held
+    }
+
     fn alignment(&self, placed: &place::Placed) -> Alignment {
         let used = placed.cpus.set();
         let touches = |node: &NodeId| {
@@ -501,4 +548,4 @@ fn wanted_cpus(request: CpusRequest, cpu: CpuQuota) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -33,6 +33,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         cpus: Cpus::Shared("0".parse().unwrap()),
         nodes: "0".parse().unwrap(),
         mems: "0".parse().unwrap(),
+        hugepages: 0,
     };
     PodRecord {
         sandbox: sandbox(id),
