@@ -3,9 +3,9 @@
 //! One lock around everything. It is held over calls of the vRouter, which all have a deadline, and over small files in
 //! `run_dir`; never over anything else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nri_plugin_core::annotations::{self, AnnotationError, Request, SocketOwner};
 use nri_plugin_core::cgroup::{CgroupError, container_cgroup};
@@ -26,7 +26,10 @@ use crate::describe::{self, Description};
 use crate::files::{Files, FilesError, Found};
 use crate::liveness;
 use crate::sysfs::{self, SysfsError};
+use crate::unserved::{self, Unserved};
 use crate::vrouter::{Session, VRouter, VRouterError};
+
+mod prepare;
 
 /// Why a container is not created. Each is one line for the author of the pod.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +108,12 @@ struct State {
     containers: BTreeSet<String>,
     /// Whether the vRouter has said which CPUs it uses. Until then shared CPUs are left as they are.
     vrouter_known: bool,
+    /// When the machine and the vRouter's workers were last looked at.
+    looked: Option<Instant>,
+    /// Containers that run without what they opted in to.
+    unserved: Vec<Unserved>,
+    /// Pods that have interfaces and no container yet, and since when.
+    prepared: BTreeMap<SandboxId, Instant>,
 }
 
 impl Allocator {
@@ -148,9 +157,12 @@ impl Allocator {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         let mut session = self.vrouter.session().await?;
-        state.learn(&session.info().await?);
-        let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
-        state.node.set_topology(sysfs::topology(&self.settings.sysfs_root)?);
+        self.look(state, &mut session).await?;
+        let networks = if state.node.has_interfaces(&sandbox, &container.name, &request) {
+            Vec::new()
+        } else {
+            convert::networks(&session.networks().await?, &session.ports().await?)?
+        };
 
         let before = state.node.clone();
         let hugepages = convert::hugepage_limits(container);
@@ -160,12 +172,14 @@ impl Allocator {
         let allocation = state.node.allocate(&ask, &networks)?;
         match self.carry_out(&state.node, &sandbox, container, &allocation, &mut session).await {
             Ok(slot_directory) => {
+                state.prepared.remove(&sandbox);
                 state.sandboxes.insert(sandbox);
                 state.containers.insert(container.id.clone());
                 self.keep(&state.node, &allocation.updates);
                 Ok(Some(Granted { allocation, slot_directory }))
             }
             Err(refusal) => {
+                state.looked = None;
                 let failed = std::mem::replace(&mut state.node, before).release_pod(&sandbox);
                 if let Some(failed) = failed {
                     self.undo(state.node.pod(&sandbox), &failed).await;
@@ -219,6 +233,10 @@ impl Allocator {
             before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
         let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
         self.delete_ports(surplus).await;
+        if !kept.is_empty() {
+            // They may have been opened to the container that failed.
+            self.stale_ports.notify_one();
+        }
         let outcome = match before {
             None => self.files.remove_pod(&failed.sandbox),
             Some(before) => {
@@ -286,6 +304,7 @@ impl Allocator {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         state.containers.remove(&container.id);
+        self.forget_unserved(state, |unserved| unserved.id == container.id);
         let Some(removed) = forget_container(&mut state.node, &sandbox, &container.id) else {
             return;
         };
@@ -335,7 +354,8 @@ impl Allocator {
             .map(|record| record.sandbox.clone())
             .collect();
         let before = std::mem::replace(&mut state.gone, gone.clone());
-        for sandbox in gone.intersection(&before) {
+        let forsaken = state.forsaken();
+        for sandbox in gone.intersection(&before).chain(&forsaken) {
             self.release_pod(state, sandbox).await;
         }
     }
@@ -343,6 +363,8 @@ impl Allocator {
     async fn release_pod(&self, state: &mut State, sandbox: &SandboxId) {
         state.sandboxes.remove(sandbox);
         state.inherited.remove(sandbox);
+        state.prepared.remove(sandbox);
+        self.forget_unserved(state, |unserved| unserved.sandbox == sandbox.as_str());
         let Some(record) = state.node.release_pod(sandbox) else {
             // Nothing is known of it here; the vRouter may know more.
             self.stale_ports.notify_one();
@@ -369,12 +391,18 @@ impl Allocator {
         let state = &mut *guard;
         let found = self.files.read_all()?;
         let sandboxes = pods.iter().filter_map(|pod| SandboxId::new(&pod.id).ok()).collect();
-        let containers = containers.iter().map(|container| container.id.clone()).collect();
-        *state = State::restore(&self.settings, &self.files, found, sandboxes, containers)?;
+        let ids = containers.iter().map(|container| container.id.clone()).collect();
+        *state = State::restore(&self.settings, &self.files, found, sandboxes, ids)?;
+        state.unserved = unserved::find(self.files.run_dir(), &state.node, pods, containers);
+        for Unserved { namespace, pod, container, id, reason, .. } in &state.unserved {
+            tracing::error!(pod = format!("{namespace}/{pod}"), container, id, "{reason}");
+        }
+        self.write_status(state);
         tracing::info!(
             pods = state.sandboxes.len(),
             containers = state.containers.len(),
             ours = state.node.pods().count(),
+            unserved = state.unserved.len(),
             "synchronized"
         );
         self.stale_ports.notify_one();
@@ -386,11 +414,14 @@ impl Allocator {
     /// # Errors
     /// When the vRouter does not answer in time; what was done is done, and doing it again completes it.
     pub async fn reconcile_ports(&self) -> Result<(), VRouterError> {
+        // Asked before the lock is taken: a vRouter that hangs must not keep pods waiting. A port that comes or goes in
+        // between is created or deleted once more, which does no harm.
+        let mut session = self.vrouter.session().await?;
+        let info = session.info().await?;
+        let ports = session.ports().await?.into_iter().filter_map(convert::own_port).collect();
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
-        let mut session = self.vrouter.session().await?;
-        state.learn(&session.info().await?);
-        let ports = session.ports().await?.into_iter().filter_map(convert::own_port).collect();
+        state.learn(&info);
         let observed = Observed {
             directories: BTreeSet::new(),
             records: state.node.pods().cloned().collect(),
@@ -423,6 +454,22 @@ impl Allocator {
             }
         }
         Ok(())
+    }
+
+    /// Forgets containers that are gone, if they were among those that run without their interfaces.
+    fn forget_unserved(&self, state: &mut State, gone: impl Fn(&Unserved) -> bool) {
+        let before = state.unserved.len();
+        state.unserved.retain(|unserved| !gone(unserved));
+        if state.unserved.len() != before {
+            self.write_status(state);
+        }
+    }
+
+    fn write_status(&self, state: &State) {
+        let text = unserved::status(&state.node, &state.unserved);
+        if let Err(error) = self.files.write_status(&text) {
+            tracing::warn!(%error, "cannot write the status");
+        }
     }
 
     /// Writes down the containers whose shared CPUs have changed.
@@ -509,8 +556,17 @@ impl State {
             }
         }
         let inherited = sandboxes.clone();
-        let gone = BTreeSet::new();
-        Ok(Self { node, sandboxes, inherited, gone, containers, vrouter_known: false })
+        Ok(Self {
+            node,
+            sandboxes,
+            inherited,
+            gone: BTreeSet::new(),
+            containers,
+            vrouter_known: false,
+            looked: None,
+            unserved: Vec::new(),
+            prepared: BTreeMap::new(),
+        })
     }
 
     fn learn(&mut self, info: &vrouter_api::v1::Info) {

@@ -21,6 +21,8 @@ use crate::record;
 
 /// Held by the one plugin that uses a run directory.
 const LOCK_FILE: &str = "nri.lock";
+/// How the plugin stands, see [`crate::unserved::status`].
+const STATUS_FILE: &str = "nri-status.json";
 /// What is on its way out: a pod can leave behind more than can be removed while its end is being handled.
 const TRASH: &str = "trash";
 /// Greatest record that is read; a pod with 16 interfaces in 100 containers stays below.
@@ -160,6 +162,11 @@ impl Files {
                 tracing::warn!(socket = %socket.display(), %error, "cannot remove a stale socket");
             }
         }
+    }
+
+    /// Writes how the plugin stands, for people and other programs.
+    pub fn write_status(&self, text: &str) -> Result<(), FilesError> {
+        self.replace(&self.run_dir, &self.run_dir.join(STATUS_FILE), 0o644, text)
     }
 
     /// Takes a slot's directory away.

@@ -14,6 +14,7 @@ mod plugin;
 mod record;
 mod settings;
 mod sysfs;
+mod unserved;
 mod vrouter;
 mod watch;
 

@@ -95,6 +95,7 @@ fn refusal(error: impl std::fmt::Display) -> Status {
 impl Plugin for Ringway {
     fn events(&self) -> EventSet {
         EventSet::of(&[
+            Event::RunPodSandbox,
             Event::CreateContainer,
             Event::UpdateContainer,
             Event::StopContainer,
@@ -123,6 +124,17 @@ impl Plugin for Ringway {
             allocator.synchronize(&pods, &containers).await.map_err(refusal)?;
         }
         Ok(Vec::new())
+    }
+
+    async fn run_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        let Some(allocator) = self.allocator_of(&pod) else { return Ok(()) };
+        match allocator.prepare(&pod).await {
+            Ok(true) => tracing::debug!(pod = name(&pod), sandbox = pod.id, "prepared"),
+            Ok(false) => {}
+            // The creation of a container says so to the pod.
+            Err(error) => tracing::info!(pod = name(&pod), %error, "cannot prepare"),
+        }
+        Ok(())
     }
 
     async fn create_container(

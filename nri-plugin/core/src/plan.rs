@@ -325,7 +325,7 @@ impl Node {
         let request = ask.request;
         let limits = place::Limits::new(&request.hugepages, ask.hugepages);
         let wanted = wanted_cpus(request.cpus, ask.cpu);
-        let slot = self.slot(ask);
+        let slot = self.slot_of(ask.sandbox, ask.container, request.scope);
         self.policy.check(ask.namespace, request, wanted.unwrap_or(0), self.held(ask, slot))?;
         let placed = match self.policy.cpu_mode {
             CpuMode::Own => self.place(ask, wanted, &limits)?,
@@ -377,6 +377,42 @@ impl Node {
             },
         );
         Ok(Allocation { updates: self.rebalance(), ..allocation })
+    }
+
+    /// Gives a new pod the interfaces its containers will share, before any of them is created.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing has changed then. A pod that is known is left as it is.
+    pub fn prepare(
+        &mut self,
+        sandbox: &SandboxId,
+        namespace: &str,
+        name: &str,
+        request: &Request,
+        networks: &[Network],
+    ) -> Result<(), PlanError> {
+        if self.pods.contains_key(sandbox) {
+            return Ok(());
+        }
+        self.policy.check(namespace, request, 0, Held::default())?;
+        let interfaces = self.assign(&request.interfaces, networks)?;
+        let record = PodRecord {
+            sandbox: sandbox.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            node: None,
+            containers: BTreeMap::new(),
+            slots: BTreeMap::from([(Slot::POD, interfaces)]),
+        };
+        self.pods.insert(sandbox.clone(), record);
+        Ok(())
+    }
+
+    /// Whether the interfaces that `request` is about are there: [`Node::allocate`] then looks at no network.
+    #[must_use]
+    pub fn has_interfaces(&self, sandbox: &SandboxId, container: &str, request: &Request) -> bool {
+        let slot = self.slot_of(sandbox, container, request.scope);
+        self.pods.get(sandbox).is_some_and(|pod| pod.slots.contains_key(&slot))
     }
 
     /// Takes back what a container was given whose creation failed, and returns the ports nobody uses any more. Not for
@@ -485,12 +521,12 @@ impl Node {
     }
 
     /// The container's slot: the pod's, the one it had before, or the lowest that is free.
-    fn slot(&self, ask: &Ask<'_>) -> Slot {
-        if ask.request.scope == Scope::Pod {
+    fn slot_of(&self, sandbox: &SandboxId, container: &str, scope: Scope) -> Slot {
+        if scope == Scope::Pod {
             return Slot::POD;
         }
-        let Some(pod) = self.pods.get(ask.sandbox) else { return Slot(1) };
-        if let Some(before) = pod.containers.get(ask.container)
+        let Some(pod) = self.pods.get(sandbox) else { return Slot(1) };
+        if let Some(before) = pod.containers.get(container)
             && before.slot != Slot::POD
         {
             return before.slot;

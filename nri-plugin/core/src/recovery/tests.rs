@@ -1,5 +1,7 @@
 //! What is found after a restart, and what is done about it.
 
+mod properties;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
