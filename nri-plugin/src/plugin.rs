@@ -1,6 +1,7 @@
 //! Answers NRI's events.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use nri_plugin_core::plan::Cpus;
 use nri_plugin_proto::api::{
@@ -146,6 +147,7 @@ impl Plugin for Ringway {
             return Ok(Creation::default());
         }
         let allocator = self.allocator()?;
+        let began = Instant::now();
         let granted = match allocator.create(&pod, &container).await {
             Ok(Some(granted)) => granted,
             Ok(None) => return Ok(Creation::default()),
@@ -164,6 +166,7 @@ impl Plugin for Ringway {
             mems = %allocation.mems,
             alignment = ?allocation.alignment,
             interfaces = allocation.interfaces.len(),
+            micros = began.elapsed().as_micros(),
             "granted"
         );
         for note in &allocation.notes {
