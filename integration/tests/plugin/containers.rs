@@ -90,7 +90,8 @@ pub fn same_name_again(stage: &mut Stage) -> Result<()> {
     cri.stop(&first.container, 10)?;
     cri.stop_pod(&first.sandbox)?;
     ensure!(ports(node, &first.sandbox)?.is_empty(), "a stopped pod keeps its port");
-    let second = node.start_pod(pod())?;
+    let second = node.start_sandbox(pod())?;
+    node.add_container(&second, "app", 1)?;
     ensure!(ports(node, &second.sandbox)?[0].ipv4 == address, "the address was not given again");
     // The plugin hears of both when it connects again, and which is which.
     node.stop_plugin()?;
