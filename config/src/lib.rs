@@ -15,7 +15,8 @@ mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{
-    CpuMode, CpuSettings, InterfaceDefaults, Limits, NetworkRules, NriConfig, SocketOwner,
+    CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
+    SocketOwner,
 };
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use vrouter::{

@@ -35,6 +35,8 @@ pub struct NriConfig {
     pub defaults: InterfaceDefaults,
     /// What pods may ask for.
     pub limits: Limits,
+    /// CNI plugins that give addresses.
+    pub ipam: IpamSettings,
     /// Who may join a network and where its addresses come from, by network.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub networks: BTreeMap<String, NetworkRules>,
@@ -91,6 +93,27 @@ pub struct Limits {
 pub struct NetworkRules {
     /// Namespaces whose pods may join, as in `limits.namespaces`. Empty is every namespace.
     pub namespaces: Vec<String>,
+    /// CNI plugin that gives addresses, as `host-local`; absent: the node's own allocator does.
+    pub ipam: Option<String>,
+    /// JSON file with the plugin's settings: the object `ipam` of a CNI configuration, without `type`. Absent: what `host-local`
+    /// needs, from the vRouter's network.
+    pub ipam_file: Option<PathBuf>,
+}
+
+/// `[ipam]`: CNI plugins that give addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IpamSettings {
+    /// Where they are; the first that has a program of the name.
+    pub directories: Vec<PathBuf>,
+    /// How long one may take, ms.
+    pub timeout_ms: u32,
+}
+
+impl Default for IpamSettings {
+    fn default() -> Self {
+        Self { directories: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()], timeout_ms: 400 }
+    }
 }
 
 /// `[defaults]`: what an interface gets when its annotation does not say.
@@ -127,6 +150,7 @@ impl Default for NriConfig {
             cpus: CpuSettings::default(),
             defaults: InterfaceDefaults::default(),
             limits: Limits::default(),
+            ipam: IpamSettings::default(),
             networks: BTreeMap::new(),
         }
     }
@@ -160,6 +184,9 @@ impl Limits {
         check::bytes(&self.hugepages)
     }
 }
+
+/// What the vRouter and an address plugin may take together, ms: four fifths of containerd's patience, and something for ourselves.
+const MOST_TOGETHER: u32 = 1500;
 
 /// What annotations can ask for at all.
 const MAX_INTERFACES: u32 = 16;
@@ -226,6 +253,29 @@ impl NriConfig {
         for (name, network) in &self.networks {
             check::network_name(&format!("networks.{name}"), name)?;
             check::namespaces(&format!("networks.{name}.namespaces"), &network.namespaces)?;
+            if let Some(plugin) = &network.ipam {
+                check::plugin_name(&format!("networks.{name}.ipam"), plugin)?;
+                // A name of dots would be a directory.
+                if plugin.starts_with('.') {
+                    let remedy = "must be the name of a CNI plugin, as \"host-local\"";
+                    return Err(Problem::new(format!("networks.{name}.ipam"), plugin, remedy));
+                }
+            }
+            if let Some(file) = &network.ipam_file {
+                check::directory(&format!("networks.{name}.ipam_file"), file)?;
+            }
+        }
+        for directory in &self.ipam.directories {
+            check::directory("ipam.directories", directory)?;
+        }
+        check::range("ipam.timeout_ms", self.ipam.timeout_ms, 10, 1000)?;
+        let leased = self.networks.values().any(|network| network.ipam.is_some());
+        let both = self.vrouter_timeout_ms.saturating_add(self.ipam.timeout_ms);
+        if leased && both > MOST_TOGETHER {
+            let remedy = format!(
+                "makes {both} with vrouter_timeout_ms, and containerd waits 2 s for both: lower one until they are at most {MOST_TOGETHER}"
+            );
+            return Err(Problem::new("ipam.timeout_ms", self.ipam.timeout_ms, remedy));
         }
         Ok(())
     }

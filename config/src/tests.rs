@@ -117,7 +117,9 @@ fn the_samples_network_section_is_right() {
         .filter_map(|line| line.strip_prefix("# "))
         .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(nri(&text).unwrap().networks["red"].namespaces, ["telco"]);
+    let red = &nri(&text).unwrap().networks["red"];
+    assert_eq!(red.namespaces, ["telco"]);
+    assert_eq!(red.ipam.as_deref(), Some("host-local"));
 }
 
 /// Each message is one line with the place, the key, the value and the remedy.
@@ -328,6 +330,18 @@ fn errors_of_nri_toml() {
         ("[limits]\nhugepages = '4G'", &["bad value \"4G\" for `limits.hugepages`", "4Gi"]),
         ("[networks.Red]", &["`networks.Red`", "lower case"]),
         ("[networks.red]\nnamespace = 'a'", &["`networks.red.namespace`", "`namespaces`"]),
+        ("[networks.red]\nipam = '../x'", &["bad value \"../x\" for `networks.red.ipam`"]),
+        (
+            "[networks.red]\nipam = '..'",
+            &["bad value \"..\" for `networks.red.ipam`", "host-local"],
+        ),
+        ("[networks.red]\nipam_file = 'x'", &["bad value \"x\" for `networks.red.ipam_file`"]),
+        ("[ipam]\ntimeout_ms = 1001", &["bad value 1001 for `ipam.timeout_ms`", "10 to 1000"]),
+        ("[ipam]\ndirectories = ['bin']", &["bad value \"bin\" for `ipam.directories`"]),
+        (
+            "[ipam]\ntimeout_ms = 501\n[networks.red]\nipam = 'host-local'",
+            &["bad value 501 for `ipam.timeout_ms`", "1501", "at most 1500"],
+        ),
         (
             "[networks.red]\nnamespaces = ['A']",
             &["nri.toml:2: bad value \"A\" for `networks.red.namespaces`"],

@@ -24,11 +24,13 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use crate::convert::{self, WireError};
 use crate::describe::{self, Description};
 use crate::files::{Files, FilesError, Found};
+use crate::ipam::{Ipam, IpamError};
 use crate::liveness;
 use crate::sysfs::{self, SysfsError};
 use crate::unserved::{self, Unserved};
 use crate::vrouter::{Session, VRouter, VRouterError};
 
+mod leases;
 mod prepare;
 
 /// Why a container is not created. Each is one line for the author of the pod.
@@ -58,6 +60,9 @@ pub enum Refusal {
     /// The machine is at fault.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The network's address plugin is at fault.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
 }
 
 /// The plugin cannot start.
@@ -89,9 +94,12 @@ pub struct Allocator {
     settings: NriConfig,
     files: Files,
     vrouter: VRouter,
+    ipam: Ipam,
     state: Mutex<State>,
     /// Tells the watcher that the vRouter's ports may differ from what pods hold.
     pub stale_ports: Notify,
+    /// Tells the watcher that there may be leases that no pod holds.
+    pub stale_leases: Notify,
 }
 
 #[derive(Debug)]
@@ -131,7 +139,9 @@ impl Allocator {
         let (sandboxes, containers) =
             (sandboxes.collect(), containers.map(|container| container.id.clone()).collect());
         let state = Mutex::new(State::restore(&settings, &files, found, sandboxes, containers)?);
-        Ok(Self { settings, files, vrouter, state, stale_ports: Notify::new() })
+        let ipam = Ipam::new(&settings);
+        let (stale_ports, stale_leases) = (Notify::new(), Notify::new());
+        Ok(Self { settings, files, vrouter, ipam, state, stale_ports, stale_leases })
     }
 
     /// The vRouter, for the watcher.
@@ -150,7 +160,7 @@ impl Allocator {
     ) -> Result<Option<Granted>, Refusal> {
         let request =
             annotations::parse(&pod.annotations, &container.name, describe::decode_interfaces)?;
-        let Some(request) = request else { return Ok(None) };
+        let Some(mut request) = request else { return Ok(None) };
         let sandbox = SandboxId::new(&pod.id)?;
         let cgroup = container_cgroup(convert::cgroups_path(container))?;
 
@@ -161,7 +171,9 @@ impl Allocator {
         let networks = if state.node.has_interfaces(&sandbox, &container.name, &request) {
             Vec::new()
         } else {
-            convert::networks(&session.networks().await?, &session.ports().await?)?
+            let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
+            self.take_leases(pod, &sandbox, &mut request, &networks).await?;
+            networks
         };
 
         let before = state.node.clone();
@@ -330,6 +342,7 @@ impl Allocator {
         } else {
             // The slot was this container's own.
             self.stale_ports.notify_one();
+            self.stale_leases.notify_one();
             if let Err(error) = self.files.remove_slot(&sandbox, slot) {
                 tracing::warn!(%sandbox, %error, "cannot remove a directory");
             }
@@ -364,6 +377,7 @@ impl Allocator {
         state.sandboxes.remove(sandbox);
         state.inherited.remove(sandbox);
         state.prepared.remove(sandbox);
+        self.stale_leases.notify_one();
         self.forget_unserved(state, |unserved| unserved.sandbox == sandbox.as_str());
         let Some(record) = state.node.release_pod(sandbox) else {
             // Nothing is known of it here; the vRouter may know more.

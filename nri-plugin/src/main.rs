@@ -8,6 +8,7 @@ mod allocator;
 mod convert;
 mod describe;
 mod files;
+mod ipam;
 mod liveness;
 mod logging;
 mod plugin;

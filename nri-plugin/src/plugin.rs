@@ -86,6 +86,7 @@ fn watched(allocator: Allocator) -> Arc<Allocator> {
     let allocator = Arc::new(allocator);
     tokio::spawn(watch::vrouter(Arc::clone(&allocator)));
     tokio::spawn(watch::pods(Arc::clone(&allocator)));
+    tokio::spawn(watch::leases(Arc::clone(&allocator)));
     allocator
 }
 

@@ -97,6 +97,9 @@ struct Link {
     queue_size: u16,
     mtu: u32,
     pod_listens: bool,
+    // Absent unless an address plugin gave the addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -143,6 +146,7 @@ pub fn encode(record: &PodRecord) -> String {
         queue_size: interface.queue_size,
         mtu: interface.mtu,
         pod_listens: interface.socket == SocketOwner::Pod,
+        lease: interface.lease.clone(),
     };
     let pod = Pod {
         version: VERSION,
@@ -209,6 +213,7 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
             queue_size: link.queue_size,
             mtu: link.mtu,
             socket: if link.pod_listens { SocketOwner::Pod } else { SocketOwner::Vrouter },
+            lease: link.lease,
         })
     };
     let slot = |(slot, links): (u16, Vec<Link>)| {
@@ -247,6 +252,7 @@ pub mod tests {
             queue_size: 1024,
             mtu: 1500,
             socket,
+            lease: None,
         };
         let container = |id: &str, slot, cpus| ContainerRecord {
             id: id.into(),
@@ -291,6 +297,7 @@ pub mod tests {
         let app = record.containers.get_mut("app").unwrap();
         app.cpus = Cpus::Followed { cpus: "2-3".parse().unwrap(), whole: true };
         app.hugepages = 1 << 30;
+        record.slots.get_mut(&Slot(0)).unwrap()[0].lease = Some("abc-1-2".into());
         assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
     }
 

@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use integration::stage::{Needs, Stage, Test};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 12] = [
+const TESTS: [Test; 13] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -30,6 +30,7 @@ const TESTS: [Test; 12] = [
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("storm", Needs::Node(Version::V2_1), storm::comes_and_goes),
     ("limits", Needs::Node(Version::V2_1), limits::refuse),
+    ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
     ("cpus_of_others_are_followed", Needs::Node(Version::V2_1), cpus::others_are_followed),
     ("hanging_vrouter_1_7", Needs::Node(Version::V1_7), |stage| {
         stage.node(&Setup::new(Version::V1_7, PluginStart::External))?;

@@ -66,6 +66,7 @@ mod tests {
             queue_size: 1024,
             mtu: 1500,
             socket,
+            lease: None,
         }
     }
 

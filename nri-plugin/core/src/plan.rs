@@ -177,6 +177,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Who listens on its socket.
     pub socket: SocketOwner,
+    /// By what its addresses are given back, where an address plugin gave them.
+    pub lease: Option<String>,
 }
 
 /// The IPv6 side of an interface.
@@ -413,6 +415,13 @@ impl Node {
     pub fn has_interfaces(&self, sandbox: &SandboxId, container: &str, request: &Request) -> bool {
         let slot = self.slot_of(sandbox, container, request.scope);
         self.pods.get(sandbox).is_some_and(|pod| pod.slots.contains_key(&slot))
+    }
+
+    /// By what the addresses of all interfaces are given back that an address plugin gave.
+    #[must_use]
+    pub fn leases(&self) -> BTreeSet<&str> {
+        let interfaces = self.pods.values().flat_map(|pod| pod.slots.values().flatten());
+        interfaces.filter_map(|interface| interface.lease.as_deref()).collect()
     }
 
     /// Takes back what a container was given whose creation failed, and returns the ports nobody uses any more. Not for

@@ -28,7 +28,7 @@ impl Allocator {
     /// # Errors
     /// [`Refusal`]; everything is as before.
     pub async fn prepare(&self, pod: &PodSandbox) -> Result<bool, Refusal> {
-        let Some(request) = shared_request(pod)? else { return Ok(false) };
+        let Some(mut request) = shared_request(pod)? else { return Ok(false) };
         let sandbox = SandboxId::new(&pod.id)?;
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
@@ -38,6 +38,7 @@ impl Allocator {
         let mut session = self.vrouter.session().await?;
         self.look(state, &mut session).await?;
         let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
+        self.take_leases(pod, &sandbox, &mut request, &networks).await?;
         state.node.prepare(&sandbox, &pod.namespace, &pod.name, &request, &networks)?;
         let Some(record) = state.node.pod(&sandbox).cloned() else { return Ok(false) };
         match self.make(&record, &mut session).await {

@@ -39,6 +39,18 @@ pub enum PlanError {
         /// All the vRouter has.
         known: Vec<String>,
     },
+    /// What an address plugin gave cannot be used.
+    #[error(
+        "the address plugin of network {network} gave {ip}, which is no free address of it ({prefix}, without network, broadcast and gateway address); correct the plugin's settings"
+    )]
+    Leased {
+        /// The network.
+        network: String,
+        /// Its prefix.
+        prefix: AnyPrefix,
+        /// As the plugin gave it.
+        ip: IpAddr,
+    },
     /// More exclusive CPUs than are left.
     #[error(
         "no CPUs left: {wanted} exclusive wanted, {counts}; lower {CPUS}, set it to shared, or free reserved CPUs in nri.toml"

@@ -68,6 +68,7 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
             queues: 1,
             mtu: None,
             socket: None,
+            leased: None,
         }],
         cpus: NonZeroU32::new(cpus).map_or(CpusRequest::Shared, CpusRequest::Exclusive),
         numa,

@@ -27,6 +27,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         queue_size: 1024,
         mtu: 1500,
         socket: SocketOwner::Vrouter,
+        lease: None,
     };
     let container = ContainerRecord {
         id: format!("{id}-c"),
