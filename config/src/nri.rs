@@ -48,6 +48,8 @@ pub struct NriConfig {
 pub struct CpuSettings {
     /// Who sets the CPUs of opted-in containers.
     pub mode: CpuMode,
+    /// Whether containers that have not opted in are kept off CPUs that a pod was given for itself; with `mode = "own"` only.
+    pub move_others: bool,
     /// CPUs that no pod is given, in the kernel's list form `0-1,8`.
     pub reserved: String,
 }

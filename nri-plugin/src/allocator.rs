@@ -31,6 +31,7 @@ use crate::unserved::{self, Unserved};
 use crate::vrouter::{Session, VRouter, VRouterError};
 
 mod leases;
+mod others;
 mod prepare;
 
 /// Why a container is not created. Each is one line for the author of the pod.
@@ -86,6 +87,8 @@ pub struct Granted {
     pub allocation: Allocation,
     /// What to mount.
     pub slot_directory: PathBuf,
+    /// Containers that have not opted in and have to make way, and where to.
+    pub others: Vec<(String, CpuSet)>,
 }
 
 /// See the module.
@@ -188,7 +191,8 @@ impl Allocator {
                 state.sandboxes.insert(sandbox);
                 state.containers.insert(container.id.clone());
                 self.keep(&state.node, &allocation.updates);
-                Ok(Some(Granted { allocation, slot_directory }))
+                let others = self.move_others(state);
+                Ok(Some(Granted { allocation, slot_directory, others }))
             }
             Err(refusal) => {
                 state.looked = None;
@@ -267,14 +271,15 @@ impl Allocator {
         &self,
         pod: &PodSandbox,
         container: &Container,
-    ) -> (Option<ContainerRecord>, Vec<SharedUpdate>) {
+    ) -> (Option<ContainerRecord>, Vec<SharedUpdate>, Vec<(String, CpuSet)>) {
         let mut state = self.state.lock().await;
         let updates = self.rebalance(&mut state);
+        let others = self.move_others(&mut state);
         let record = SandboxId::new(&pod.id).ok().and_then(|sandbox| {
             let containers = state.node.pod(&sandbox)?.containers.values();
             containers.into_iter().find(|record| record.id == container.id).cloned()
         });
-        (record, updates)
+        (record, updates, others)
     }
 
     /// Takes over CPUs that others have chosen anew for one of our containers, where those are followed; says how they lie.
@@ -395,12 +400,12 @@ impl Allocator {
         }
     }
 
-    /// Takes over what the runtime says exists. Does not call the vRouter: an absent one must not delay the runtime.
+    /// Takes over what the runtime says exists, and says which other containers have to make way. Does not call the vRouter: an absent one must not delay the runtime.
     pub async fn synchronize(
         &self,
         pods: &[PodSandbox],
         containers: &[Container],
-    ) -> Result<(), StartError> {
+    ) -> Result<Vec<(String, CpuSet)>, StartError> {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         let found = self.files.read_all()?;
@@ -412,6 +417,7 @@ impl Allocator {
             tracing::error!(pod = format!("{namespace}/{pod}"), container, id, "{reason}");
         }
         self.write_status(state);
+        self.adopt_others(state, containers);
         tracing::info!(
             pods = state.sandboxes.len(),
             containers = state.containers.len(),
@@ -420,7 +426,7 @@ impl Allocator {
             "synchronized"
         );
         self.stale_ports.notify_one();
-        Ok(())
+        Ok(self.move_others(state))
     }
 
     /// Makes the vRouter's ports what the pods hold.

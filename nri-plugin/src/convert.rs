@@ -332,5 +332,11 @@ pub fn shared_updates(updates: &[SharedUpdate], except: &str) -> Vec<api::Contai
         .collect()
 }
 
+/// The updates for containers that are not ours, but not for `except`.
+pub fn other_updates(updates: &[(String, CpuSet)], except: &str) -> Vec<api::ContainerUpdate> {
+    let others = updates.iter().filter(|(id, _)| id != except);
+    others.map(|(id, cpus)| cpuset_update(id, cpus, None)).collect()
+}
+
 #[cfg(test)]
 mod tests;

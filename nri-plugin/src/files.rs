@@ -23,6 +23,8 @@ use crate::record;
 const LOCK_FILE: &str = "nri.lock";
 /// Leases of address plugins, one file each.
 const LEASES: &str = "leases";
+/// Containers that are not ours and were moved off CPUs.
+const MOVED_FILE: &str = "nri-moved.json";
 /// How the plugin stands, see [`crate::unserved::status`].
 const STATUS_FILE: &str = "nri-status.json";
 /// What is on its way out: a pod can leave behind more than can be removed while its end is being handled.
@@ -170,6 +172,16 @@ impl Files {
     /// Writes how the plugin stands, for people and other programs.
     pub fn write_status(&self, text: &str) -> Result<(), FilesError> {
         self.replace(&self.run_dir, &self.run_dir.join(STATUS_FILE), 0o644, text)
+    }
+
+    /// Writes down which containers that are not ours were moved.
+    pub fn write_moved(&self, text: &str) -> Result<(), FilesError> {
+        self.replace(&self.run_dir, &self.run_dir.join(MOVED_FILE), 0o600, text)
+    }
+
+    /// What was written down; nothing when there is nothing.
+    pub fn read_moved(&self) -> Option<String> {
+        fs::read_to_string(self.run_dir.join(MOVED_FILE)).ok()
     }
 
     /// An identity for a lease of this pod that no other lease ever has.

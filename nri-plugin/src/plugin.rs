@@ -7,7 +7,7 @@ use nri_plugin_core::plan::Cpus;
 use nri_plugin_proto::api::{
     ConfigureRequest, Container, ContainerUpdate, LinuxResources, PodSandbox,
 };
-use nri_plugin_proto::{Creation, Event, EventSet, Plugin, Status};
+use nri_plugin_proto::{AdjustmentBuilder, Creation, Event, EventSet, Plugin, Status};
 use ringway_config::NriConfig;
 use tokio::sync::OnceCell;
 
@@ -52,6 +52,41 @@ impl Ringway {
     fn allocator_of(&self, pod: &PodSandbox) -> Option<&Allocator> {
         let allocator = self.allocator.get()?.as_ref().ok()?;
         convert::pod_opted_in(pod).then_some(allocator)
+    }
+
+    /// As [`Ringway::allocator_of`], and for every pod where other containers make way.
+    fn allocator_for(&self, pod: &PodSandbox) -> Option<&Allocator> {
+        let allocator = self.allocator.get()?.as_ref().ok()?;
+        (convert::pod_opted_in(pod) || allocator.moves_others()).then_some(allocator)
+    }
+
+    /// The creation of a container that has not opted in: left alone, unless other containers make way.
+    async fn other(&self, container: &Container) -> Result<Creation, Status> {
+        let Some(Ok(allocator)) = self.allocator.get() else { return Ok(Creation::default()) };
+        let (chosen, _) = convert::chosen(container);
+        let (instead, others) = allocator.meet_other(container, chosen).await;
+        let mut builder = AdjustmentBuilder::new();
+        if let Some(cpus) = instead {
+            builder.cpuset_cpus(&cpus.to_string()).map_err(refusal)?;
+        }
+        let updates = convert::other_updates(&others, &container.id);
+        Ok(Creation { adjustment: builder.build(), updates })
+    }
+
+    /// Others give new CPUs to a container that has not opted in.
+    async fn update_other(
+        &self,
+        allocator: &Allocator,
+        container: &Container,
+        resources: &LinuxResources,
+    ) -> Option<ContainerUpdate> {
+        let (chosen, _) = convert::chosen_in(resources);
+        // Unset: it keeps what it has.
+        if chosen.is_empty() {
+            return None;
+        }
+        let (instead, _) = allocator.meet_other(container, chosen).await;
+        instead.map(|cpus| convert::cpuset_update(&container.id, &cpus, None))
     }
 
     /// Starts with what containerd says. A plugin that cannot start says so to the pods that need it: if it refused to
@@ -123,7 +158,8 @@ impl Plugin for Ringway {
         containers: Vec<Container>,
     ) -> Result<Vec<ContainerUpdate>, Status> {
         if let Some(Ok(allocator)) = self.allocator.get() {
-            allocator.synchronize(&pods, &containers).await.map_err(refusal)?;
+            let others = allocator.synchronize(&pods, &containers).await.map_err(refusal)?;
+            return Ok(convert::other_updates(&others, ""));
         }
         Ok(Vec::new())
     }
@@ -145,13 +181,13 @@ impl Plugin for Ringway {
         container: Container,
     ) -> Result<Creation, Status> {
         if !convert::pod_opted_in(&pod) {
-            return Ok(Creation::default());
+            return self.other(&container).await;
         }
         let allocator = self.allocator()?;
         let began = Instant::now();
         let granted = match allocator.create(&pod, &container).await {
             Ok(Some(granted)) => granted,
-            Ok(None) => return Ok(Creation::default()),
+            Ok(None) => return self.other(&container).await,
             Err(error) => {
                 tracing::warn!(pod = name(&pod), container = container.name, %error, "refused");
                 return Err(refusal(error));
@@ -175,7 +211,8 @@ impl Plugin for Ringway {
         }
         let adjustment =
             convert::adjustment(&container, allocation, granted.slot_directory).map_err(refusal)?;
-        let updates = convert::shared_updates(&allocation.updates, &container.id);
+        let mut updates = convert::shared_updates(&allocation.updates, &container.id);
+        updates.extend(convert::other_updates(&granted.others, &container.id));
         Ok(Creation { adjustment, updates })
     }
 
@@ -185,14 +222,18 @@ impl Plugin for Ringway {
         container: Container,
         resources: LinuxResources,
     ) -> Result<Vec<ContainerUpdate>, Status> {
-        let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
+        let Some(allocator) = self.allocator_for(&pod) else { return Ok(Vec::new()) };
         if let Some((cpus, alignment)) = allocator.follow(&pod, &container, &resources).await {
             tracing::info!(
                 pod = name(&pod), container = container.name, %cpus, ?alignment, "others have chosen CPUs"
             );
         }
-        let (record, shared) = allocator.placement(&pod, &container).await;
+        let (record, shared, others) = allocator.placement(&pod, &container).await;
         let mut updates = convert::shared_updates(&shared, &container.id);
+        updates.extend(convert::other_updates(&others, &container.id));
+        if record.is_none() {
+            updates.extend(self.update_other(allocator, &container, &resources).await);
+        }
         // kubelet sends the cpuset of its own CPU manager; where we choose, ours stays.
         updates.extend(record.and_then(|record| match &record.cpus {
             Cpus::Exclusive(cpus) | Cpus::Shared(cpus) => {
@@ -208,13 +249,18 @@ impl Plugin for Ringway {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Vec<ContainerUpdate>, Status> {
-        let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
+        let Some(allocator) = self.allocator_for(&pod) else { return Ok(Vec::new()) };
         // It may start again: nothing of its own is taken back here. A chance to tell others their new CPUs.
-        let (_, shared) = allocator.placement(&pod, &container).await;
-        Ok(convert::shared_updates(&shared, &container.id))
+        let (_, shared, others) = allocator.placement(&pod, &container).await;
+        let mut updates = convert::shared_updates(&shared, &container.id);
+        updates.extend(convert::other_updates(&others, &container.id));
+        Ok(updates)
     }
 
     async fn remove_container(&self, pod: PodSandbox, container: Container) -> Result<(), Status> {
+        if let Some(allocator) = self.allocator_for(&pod) {
+            allocator.forget_other(&container).await;
+        }
         if let Some(allocator) = self.allocator_of(&pod) {
             allocator.remove_container(&pod, &container).await;
         }

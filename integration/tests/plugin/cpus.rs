@@ -59,3 +59,44 @@ pub fn others_are_followed(stage: &mut Stage) -> Result<()> {
     node.delete(&running)?;
     node.delete(&free)
 }
+
+/// Where the node says so, containers that have not opted in leave CPUs that a pod was given for itself, and come back.
+pub fn others_make_way(stage: &mut Stage) -> Result<()> {
+    let mut setup = Setup::new(Version::V2_1, PluginStart::External);
+    setup.plugin_settings = "[cpus]\nmove_others = true\n";
+    let node = stage.node(&setup)?;
+    let before = node.start_pod(Pod::idle("before"))?;
+    let all = cpus(node, node.pid(&before)?)?;
+    let owner = node.start_pod(pod("owner").annotate("cpus.ringway.dev", "1"))?;
+    let own = cpus(node, node.pid(&owner)?)?;
+    let after = node.start_pod(Pod::idle("after"))?;
+    let contains = |list: &str, cpu: &str| -> Result<bool> {
+        let cpu: u32 = cpu.parse().with_context(|| format!("{cpu:?} is not one CPU"))?;
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            if (first.parse::<u32>()?..=last.parse()?).contains(&cpu) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    for other in [&before, &after] {
+        let theirs = cpus(node, node.pid(other)?)?;
+        ensure!(
+            !contains(&theirs, &own)?,
+            "{} is on {theirs}, {own} was given away",
+            other.pod.name
+        );
+    }
+    // kubelet's CPU manager says so again now and then; a restart of the plugin does not make it forget.
+    node.containerd()?.cri.update_cpus(&before.container, &all)?;
+    ensure!(!contains(&cpus(node, node.pid(&before)?)?, &own)?, "kubelet's update won");
+    node.stop_plugin()?;
+    node.start_plugin()?;
+    node.delete(&owner)?;
+    // The end of a pod has no answer to attach this to; the next event has.
+    node.delete(&after)?;
+    let theirs = cpus(node, node.pid(&before)?)?;
+    ensure!(theirs == all, "{theirs} after the end of the owner, {all} before");
+    node.delete(&before)
+}

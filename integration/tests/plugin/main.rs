@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use integration::stage::{Needs, Stage, Test};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 13] = [
+const TESTS: [Test; 14] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -32,6 +32,7 @@ const TESTS: [Test; 13] = [
     ("limits", Needs::Node(Version::V2_1), limits::refuse),
     ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
     ("cpus_of_others_are_followed", Needs::Node(Version::V2_1), cpus::others_are_followed),
+    ("other_containers_make_way", Needs::Node(Version::V2_1), cpus::others_make_way),
     ("hanging_vrouter_1_7", Needs::Node(Version::V1_7), |stage| {
         stage.node(&Setup::new(Version::V1_7, PluginStart::External))?;
         daemons::vrouter_hangs(stage)

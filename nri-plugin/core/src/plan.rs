@@ -19,9 +19,11 @@ use crate::{eal, pick};
 mod addresses;
 mod error;
 mod follow;
+mod others;
 mod place;
 
 pub use error::{AdoptError, Note, PlanError};
+pub use others::{Other, Others};
 
 /// The machine, who has what of it, and what interfaces get when nobody says.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub struct Node {
     defaults: Defaults,
     policy: Policy,
     pods: BTreeMap<SandboxId, PodRecord>,
+    /// Empty unless other containers make way.
+    others: Others,
 }
 
 /// Where the vRouter runs.
@@ -283,8 +287,8 @@ impl Node {
     /// A machine on which nothing of ours runs yet. `reserved` CPUs are never given to pods.
     #[must_use]
     pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults, policy: Policy) -> Self {
-        let (vrouter, pods) = (Vrouter::default(), BTreeMap::new());
-        Self { topology, reserved, vrouter, defaults, policy, pods }
+        let (vrouter, pods, others) = (Vrouter::default(), BTreeMap::new(), Others::new());
+        Self { topology, reserved, vrouter, defaults, policy, pods, others }
     }
 
     /// Takes a fresh look at sysfs: hugepages and online CPUs change.

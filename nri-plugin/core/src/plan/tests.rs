@@ -76,11 +76,11 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
     }
 }
 
-fn sandbox(id: &str) -> SandboxId {
+pub(crate) fn sandbox(id: &str) -> SandboxId {
     SandboxId::new(id).unwrap()
 }
 
-fn allocate(
+pub(crate) fn allocate(
     node: &mut Node,
     pod: &str,
     container: &str,
