@@ -426,6 +426,7 @@ impl Allocator {
             "synchronized"
         );
         self.stale_ports.notify_one();
+        self.stale_leases.notify_one();
         Ok(self.move_others(state))
     }
 
