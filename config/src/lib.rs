@@ -15,7 +15,10 @@ mod runtime;
 mod vrouter;
 
 pub use error::ConfigError;
-pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
+pub use nri::{
+    CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
+    SocketOwner,
+};
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use runtime::RuntimeConfig;
 pub use vrouter::{

@@ -6,6 +6,7 @@ packages=(
     build-essential pkg-config libclang-dev protobuf-compiler  # to build
     dpdk dpdk-dev libdpdk-dev                                  # DPDK and its testpmd
     runc busybox-static                                        # containers and their images
+    containernetworking-plugins                                # host-local, an address plugin
     iproute2 ca-certificates debian-archive-keyring
     help2man                                                   # manual pages of the package
 )

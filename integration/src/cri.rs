@@ -9,10 +9,11 @@ use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerFilter, ContainerState, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListPodSandboxRequest, PodSandboxConfig, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StopContainerRequest,
-    StopPodSandboxRequest, VersionRequest,
+    CreateContainerRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest,
+    LinuxContainerResources, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StatusRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    VersionRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -171,6 +172,23 @@ impl Cri {
     pub fn stop(&self, container: &str, grace: i64) -> Result<()> {
         let call = StopContainerRequest { container_id: container.to_owned(), timeout: grace };
         runtime()?.block_on(self.runtime.clone().stop_container(request(call))).map_err(message)?;
+        Ok(())
+    }
+
+    /// Sets a container's CPUs, as kubelet's CPU manager does for every container now and then.
+    pub fn update_cpus(&self, container: &str, cpus: &str) -> Result<()> {
+        let linux = LinuxContainerResources {
+            cpuset_cpus: cpus.to_owned(),
+            ..LinuxContainerResources::default()
+        };
+        let call = UpdateContainerResourcesRequest {
+            container_id: container.to_owned(),
+            linux: Some(linux),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        runtime()?
+            .block_on(self.runtime.clone().update_container_resources(request(call)))
+            .map_err(message)?;
         Ok(())
     }
 

@@ -91,7 +91,10 @@ pub fn held(node: &Node) -> Result<Vec<Held>> {
     runtime()?.block_on(async {
         let mut client = nri_plugin_api::connect(&socket).await?;
         let answer = client.list(ListRequest {}).await;
-        Ok(answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner().containers)
+        Ok(answer
+            .map_err(|status| anyhow::anyhow!("{}", status.message()))?
+            .into_inner()
+            .containers)
     })
 }
 
@@ -175,8 +178,7 @@ pub fn held_of(node: &Node, id: &str) -> Result<Held> {
 /// The shell command of a sender with a fixed address. The gateway's MAC address is the vRouter's.
 pub fn sender(node: &Node, network: &str, from: &str, to: &str) -> Result<Vec<String>> {
     let gateway_mac = node.vrouter()?.network(network)?.gateway_mac;
-    let role =
-        testpmd::Role::Send { from: from.to_owned(), to: to.to_owned(), gateway_mac };
+    let role = testpmd::Role::Send { from: from.to_owned(), to: to.to_owned(), gateway_mac };
     Ok(testpmd::command(&role))
 }
 
@@ -201,10 +203,7 @@ pub fn traffic(
         stats.iter().find(|it| it.id == id).cloned().with_context(|| format!("no counters of {id}"))
     };
     let (sent, got) = (of(&from)?, of(&to)?);
-    let received = Received {
-        vrouter_tx: got.tx_packets,
-        received: receiver.quit()?.rx_packets,
-    };
+    let received = Received { vrouter_tx: got.tx_packets, received: receiver.quit()?.rx_packets };
     let outcome = Outcome {
         from: sender.name.clone(),
         to: receiver.address()?.to_owned(),

@@ -8,6 +8,7 @@ mod allocator;
 mod convert;
 mod describe;
 mod files;
+mod ipam;
 mod liveness;
 mod logging;
 mod node_api;
@@ -15,6 +16,7 @@ mod plugin;
 mod record;
 mod settings;
 mod sysfs;
+mod unserved;
 mod vrouter;
 mod watch;
 

@@ -156,7 +156,7 @@ async fn create(
         }
     };
     tokio::spawn(watch(Arc::clone(&allocator), sandbox, caller));
-    let Granted { allocation, slot_directory } = granted;
+    let Granted { allocation, slot_directory, .. } = granted;
     tracing::info!(
         pod = name(&pod),
         container = container.id,

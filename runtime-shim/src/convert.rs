@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn containerds_namespace_is_in_its_bundles_path() {
         for (file, expected) in [
-            ("/run/containerd/io.containerd.runtime.v2.task/default/c1/config.json", Some("default")),
+            (
+                "/run/containerd/io.containerd.runtime.v2.task/default/c1/config.json",
+                Some("default"),
+            ),
             ("/run/containerd/io.containerd.runtime.v2.task/default/c2/config.json", None),
             ("/run/tasks/default/c1/config.json", None),
             ("/c1/config.json", None),

@@ -13,11 +13,7 @@ const DOCKER_FILE: &str = "config.v2.json";
 const DOCKER_MOUNTS: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
 
 /// The labels of a container, as far as they can be found. `namespace` is containerd's.
-pub fn find(
-    config: &Value,
-    id: &str,
-    namespace: Option<&str>,
-) -> Option<BTreeMap<String, String>> {
+pub fn find(config: &Value, id: &str, namespace: Option<&str>) -> Option<BTreeMap<String, String>> {
     if let Some(file) = docker_file(config, id) {
         return docker(&file);
     }

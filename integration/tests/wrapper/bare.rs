@@ -130,7 +130,10 @@ fn every_step(node: &Node, runtime: &str) -> Result<()> {
             Ok(printed.contains("Read-only file system").then_some(()))
         })
         .with_context(|| printed.clone())?;
-        expect(&printed, &["RINGWAY_EAL_ARGS=", "RINGWAY_INTERFACES=/run/ringway", &spec.ipv4, &spec.mac])?;
+        expect(
+            &printed,
+            &["RINGWAY_EAL_ARGS=", "RINGWAY_INTERFACES=/run/ringway", &spec.ipv4, &spec.mac],
+        )?;
 
         let config: Value = serde_json::from_slice(&fs::read(directory.join("config.json"))?)?;
         ensure!(config["example.com/unknown"] == json!({"kept": [1, 2.5, null]}), "{config}");
@@ -161,7 +164,8 @@ pub fn other_verbs(stage: &mut Stage) -> Result<()> {
     let node = stage.usual()?;
     // Its own path is in its messages.
     let real = |words: &[&str]| -> Result<_> { Ok(command(node, RUNC)?.args(words).output()?) };
-    let ours = |words: &[&str]| -> Result<_> { Ok(command(node, wrapper()?)?.args(words).output()?) };
+    let ours =
+        |words: &[&str]| -> Result<_> { Ok(command(node, wrapper()?)?.args(words).output()?) };
     for words in [
         &["--version"][..],
         &["features"],
@@ -183,12 +187,19 @@ pub fn other_verbs(stage: &mut Stage) -> Result<()> {
         // runc's own lines have the time in them.
         let untimed = |bytes: &[u8]| -> Vec<String> {
             let text = String::from_utf8_lossy(bytes).into_owned();
-            text.lines().map(|line| line.split_once("level=").map_or(line, |it| it.1).to_owned()).collect()
+            text.lines()
+                .map(|line| line.split_once("level=").map_or(line, |it| it.1).to_owned())
+                .collect()
         };
-        ensure!(untimed(&real.stderr) == untimed(&ours.stderr), "{words:?}: {:?}", untimed(&ours.stderr));
+        ensure!(
+            untimed(&real.stderr) == untimed(&ours.stderr),
+            "{words:?}: {:?}",
+            untimed(&ours.stderr)
+        );
     }
     // Descriptors and the exit code are the runtime's, too: a container in the foreground.
-    let directory = bundle(node, "exit", &shell("echo out; echo err >&2; cat <&3; exit 42"), |_| {})?;
+    let directory =
+        bundle(node, "exit", &shell("echo out; echo err >&2; cat <&3; exit 42"), |_| {})?;
     let id = format!("{}-exit", node.run().id());
     let file = node.run().path().join("third");
     fs::write(&file, "third\n")?;
@@ -208,17 +219,38 @@ pub fn refusals(stage: &mut Stage) -> Result<()> {
     let bare = Bare::new(node, wrapper()?);
     type Spoil = fn(&mut Value);
     let cases: [(&str, Spoil, &[&str]); 6] = [
-        ("network", |it| it["annotations"]["network.ringway.dev"] = "green".into(), &["\"green\"", "does not exist", "red"]),
-        ("typo", |it| it["annotations"]["netwrok.ringway.dev"] = "red".into(), &["netwrok.ringway.dev"]),
-        ("cpus", |it| it["annotations"]["cpus.ringway.dev"] = "99".into(), &["99", "cpus.ringway.dev"]),
-        ("mount", |it| {
-            let mount = json!({"destination": "/run/ringway", "type": "tmpfs", "source": "tmpfs"});
-            if let Some(mounts) = it["mounts"].as_array_mut() {
-                mounts.push(mount);
-            }
-        }, &["something else is mounted at /run/ringway"]),
+        (
+            "network",
+            |it| it["annotations"]["network.ringway.dev"] = "green".into(),
+            &["\"green\"", "does not exist", "red"],
+        ),
+        (
+            "typo",
+            |it| it["annotations"]["netwrok.ringway.dev"] = "red".into(),
+            &["netwrok.ringway.dev"],
+        ),
+        (
+            "cpus",
+            |it| it["annotations"]["cpus.ringway.dev"] = "99".into(),
+            &["99", "cpus.ringway.dev"],
+        ),
+        (
+            "mount",
+            |it| {
+                let mount =
+                    json!({"destination": "/run/ringway", "type": "tmpfs", "source": "tmpfs"});
+                if let Some(mounts) = it["mounts"].as_array_mut() {
+                    mounts.push(mount);
+                }
+            },
+            &["something else is mounted at /run/ringway"],
+        ),
         ("cgroup", |it| it["linux"]["cgroupsPath"] = "a/b".into(), &["cgroupsPath", "\"a/b\""]),
-        ("shape", |it| it["linux"]["resources"]["hugepageLimits"] = "many".into(), &["linux.resources.hugepageLimits", "list"]),
+        (
+            "shape",
+            |it| it["linux"]["resources"]["hugepageLimits"] = "many".into(),
+            &["linux.resources.hugepageLimits", "list"],
+        ),
     ];
     for (name, spoil, words) in cases {
         let directory = bundle(node, name, &idle(), |config| {
@@ -274,7 +306,11 @@ pub fn cost(stage: &mut Stage) -> Result<()> {
     let opted = bundle(node, "opted", &idle(), opted_in)?;
     let through = Bare::new(node, wrapper()?);
     let direct = Bare::new(node, PathBuf::from("runc"));
-    let cases = [("runc alone", &direct, &plain), ("plain", &through, &plain), ("opted in", &through, &opted)];
+    let cases = [
+        ("runc alone", &direct, &plain),
+        ("plain", &through, &plain),
+        ("opted in", &through, &opted),
+    ];
     let mut times = cases.map(|_| Vec::with_capacity(ROUNDS));
     for round in 0..ROUNDS {
         for ((name, bare, bundle), times) in cases.iter().zip(&mut times) {
@@ -309,7 +345,9 @@ pub fn cost(stage: &mut Stage) -> Result<()> {
     };
     let runc = time(Path::new(RUNC))?;
     let wrapped = time(&wrapper()?)?;
-    println!("    --version, median of {ROUNDS}: runc alone {runc:.1?}, through the wrapper {wrapped:.1?}");
+    println!(
+        "    --version, median of {ROUNDS}: runc alone {runc:.1?}, through the wrapper {wrapped:.1?}"
+    );
     // Nothing of this may fail because of the plugin: it has been asked for every third container only.
     fail(command(node, wrapper()?)?.arg("no-such-verb"))?;
     wait_nothing_left(node, NOTICED)

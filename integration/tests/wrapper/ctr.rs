@@ -12,9 +12,7 @@ use integration::machine::repository;
 use integration::node::{Node, PluginStart, Setup};
 use integration::process::Daemon;
 use integration::traffic::UP;
-use integration::wrapper::{
-    self, Application, expect, fail, held, run, sender, wait_nothing_left,
-};
+use integration::wrapper::{self, Application, expect, fail, held, run, sender, wait_nothing_left};
 use integration::{containerd, image, testpmd, wait};
 
 use crate::bare::{NOTICED, idle};
@@ -50,12 +48,7 @@ fn start(
 }
 
 /// What every container of these tests has.
-fn options(
-    ctr: &mut Command,
-    node: &Node,
-    id: &str,
-    annotations: &[(&str, String)],
-) -> Result<()> {
+fn options(ctr: &mut Command, node: &Node, id: &str, annotations: &[(&str, String)]) -> Result<()> {
     ctr.arg("--runc-binary").arg(wrapper::wrapper()?);
     ctr.arg("--runc-root").arg(node.run().path().join("runc-ctr"));
     ctr.arg("--cgroup").arg(format!("/{}/ctr/{id}", node.run().id()));
@@ -79,9 +72,7 @@ fn application(
     line.args(["tasks", "exec", "--exec-id", "tell", id, "/bin/sh", "-c"]);
     let (program, start): (_, Vec<_>) =
         (line.get_program().to_owned(), line.get_args().map(ToOwned::to_owned).collect());
-    let exec = move |script: &str| {
-        run(Command::new(&program).args(&start).arg(script)).map(drop)
-    };
+    let exec = move |script: &str| run(Command::new(&program).args(&start).arg(script)).map(drop);
     let log = move || Ok(fs::read_to_string(&log)?);
     Application::up(node, id, Box::new(exec), Box::new(log))
 }
@@ -167,7 +158,11 @@ pub fn cri(stage: &mut Stage) -> Result<()> {
 /// A program of Debian 12's own containerd, which has no NRI.
 pub fn old_program(name: &str) -> Result<PathBuf, String> {
     let path = repository().join("target/managers/containerd-1.6/usr/bin").join(name);
-    if path.is_file() { Ok(path) } else { Err(format!("{} is missing; run `make setup`", path.display())) }
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{} is missing; run `make setup`", path.display()))
+    }
 }
 
 fn old_ctr(node: &Node) -> Result<Command> {

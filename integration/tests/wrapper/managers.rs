@@ -143,7 +143,10 @@ pub fn podman(stage: &mut Stage) -> Result<()> {
     let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
     fs::write(home.join(".config/containers/policy.json"), policy)?;
     let settings = disk.join("containers.conf");
-    fs::write(&settings, "[engine]\nevents_logger = \"file\"\n[network]\nnetwork_backend = \"cni\"\n")?;
+    fs::write(
+        &settings,
+        "[engine]\nevents_logger = \"file\"\n[network]\nnetwork_backend = \"cni\"\n",
+    )?;
     let runtime = script(node)?;
     let line = || {
         let mut line = command(node, manager("podman").map_err(anyhow::Error::msg)?)?;
@@ -165,11 +168,18 @@ pub fn podman(stage: &mut Stage) -> Result<()> {
     let profile = repository().join("target/managers/usr/share/containers/seccomp.json");
     let profile = format!("seccomp={}", profile.display());
     let options = [
-        "--network", "none", "--log-driver", "k8s-file", "--cgroup-parent", &parent,
-        "--security-opt", &profile,
+        "--network",
+        "none",
+        "--log-driver",
+        "k8s-file",
+        "--cgroup-parent",
+        &parent,
+        "--security-opt",
+        &profile,
     ];
     let options = options.map(str::to_owned).to_vec();
-    Manager { line: &line, options, tell: "--annotation", csv: true, id_of: &id_of }.every_step(node)
+    Manager { line: &line, options, tell: "--annotation", csv: true, id_of: &id_of }
+        .every_step(node)
 }
 
 pub fn docker(stage: &mut Stage) -> Result<()> {
@@ -233,7 +243,12 @@ pub fn nerdctl(stage: &mut Stage) -> Result<()> {
     let socket = node.containerd()?.socket().to_owned();
     let line = || {
         let mut line = command(node, manager("nerdctl").map_err(anyhow::Error::msg)?)?;
-        line.arg("--address").arg(&socket).args(["--namespace", "k8s.io", "--cgroup-manager", "cgroupfs"]);
+        line.arg("--address").arg(&socket).args([
+            "--namespace",
+            "k8s.io",
+            "--cgroup-manager",
+            "cgroupfs",
+        ]);
         line.arg("--data-root").arg(&data).arg("--cni-netconfpath").arg(data.join("cni"));
         Ok(line)
     };
@@ -244,5 +259,6 @@ pub fn nerdctl(stage: &mut Stage) -> Result<()> {
     let runtime = wrapper()?.display().to_string();
     let options = ["--runtime", &runtime, "--network", "none"];
     let options = options.map(str::to_owned).to_vec();
-    Manager { line: &line, options, tell: "--annotation", csv: false, id_of: &id_of }.every_step(node)
+    Manager { line: &line, options, tell: "--annotation", csv: false, id_of: &id_of }
+        .every_step(node)
 }

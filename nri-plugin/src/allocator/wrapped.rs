@@ -5,6 +5,7 @@
 //! the caller of the node API stands for it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use nri_plugin_api::is_wrapped;
 use nri_plugin_core::paths::SandboxId;
@@ -38,6 +39,11 @@ pub struct Held {
 }
 
 impl Allocator {
+    /// Where everything is.
+    pub fn run_dir(&self) -> &Path {
+        self.files.run_dir()
+    }
+
     /// Gives a container what its annotations ask for, in place of whatever an earlier one of its id has left. `None` when nothing
     /// is meant for it. Until [`Allocator::caller_ended`] is told of it, it counts as alive.
     ///
@@ -63,7 +69,9 @@ impl Allocator {
         match self.create(pod, container).await {
             Ok(Some(granted)) => {
                 let mut state = self.state.lock().await;
+                // Only an answer to the runtime can tell its containers.
                 state.untold.extend(granted.allocation.updates.iter().cloned());
+                state.untold_others.extend(granted.others.iter().cloned());
                 Ok(Some(granted))
             }
             other => {

@@ -276,7 +276,8 @@ mod tests {
         let refuse = json!({"names": ["mbind", "x"], "action": "SCMP_ACT_KILL"});
         let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [refuse]});
         let wide = allow(profile);
-        let added = json!({"names": ["get_mempolicy", "set_mempolicy"], "action": "SCMP_ACT_ALLOW"});
+        let added =
+            json!({"names": ["get_mempolicy", "set_mempolicy"], "action": "SCMP_ACT_ALLOW"});
         assert_eq!(wide["syscalls"], json!([refuse, added]));
         let bare = allow(json!({"defaultAction": "SCMP_ACT_ERRNO"}));
         assert_eq!(bare["syscalls"][0]["names"], json!(MEMORY_POLICY));

@@ -1,8 +1,8 @@
 //! The node that tests share.
 
+use crate::containerd::Version;
+use crate::node::{Node, PluginStart, Setup};
 use anyhow::{Context, Result};
-use integration::containerd::Version;
-use integration::node::{Node, PluginStart, Setup};
 
 /// What a test needs of the machine.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,11 @@ impl Stage {
             self.clear();
             self.node = Some(Node::start(setup)?);
         }
+        self.current()
+    }
+
+    /// The node that runs.
+    pub fn current(&mut self) -> Result<&mut Node> {
         self.node.as_mut().context("no node")
     }
 
