@@ -167,7 +167,10 @@ pub fn podman(stage: &mut Stage) -> Result<()> {
     let parent = format!("/{}/podman", node.run().id());
     let profile = repository().join("target/managers/usr/share/containers/seccomp.json");
     let profile = format!("seccomp={}", profile.display());
+    // Without CAP_SYS_RESOURCE (a test machine in a container) podman's own limits cannot be set.
     let options = [
+        "--ulimit",
+        "host",
         "--network",
         "none",
         "--log-driver",
