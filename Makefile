@@ -17,6 +17,8 @@ PREFIX ?= /usr
 DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
+# Tests of the real binaries, in the order in which they run; `cargo test` alone leaves them out.
+live := frontends networks tunnel uplinks plug node plugin wrapper cleanup package
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
 .PHONY: help setup build demo clean-demo check format lint unit doc test test-deep fuzz integration bench install deb
@@ -48,7 +50,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace --test frontends --test networks --test tunnel --test uplinks --test plug --test node --test cleanup --test package --locked -- -D warnings; \
+		$(CARGO) clippy --workspace $(addprefix --test ,$(live)) --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -68,7 +70,8 @@ fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FU
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
 	@integration/setup/qemu.sh
-	@$(CARGO) test --workspace --locked --test frontends --test networks --test tunnel --test uplinks --test plug --test node --test cleanup --test package
+	@integration/setup/managers.sh
+	@$(CARGO) test --workspace --locked $(addprefix --test ,$(live))
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh

@@ -8,13 +8,17 @@ built="$1"
 prefix="${PREFIX:-/usr}"
 root="${DESTDIR:-}$prefix"
 binaries=(ringway ringway-vrouter ringway-nri)
+# Becomes another runtime, whose options it has: no page of its own.
+wrapper=ringway-runtime
 
 put() { # put MODE DIRECTORY FILE...
     install -d "$2"
     install -m "$1" -t "$2" "${@:3}"
 }
 
-put 0755 "$root/bin" "${binaries[@]/#/$built/}"
+put 0755 "$root/bin" "${binaries[@]/#/$built/}" "$built/$wrapper"
+# Called so, it becomes crun.
+ln -sf "$wrapper" "$root/bin/ringway-crun"
 put 0644 "$root/lib/systemd/system" config/systemd/*.service
 put 0644 "$root/share/ringway" config/samples/*.toml config/containerd/*.toml
 install -d "$root/share/ringway/kubernetes"

@@ -103,6 +103,33 @@ pub(crate) fn network_name(key: &str, name: &str) -> Result<(), Problem> {
     ))
 }
 
+/// Names of Kubernetes namespaces (RFC 1123 labels); one may end with `*` for all that start so.
+pub(crate) fn namespaces(key: &str, names: &[String]) -> Result<(), Problem> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let good = |name: &&String| {
+        let start = name.strip_suffix('*').unwrap_or(name);
+        let only_star = start.is_empty() && *name == "*";
+        only_star || (!start.is_empty() && start.len() <= 63 && start.chars().all(plain))
+    };
+    match names.iter().find(|name| !good(name)) {
+        None => Ok(()),
+        Some(name) => Err(Problem::new(
+            key,
+            name,
+            "must be the name of a namespace, or the start of one and `*`, as \"team-*\"",
+        )),
+    }
+}
+
+/// A number of bytes, or one with Ki, Mi or Gi.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    let units = [("Ki", 1_u64 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30)];
+    let unit = units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)));
+    let (digits, unit) = unit.unwrap_or((text, 1));
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| plain)?.checked_mul(unit)
+}
+
 /// An IPv4 or IPv6 prefix without bits behind its length.
 pub(crate) fn prefix(key: &str, text: &str) -> Result<(), Problem> {
     let parts = text.split_once('/').and_then(|(address, length)| {

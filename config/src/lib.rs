@@ -12,12 +12,17 @@ mod locate;
 mod nri;
 mod prefix;
 mod uplink;
+mod runtime;
 mod vrouter;
 
 pub use error::ConfigError;
-pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
+pub use nri::{
+    CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
+    SocketOwner,
+};
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
+pub use runtime::RuntimeConfig;
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
     PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
@@ -27,6 +32,8 @@ pub use vrouter::{
 pub const VROUTER_FILE: &str = "/etc/ringway/vrouter.toml";
 /// Where the packages put the configuration of the NRI plugin.
 pub const NRI_FILE: &str = "/etc/ringway/nri.toml";
+/// Where the packages put the configuration of the runtime wrapper.
+pub const RUNTIME_FILE: &str = "/etc/ringway/runtime.toml";
 
 #[cfg(test)]
 mod tests;

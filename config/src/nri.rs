@@ -1,5 +1,6 @@
 //! The schema of `nri.toml`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -32,14 +33,89 @@ pub struct NriConfig {
     pub cpus: CpuSettings,
     /// What an interface gets when its annotation does not say.
     pub defaults: InterfaceDefaults,
+    /// What pods may ask for.
+    pub limits: Limits,
+    /// CNI plugins that give addresses.
+    pub ipam: IpamSettings,
+    /// Who may join a network and where its addresses come from, by network.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub networks: BTreeMap<String, NetworkRules>,
 }
 
 /// `[cpus]`: CPUs and who may have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CpuSettings {
+    /// Who sets the CPUs of opted-in containers.
+    pub mode: CpuMode,
+    /// Whether containers that have not opted in are kept off CPUs that a pod was given for itself; with `mode = "own"` only.
+    pub move_others: bool,
     /// CPUs that no pod is given, in the kernel's list form `0-1,8`.
     pub reserved: String,
+}
+
+/// Who sets the CPUs of opted-in containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuMode {
+    /// The plugin does, over what kubelet's CPU manager says.
+    #[default]
+    Own,
+    /// kubelet's CPU manager, another NRI plugin or a DRA driver does; the plugin goes by it and says whether it lies well.
+    Follow,
+    /// As `Follow`, and how it lies does not matter.
+    Off,
+}
+
+/// `[limits]`: what pods may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Namespaces whose pods may opt in; `team-*` is every one that starts so. Empty is every namespace.
+    pub namespaces: Vec<String>,
+    /// Whether pods may join networks that have no section `[networks.NAME]`.
+    pub unlisted_networks: bool,
+    /// Interfaces of one pod at most.
+    pub interfaces: u32,
+    /// Queue pairs of one interface at most.
+    pub queues: u32,
+    /// Exclusive CPUs of one pod at most; 0 for none.
+    pub cpus: u32,
+    /// Hugepages that the annotations of one pod may ask for at most, as `4Gi`; empty is no limit.
+    pub hugepages: String,
+    /// Whether pods may choose their Ethernet addresses.
+    pub mac: bool,
+    /// Whether pods may choose their IP addresses.
+    pub ip: bool,
+}
+
+/// `[networks.NAME]`: who may join a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkRules {
+    /// Namespaces whose pods may join, as in `limits.namespaces`. Empty is every namespace.
+    pub namespaces: Vec<String>,
+    /// CNI plugin that gives addresses, as `host-local`; absent: the node's own allocator does.
+    pub ipam: Option<String>,
+    /// JSON file with the plugin's settings: the object `ipam` of a CNI configuration, without `type`. Absent: what `host-local`
+    /// needs, from the vRouter's network.
+    pub ipam_file: Option<PathBuf>,
+}
+
+/// `[ipam]`: CNI plugins that give addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IpamSettings {
+    /// Where they are; the first that has a program of the name.
+    pub directories: Vec<PathBuf>,
+    /// How long one may take, ms.
+    pub timeout_ms: u32,
+}
+
+impl Default for IpamSettings {
+    fn default() -> Self {
+        Self { directories: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()], timeout_ms: 400 }
+    }
 }
 
 /// `[defaults]`: what an interface gets when its annotation does not say.
@@ -75,6 +151,9 @@ impl Default for NriConfig {
             sysfs_root: "/sys".into(),
             cpus: CpuSettings::default(),
             defaults: InterfaceDefaults::default(),
+            limits: Limits::default(),
+            ipam: IpamSettings::default(),
+            networks: BTreeMap::new(),
         }
     }
 }
@@ -84,6 +163,37 @@ impl Default for InterfaceDefaults {
         Self { queue_size: 1024, socket: SocketOwner::Vrouter }
     }
 }
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            namespaces: Vec::new(),
+            unlisted_networks: true,
+            interfaces: MAX_INTERFACES,
+            queues: MAX_QUEUES,
+            cpus: MAX_CPUS,
+            hugepages: String::new(),
+            mac: true,
+            ip: true,
+        }
+    }
+}
+
+impl Limits {
+    /// `hugepages` in bytes; `None` is no limit.
+    #[must_use]
+    pub fn hugepage_bytes(&self) -> Option<u64> {
+        check::bytes(&self.hugepages)
+    }
+}
+
+/// What the vRouter and an address plugin may take together, ms: four fifths of containerd's patience, and something for ourselves.
+const MOST_TOGETHER: u32 = 1500;
+
+/// What annotations can ask for at all.
+const MAX_INTERFACES: u32 = 16;
+const MAX_QUEUES: u32 = 16;
+const MAX_CPUS: u32 = 127;
 
 /// Longest `run_dir`: 107 bytes of a unix address less `/pods/`, a sandbox id of 64, `/0/` and `net0.sock`.
 const RUN_DIR_BYTES: usize = 107 - "/pods/".len() - 64 - "/0/".len() - "net0.sock".len();
@@ -125,6 +235,49 @@ impl NriConfig {
                 size,
                 "must be a power of two from 64 to 4096",
             ));
+        }
+        self.check_limits()
+    }
+
+    fn check_limits(&self) -> Result<(), Problem> {
+        let limits = &self.limits;
+        check::namespaces("limits.namespaces", &limits.namespaces)?;
+        check::range("limits.interfaces", limits.interfaces, 1, MAX_INTERFACES)?;
+        check::range("limits.queues", limits.queues, 1, MAX_QUEUES)?;
+        check::range("limits.cpus", limits.cpus, 0, MAX_CPUS)?;
+        if !limits.hugepages.is_empty() && limits.hugepage_bytes().is_none() {
+            return Err(Problem::new(
+                "limits.hugepages",
+                &limits.hugepages,
+                "must be a number of bytes, or one with Ki, Mi or Gi, as \"4Gi\"; leave it empty for no limit",
+            ));
+        }
+        for (name, network) in &self.networks {
+            check::network_name(&format!("networks.{name}"), name)?;
+            check::namespaces(&format!("networks.{name}.namespaces"), &network.namespaces)?;
+            if let Some(plugin) = &network.ipam {
+                check::plugin_name(&format!("networks.{name}.ipam"), plugin)?;
+                // A name of dots would be a directory.
+                if plugin.starts_with('.') {
+                    let remedy = "must be the name of a CNI plugin, as \"host-local\"";
+                    return Err(Problem::new(format!("networks.{name}.ipam"), plugin, remedy));
+                }
+            }
+            if let Some(file) = &network.ipam_file {
+                check::directory(&format!("networks.{name}.ipam_file"), file)?;
+            }
+        }
+        for directory in &self.ipam.directories {
+            check::directory("ipam.directories", directory)?;
+        }
+        check::range("ipam.timeout_ms", self.ipam.timeout_ms, 10, 1000)?;
+        let leased = self.networks.values().any(|network| network.ipam.is_some());
+        let both = self.vrouter_timeout_ms.saturating_add(self.ipam.timeout_ms);
+        if leased && both > MOST_TOGETHER {
+            let remedy = format!(
+                "makes {both} with vrouter_timeout_ms, and containerd waits 2 s for both: lower one until they are at most {MOST_TOGETHER}"
+            );
+            return Err(Problem::new("ipam.timeout_ms", self.ipam.timeout_ms, remedy));
         }
         Ok(())
     }

@@ -4,10 +4,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::{NetworkMode, NriConfig, RouteAction, SocketOwner, VrouterConfig};
+use crate::{
+    CpuMode, NetworkMode, NriConfig, RouteAction, RuntimeConfig, SocketOwner, VrouterConfig,
+};
 
 const VROUTER_SAMPLE: &str = include_str!("../samples/vrouter.toml");
 const NRI_SAMPLE: &str = include_str!("../samples/nri.toml");
+const RUNTIME_SAMPLE: &str = include_str!("../samples/runtime.toml");
 
 fn vrouter(text: &str) -> Result<VrouterConfig, String> {
     VrouterConfig::from_toml(text, Path::new("vrouter.toml")).map_err(|error| error.to_string())
@@ -17,8 +20,13 @@ fn nri(text: &str) -> Result<NriConfig, String> {
     NriConfig::from_toml(text, Path::new("nri.toml")).map_err(|error| error.to_string())
 }
 
+fn runtime(text: &str) -> Result<RuntimeConfig, String> {
+    RuntimeConfig::from_toml(text, Path::new("runtime.toml")).map_err(|error| error.to_string())
+}
+
 #[test]
 fn an_empty_file_is_the_defaults() {
+    assert_eq!(runtime(""), Ok(RuntimeConfig::default()));
     assert_eq!(vrouter(""), Ok(VrouterConfig::default()));
     assert_eq!(nri(""), Ok(NriConfig::default()));
 }
@@ -27,6 +35,7 @@ fn an_empty_file_is_the_defaults() {
 fn samples_are_the_defaults() {
     assert_eq!(vrouter(VROUTER_SAMPLE), Ok(VrouterConfig::default()));
     assert_eq!(nri(NRI_SAMPLE), Ok(NriConfig::default()));
+    assert_eq!(runtime(RUNTIME_SAMPLE), Ok(RuntimeConfig::default()));
 }
 
 /// A default that passes only because nobody checks it would be refused as soon as it is written down.
@@ -43,6 +52,7 @@ fn samples_spell_out_every_key() {
     }
     check(&VrouterConfig::default(), VROUTER_SAMPLE);
     check(&NriConfig::default(), NRI_SAMPLE);
+    check(&RuntimeConfig::default(), RUNTIME_SAMPLE);
     assert!(VROUTER_SAMPLE.contains("# control_group = "));
 }
 
@@ -95,6 +105,31 @@ fn values_reach_their_fields() {
         (Path::new("/run/r"), "0-1,8")
     );
     assert_eq!((config.defaults.socket, config.defaults.queue_size), (SocketOwner::Pod, 1024));
+
+    let text = "cpus.mode = 'follow'\nlimits.namespaces = ['*', 'team-*']\nlimits.hugepages = '4Gi'\n\
+                [networks.red]\nnamespaces = ['telco']\n[networks.blue]";
+    let config = nri(text).unwrap();
+    assert_eq!(
+        (config.cpus.mode, config.limits.hugepage_bytes()),
+        (CpuMode::Follow, Some(4 << 30))
+    );
+    assert_eq!(config.networks["red"].namespaces, ["telco"]);
+    assert!(config.networks["blue"].namespaces.is_empty());
+    assert_eq!(NriConfig::default().limits.hugepage_bytes(), None);
+}
+
+/// What the sample shows as a comment only, because it has no default.
+#[test]
+fn the_samples_network_section_is_right() {
+    let text: String = NRI_SAMPLE
+        .lines()
+        .skip_while(|line| *line != "# [networks.red]")
+        .filter_map(|line| line.strip_prefix("# "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let red = &nri(&text).unwrap().networks["red"];
+    assert_eq!(red.namespaces, ["telco"]);
+    assert_eq!(red.ipam.as_deref(), Some("host-local"));
 }
 
 /// Each message is one line with the place, the key, the value and the remedy.
@@ -293,8 +328,49 @@ fn errors_of_nri_toml() {
             "[defaults]\nsocket = 'host'",
             &["bad value 'host' for `defaults.socket`", "vrouter", "pod"],
         ),
+        ("[cpus]\nmode = 'kubelet'", &["`cpus.mode`", "own", "follow", "off"]),
+        (
+            "[limits]\nnamespaces = ['a', '*b']",
+            &["nri.toml:2: bad value \"*b\" for `limits.namespaces`", "team-*"],
+        ),
+        ("[limits]\nnamespaces = ['']", &["for `limits.namespaces`"]),
+        ("[limits]\ninterfaces = 0", &["bad value 0 for `limits.interfaces`", "1 to 16"]),
+        ("[limits]\nqueues = 17", &["bad value 17 for `limits.queues`", "1 to 16"]),
+        ("[limits]\ncpus = 128", &["bad value 128 for `limits.cpus`", "0 to 127"]),
+        ("[limits]\nhugepages = '4G'", &["bad value \"4G\" for `limits.hugepages`", "4Gi"]),
+        ("[networks.Red]", &["`networks.Red`", "lower case"]),
+        ("[networks.red]\nnamespace = 'a'", &["`networks.red.namespace`", "`namespaces`"]),
+        ("[networks.red]\nipam = '../x'", &["bad value \"../x\" for `networks.red.ipam`"]),
+        (
+            "[networks.red]\nipam = '..'",
+            &["bad value \"..\" for `networks.red.ipam`", "host-local"],
+        ),
+        ("[networks.red]\nipam_file = 'x'", &["bad value \"x\" for `networks.red.ipam_file`"]),
+        ("[ipam]\ntimeout_ms = 1001", &["bad value 1001 for `ipam.timeout_ms`", "10 to 1000"]),
+        ("[ipam]\ndirectories = ['bin']", &["bad value \"bin\" for `ipam.directories`"]),
+        (
+            "[ipam]\ntimeout_ms = 501\n[networks.red]\nipam = 'host-local'",
+            &["bad value 501 for `ipam.timeout_ms`", "1501", "at most 1500"],
+        ),
+        (
+            "[networks.red]\nnamespaces = ['A']",
+            &["nri.toml:2: bad value \"A\" for `networks.red.namespaces`"],
+        ),
     ] {
         check_error(nri(text), text, parts);
+    }
+}
+
+#[test]
+fn errors_of_runtime_toml() {
+    for (text, parts) in [
+        ("runtime = ''", &["runtime.toml:1: bad value \"\" for `runtime`", "runc"][..]),
+        ("runtime = 'bin/runc'", &["bad value \"bin/runc\" for `runtime`", "absolute"]),
+        ("run_dir = 'run'", &["bad value \"run\" for `run_dir`", "absolute"]),
+        ("timeout_ms = 7", &["bad value 7 for `timeout_ms`", "100 to 60000"]),
+        ("runtimes = ['runc']", &["unknown key `runtimes`", "did you mean `runtime`?"]),
+    ] {
+        check_error(runtime(text), text, parts);
     }
 }
 

@@ -1,13 +1,14 @@
 #!/bin/bash
 # What takes minutes: the crates with unsafe code under AddressSanitizer, the property tests under a fuzzer, the models of
 # the hand-overs, and the pure crates under Miri. Each part is bounded; one that this Rust can't run is said to be skipped.
-# DEEP_SECONDS: for each property test; DEEP_PARTS: "asan fuzz loom miri" or some of them.
+# DEEP_SECONDS: for each property test; DEEP_PARTS: "asan fuzz loom miri pods" or some of them; DEEP_PODS: for the last.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 cargo=${CARGO:-cargo}
 seconds=${DEEP_SECONDS:-3}
-parts=${DEEP_PARTS:-loom asan miri fuzz}
+parts=${DEEP_PARTS:-loom asan miri fuzz pods}
+pods=${DEEP_PODS:-400}
 host=$(rustc -vV | sed -n 's/^host: //p')
 target=${CARGO_TARGET_DIR:-target}
 summary=()
@@ -68,6 +69,11 @@ part_miri() {
 
 part_fuzz() {
     run "libFuzzer: each property test for $seconds s" integration/setup/fuzz.sh "$seconds"
+}
+
+# On a machine that can't, the test says so itself.
+part_pods() {
+    run "$pods pods come and go" env RINGWAY_STORM_PODS="$pods" "$cargo" test --locked --workspace --test plugin -- storm
 }
 
 for part in $parts; do

@@ -14,9 +14,13 @@ use crate::image;
 use crate::machine::repository;
 use crate::process::{Daemon, run};
 use crate::rundir::RunDir;
+use crate::wrapper;
 
 /// Time for containerd to answer CRI after its start; 2 s are usual on two busy CPUs.
 const START: Duration = Duration::from_secs(60);
+
+/// The runtime handler whose containers are started through `ringway-runtime`.
+pub const WRAPPED: &str = "wrapped";
 
 /// A containerd line that Ringway supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +110,8 @@ impl Containerd {
         let mut directories = vec![version.directory()];
         directories.extend(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(directories)?);
+        // Containers of ctr, nerdctl and Docker may be started through the runtime wrapper.
+        command.env(wrapper::CONFIG_VARIABLE, wrapper::write_config(run)?);
         let mut process = Daemon::start("containerd", command, &run.path().join("containerd.log"))?;
 
         let socket = run.path().join("containerd.sock");
@@ -179,12 +185,13 @@ fn configuration(run: &RunDir, version: Version) -> Result<Table> {
     let text = fs::read_to_string(&drop_in)
         .with_context(|| format!("cannot read {}", drop_in.display()))?;
     let mut config: Table = text.parse().with_context(|| drop_in.display().to_string())?;
-    let own: Table = overrides(run, version).parse().context("the fixture's own configuration")?;
+    let own = overrides(run, version, &wrapper::wrapper()?.display().to_string());
+    let own: Table = own.parse().context("the fixture's own configuration")?;
     merge(&mut config, own)?;
     Ok(config)
 }
 
-fn overrides(run: &RunDir, version: Version) -> String {
+fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
     let run_path = run.path().display().to_string();
     let disk = run.disk().display().to_string();
     let plugins = Containerd::plugin_directory(run).display().to_string();
@@ -234,6 +241,13 @@ fn overrides(run: &RunDir, version: Version) -> String {
             [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
             SystemdCgroup = false
             Root = "{run_path}/runc"
+            [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{WRAPPED}]
+            runtime_type = "io.containerd.runc.v2"
+            pod_annotations = ["*.ringway.dev", "*.ringway.dev/*"]
+            [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{WRAPPED}.options]
+            SystemdCgroup = false
+            Root = "{run_path}/runc"
+            BinaryName = "{wrapper}"
             "#
         ),
         Version::V2_1 => format!(
@@ -250,6 +264,13 @@ fn overrides(run: &RunDir, version: Version) -> String {
             [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
             SystemdCgroup = false
             Root = "{run_path}/runc"
+            [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{WRAPPED}]
+            runtime_type = "io.containerd.runc.v2"
+            pod_annotations = ["*.ringway.dev", "*.ringway.dev/*"]
+            [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{WRAPPED}.options]
+            SystemdCgroup = false
+            Root = "{run_path}/runc"
+            BinaryName = "{wrapper}"
             "#
         ),
     }

@@ -9,10 +9,11 @@ use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
     ContainerConfig, ContainerFilter, ContainerState, ContainerStatusRequest,
-    CreateContainerRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListPodSandboxRequest, PodSandboxConfig, RemoveContainerRequest, RemovePodSandboxRequest,
-    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StopContainerRequest,
-    StopPodSandboxRequest, VersionRequest,
+    CreateContainerRequest, ExecSyncRequest, ImageSpec, ImageStatusRequest,
+    LinuxContainerResources, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
+    StatusRequest, StopContainerRequest, StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    VersionRequest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -107,10 +108,12 @@ impl Cri {
         Ok(answer.map_err(message)?.into_inner().image.is_some())
     }
 
-    /// Starts a sandbox; gives its id.
-    pub fn run_pod(&self, config: &PodSandboxConfig) -> Result<String> {
-        let call =
-            RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+    /// Starts a sandbox with a runtime handler, the default one if empty; gives its id.
+    pub fn run_pod(&self, config: &PodSandboxConfig, handler: &str) -> Result<String> {
+        let call = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: handler.to_owned(),
+        };
         let answer = runtime()?.block_on(self.runtime.clone().run_pod_sandbox(request(call)));
         Ok(answer.map_err(message)?.into_inner().pod_sandbox_id)
     }
@@ -169,6 +172,23 @@ impl Cri {
     pub fn stop(&self, container: &str, grace: i64) -> Result<()> {
         let call = StopContainerRequest { container_id: container.to_owned(), timeout: grace };
         runtime()?.block_on(self.runtime.clone().stop_container(request(call))).map_err(message)?;
+        Ok(())
+    }
+
+    /// Sets a container's CPUs, as kubelet's CPU manager does for every container now and then.
+    pub fn update_cpus(&self, container: &str, cpus: &str) -> Result<()> {
+        let linux = LinuxContainerResources {
+            cpuset_cpus: cpus.to_owned(),
+            ..LinuxContainerResources::default()
+        };
+        let call = UpdateContainerResourcesRequest {
+            container_id: container.to_owned(),
+            linux: Some(linux),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        runtime()?
+            .block_on(self.runtime.clone().update_container_resources(request(call)))
+            .map_err(message)?;
         Ok(())
     }
 

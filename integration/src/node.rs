@@ -45,6 +45,8 @@ pub struct Setup {
     pub networks: Vec<NetworkSpec>,
     /// 2 MiB hugepages before anything starts; without any, the vRouter runs on ordinary pages.
     pub hugepages: Hugepages,
+    /// More for the plugin's configuration, TOML that begins with a table.
+    pub plugin_settings: &'static str,
 }
 
 impl Setup {
@@ -58,6 +60,7 @@ impl Setup {
                 NetworkSpec { name: "blue", ipv4: "10.77.0.0/24", ipv6: None },
             ],
             hugepages: Hugepages::Free(512),
+            plugin_settings: "",
         }
     }
 }
@@ -130,6 +133,33 @@ impl Node {
         self.vrouter.as_ref().context("the vRouter is not running")
     }
 
+    /// Its vRouter, to do something to it.
+    pub fn vrouter_mut(&mut self) -> Result<&mut VRouter> {
+        self.vrouter.as_mut().context("the vRouter is not running")
+    }
+
+    /// Ends containerd in order and starts it again; pods go on meanwhile. Returns when it answers and an external plugin is
+    /// there again.
+    pub fn restart_containerd(&mut self) -> Result<()> {
+        let mut containerd = self.containerd.take().context("containerd is not running")?;
+        containerd.process().stop(PATIENCE)?;
+        drop(containerd);
+        let before = self.plugins_accepted()?;
+        self.containerd = Some(Containerd::start(&self.run, self.setup.version)?);
+        if self.plugin.is_some() {
+            wait::until("the plugin connects again", PATIENCE, || {
+                Ok((self.plugins_accepted()? > before).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// How often containerd has accepted the plugin.
+    fn plugins_accepted(&self) -> Result<usize> {
+        let text = fs::read_to_string(self.run.path().join("containerd.log"))?;
+        Ok(text.lines().filter(|it| it.contains(PLUGIN) && it.contains(ACCEPTED)).count())
+    }
+
     /// Ends the vRouter as a crash would.
     pub fn crash_vrouter(&mut self) -> Result<()> {
         let mut vrouter = self.vrouter.take().context("the vRouter is not running")?;
@@ -155,10 +185,11 @@ impl Node {
     fn plugin_config(&self) -> String {
         let path = |path: PathBuf| path.display().to_string();
         format!(
-            "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nnri_socket = \"{}\"\n",
+            "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nnri_socket = \"{}\"\n{}",
             path(self.run.path()),
             path(VRouter::socket_of(&self.run)),
             path(self.run.path().join("nri.sock")),
+            self.setup.plugin_settings,
         )
     }
 
@@ -178,17 +209,12 @@ impl Node {
     pub fn start_plugin(&mut self) -> Result<()> {
         let config = self.run.path().join("nri.toml");
         fs::write(&config, self.plugin_config())?;
-        let accepted = self.run.path().join("containerd.log");
-        let count = || -> Result<usize> {
-            let text = fs::read_to_string(&accepted)?;
-            Ok(text.lines().filter(|it| it.contains(PLUGIN) && it.contains(ACCEPTED)).count())
-        };
-        let before = count()?;
+        let before = self.plugins_accepted()?;
         let mut command = Command::new(program("ringway-nri")?);
         command.arg("--config").arg(&config);
         let mut plugin = Daemon::start("ringway-nri", command, &self.run.path().join("nri.log"))?;
         plugin.wait_for("containerd accepts it", PATIENCE, || {
-            Ok((count()? > before).then_some(()))
+            Ok((self.plugins_accepted()? > before).then_some(()))
         })?;
         self.plugin = Some(plugin);
         Ok(())
@@ -218,10 +244,18 @@ impl Node {
     /// # Errors
     /// What CRI said, as kubelet would show it.
     pub fn start_pod(&mut self, pod: Pod) -> Result<RunningPod> {
+        self.start_pod_in(pod, "")
+    }
+
+    /// The same with a runtime handler.
+    ///
+    /// # Errors
+    /// See there.
+    pub fn start_pod_in(&mut self, pod: Pod, handler: &str) -> Result<RunningPod> {
         self.pods_started += 1;
         let config = pod.sandbox(self.run.id(), &self.logs(), self.pods_started);
         let cri = &self.containerd()?.cri;
-        let sandbox = cri.run_pod(&config)?;
+        let sandbox = cri.run_pod(&config, handler)?;
         let mut running = RunningPod { pod, sandbox, container: String::new(), config, attempt: 0 };
         match self.start_container(&mut running) {
             Ok(()) => Ok(running),
@@ -245,6 +279,23 @@ impl Node {
         running.pod.command = command;
         running.attempt += 1;
         self.start_container(running)
+    }
+
+    /// Starts the sandbox of a pod and no container.
+    pub fn start_sandbox(&mut self, pod: Pod) -> Result<RunningPod> {
+        self.pods_started += 1;
+        let config = pod.sandbox(self.run.id(), &self.logs(), self.pods_started);
+        let sandbox = self.containerd()?.cri.run_pod(&config)?;
+        Ok(RunningPod { pod, sandbox, container: String::new(), config, attempt: 0 })
+    }
+
+    /// Creates and starts one more container in a pod; gives its id.
+    pub fn add_container(&self, running: &RunningPod, name: &str, attempt: u32) -> Result<String> {
+        let cri = &self.containerd()?.cri;
+        let container = running.pod.container_named(name, attempt);
+        let id = cri.create(&running.sandbox, &running.config, &container)?;
+        cri.start(&id)?;
+        Ok(id)
     }
 
     /// Stops and removes a pod.

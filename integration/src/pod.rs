@@ -33,6 +33,8 @@ pub struct Pod {
     pub command: Vec<String>,
     /// Whole CPUs requested and limited; 0 for none.
     pub cpus: u32,
+    /// CPUs that kubelet's CPU manager has chosen, as `0-1`; empty where it has not.
+    pub cpuset: String,
     /// Limit of 2 MiB hugepages in bytes.
     pub hugepages_2mi: u64,
     /// Host directories mounted into the container, as a hostPath volume would be: host path, container path.
@@ -48,6 +50,7 @@ impl Pod {
             image: image::BUSYBOX,
             command: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
             cpus: 0,
+            cpuset: String::new(),
             hugepages_2mi: 0,
             host_paths: Vec::new(),
         }
@@ -105,10 +108,15 @@ impl Pod {
 
     /// The container: no root, no capability, no new privileges, no device.
     pub fn container(&self, attempt: u32) -> ContainerConfig {
+        self.container_named(CONTAINER, attempt)
+    }
+
+    /// The same under another name, for a pod of several.
+    pub fn container_named(&self, name: &str, attempt: u32) -> ContainerConfig {
         let mut labels = self.labels();
-        labels.insert("io.kubernetes.container.name".to_owned(), CONTAINER.to_owned());
+        labels.insert("io.kubernetes.container.name".to_owned(), name.to_owned());
         ContainerConfig {
-            metadata: Some(ContainerMetadata { name: CONTAINER.to_owned(), attempt }),
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
             image: Some(ImageSpec { image: self.image.to_owned(), ..ImageSpec::default() }),
             command: self.command.clone(),
             envs: vec![KeyValue { key: "POD".to_owned(), value: self.name.clone() }],
@@ -126,7 +134,7 @@ impl Pod {
                 "io.kubernetes.container.restartCount".to_owned(),
                 attempt.to_string(),
             )]),
-            log_path: log_name(attempt),
+            log_path: format!("{name}/{attempt}.log"),
             linux: Some(LinuxContainerConfig {
                 resources: Some(self.resources()),
                 security_context: Some(LinuxContainerSecurityContext {
@@ -166,6 +174,7 @@ impl Pod {
             cpu_quota: cpus * 100_000,
             cpu_shares: (cpus * 1024).max(2),
             oom_score_adj: 1000,
+            cpuset_cpus: self.cpuset.clone(),
             hugepage_limits: vec![
                 HugepageLimit { page_size: "2MB".to_owned(), limit: self.hugepages_2mi },
                 HugepageLimit { page_size: "1GB".to_owned(), limit: 0 },

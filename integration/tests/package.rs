@@ -44,7 +44,7 @@ impl Package {
         let folder = tempfile::tempdir().unwrap();
         let release = folder.path().join("release");
         std::fs::create_dir(&release).unwrap();
-        for name in ["ringway", "ringway-vrouter", "ringway-nri"] {
+        for name in ["ringway", "ringway-vrouter", "ringway-nri", "ringway-runtime"] {
             std::os::unix::fs::symlink(binaries.join(name), release.join(name)).unwrap();
         }
         run(Command::new(repository().join("packaging/deb.sh")).arg(&release));
@@ -84,6 +84,10 @@ fn the_package_is_whole() {
         let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
         let binary = start.split_whitespace().next().unwrap();
         assert!(package.path(binary).is_file(), "{unit:?} starts {binary}, which is not there");
+    }
+
+    for path in ["usr/bin/ringway-runtime", "usr/bin/ringway-crun", "etc/ringway/runtime.toml"] {
+        assert!(package.path(path).is_file(), "{path} is not there");
     }
 
     // Everything that can be called has a manual page, and completion knows it.

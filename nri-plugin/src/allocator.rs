@@ -3,29 +3,39 @@
 //! One lock around everything. It is held over calls of the vRouter, which all have a deadline, and over small files in
 //! `run_dir`; never over anything else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nri_plugin_core::annotations::{self, AnnotationError, Request, SocketOwner};
 use nri_plugin_core::cgroup::{CgroupError, container_cgroup};
-use nri_plugin_core::cpuset::ListError;
+use nri_plugin_core::cpuset::{CpuSet, ListError};
 use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::paths::{PathError, PortId, SandboxId, Slot};
 use nri_plugin_core::plan::{
-    AdoptError, Allocation, Ask, ContainerRecord, Cpus, Node, PlanError, PodRecord, SharedUpdate,
+    AdoptError, Alignment, Allocation, Ask, Chosen, ContainerRecord, Cpus, Node, PlanError,
+    PodRecord, SharedUpdate,
 };
 use nri_plugin_core::recovery::{self, Action, Observed, Port};
-use nri_plugin_proto::api::{Container, PodSandbox};
+use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
 use crate::convert::{self, WireError};
 use crate::describe::{self, Description};
 use crate::files::{Files, FilesError, Found};
+use crate::ipam::{Ipam, IpamError};
 use crate::liveness;
 use crate::sysfs::{self, SysfsError};
+use crate::unserved::{self, Unserved};
 use crate::vrouter::{Session, VRouter, VRouterError};
+
+mod leases;
+mod others;
+mod prepare;
+mod wrapped;
+
+pub use wrapped::WrappedError;
 
 /// Why a container is not created. Each is one line for the author of the pod.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +64,9 @@ pub enum Refusal {
     /// The machine is at fault.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The network's address plugin is at fault.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
 }
 
 /// The plugin cannot start.
@@ -77,6 +90,8 @@ pub struct Granted {
     pub allocation: Allocation,
     /// What to mount.
     pub slot_directory: PathBuf,
+    /// Containers that have not opted in and have to make way, and where to.
+    pub others: Vec<(String, CpuSet)>,
 }
 
 /// See the module.
@@ -85,9 +100,12 @@ pub struct Allocator {
     settings: NriConfig,
     files: Files,
     vrouter: VRouter,
+    ipam: Ipam,
     state: Mutex<State>,
     /// Tells the watcher that the vRouter's ports may differ from what pods hold.
     pub stale_ports: Notify,
+    /// Tells the watcher that there may be leases that no pod holds.
+    pub stale_leases: Notify,
 }
 
 #[derive(Debug)]
@@ -104,6 +122,18 @@ struct State {
     containers: BTreeSet<String>,
     /// Whether the vRouter has said which CPUs it uses. Until then shared CPUs are left as they are.
     vrouter_known: bool,
+    /// Processes that are just creating or deleting containers of the wrapper, by container.
+    callers: BTreeMap<SandboxId, u32>,
+    /// What containers of pods have to be told with the next answer to the runtime.
+    untold: Vec<SharedUpdate>,
+    /// The same for containers that are not ours.
+    untold_others: Vec<(String, CpuSet)>,
+    /// When the machine and the vRouter's workers were last looked at.
+    looked: Option<Instant>,
+    /// Containers that run without what they opted in to.
+    unserved: Vec<Unserved>,
+    /// Pods that have interfaces and no container yet, and since when.
+    prepared: BTreeMap<SandboxId, Instant>,
 }
 
 impl Allocator {
@@ -121,7 +151,9 @@ impl Allocator {
         let (sandboxes, containers) =
             (sandboxes.collect(), containers.map(|container| container.id.clone()).collect());
         let state = Mutex::new(State::restore(&settings, &files, found, sandboxes, containers)?);
-        Ok(Self { settings, files, vrouter, state, stale_ports: Notify::new() })
+        let ipam = Ipam::new(&settings);
+        let (stale_ports, stale_leases) = (Notify::new(), Notify::new());
+        Ok(Self { settings, files, vrouter, ipam, state, stale_ports, stale_leases })
     }
 
     /// The vRouter, for the watcher.
@@ -140,29 +172,40 @@ impl Allocator {
     ) -> Result<Option<Granted>, Refusal> {
         let request =
             annotations::parse(&pod.annotations, &container.name, describe::decode_interfaces)?;
-        let Some(request) = request else { return Ok(None) };
+        let Some(mut request) = request else { return Ok(None) };
         let sandbox = SandboxId::new(&pod.id)?;
         let cgroup = container_cgroup(convert::cgroups_path(container))?;
 
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         let mut session = self.vrouter.session().await?;
-        state.learn(&session.info().await?);
-        let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
-        state.node.set_topology(sysfs::topology(&self.settings.sysfs_root)?);
+        self.look(state, &mut session).await?;
+        let networks = if state.node.has_interfaces(&sandbox, &container.name, &request) {
+            Vec::new()
+        } else {
+            let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
+            self.take_leases(pod, &sandbox, &mut request, &networks).await?;
+            networks
+        };
 
         let before = state.node.clone();
         let hugepages = convert::hugepage_limits(container);
-        let ask = ask(&sandbox, pod, container, &cgroup, &request, &hugepages);
+        let (cpus, mems) = convert::chosen(container);
+        let chosen = Chosen { cpus: &cpus, mems: &mems };
+        let ask = ask(&sandbox, pod, container, &cgroup, &request, chosen, &hugepages);
         let allocation = state.node.allocate(&ask, &networks)?;
         match self.carry_out(&state.node, &sandbox, container, &allocation, &mut session).await {
             Ok(slot_directory) => {
+                state.prepared.remove(&sandbox);
                 state.sandboxes.insert(sandbox);
                 state.containers.insert(container.id.clone());
                 self.keep(&state.node, &allocation.updates);
-                Ok(Some(Granted { allocation, slot_directory }))
+                self.tell_wrapped(state, &allocation.updates);
+                let others = self.move_others(state);
+                Ok(Some(Granted { allocation, slot_directory, others }))
             }
             Err(refusal) => {
+                state.looked = None;
                 let failed = std::mem::replace(&mut state.node, before).release_pod(&sandbox);
                 if let Some(failed) = failed {
                     self.undo(state.node.pod(&sandbox), &failed).await;
@@ -216,6 +259,10 @@ impl Allocator {
             before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
         let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
         self.delete_ports(surplus).await;
+        if !kept.is_empty() {
+            // They may have been opened to the container that failed.
+            self.stale_ports.notify_one();
+        }
         let outcome = match before {
             None => self.files.remove_pod(&failed.sandbox),
             Some(before) => {
@@ -234,23 +281,50 @@ impl Allocator {
         &self,
         pod: &PodSandbox,
         container: &Container,
-    ) -> (Option<ContainerRecord>, Vec<SharedUpdate>) {
+    ) -> (Option<ContainerRecord>, Vec<SharedUpdate>, Vec<(String, CpuSet)>) {
         let mut state = self.state.lock().await;
         let updates = self.rebalance(&mut state);
+        let others = self.move_others(&mut state);
         let record = SandboxId::new(&pod.id).ok().and_then(|sandbox| {
             let containers = state.node.pod(&sandbox)?.containers.values();
             containers.into_iter().find(|record| record.id == container.id).cloned()
         });
-        (record, updates)
+        (record, updates, others)
+    }
+
+    /// Takes over CPUs that others have chosen anew for one of our containers, where those are followed; says how they lie.
+    pub async fn follow(
+        &self,
+        pod: &PodSandbox,
+        container: &Container,
+        resources: &LinuxResources,
+    ) -> Option<(CpuSet, Alignment)> {
+        let (cpus, new) = convert::chosen_in(resources);
+        // An update names only what it changes.
+        let mems = if new.is_empty() { convert::chosen(container).1 } else { new };
+        let chosen = Chosen { cpus: &cpus, mems: &mems };
+        let sandbox = SandboxId::new(&pod.id).ok()?;
+        let mut state = self.state.lock().await;
+        let moved = state.node.followed(&sandbox, &container.id, chosen)?;
+        if let Some(record) = state.node.pod(&sandbox)
+            && let Err(error) = self.files.write_record(record)
+        {
+            tracing::warn!(%sandbox, %error, "cannot write a record");
+        }
+        Some(moved)
     }
 
     /// Containers on shared CPUs that have to be told their new ones.
     fn rebalance(&self, state: &mut MutexGuard<'_, State>) -> Vec<SharedUpdate> {
-        if !state.vrouter_known {
-            return Vec::new();
+        let mut updates = std::mem::take(&mut state.untold);
+        if state.vrouter_known {
+            let new = state.node.rebalance();
+            self.keep(&state.node, &new);
+            self.tell_wrapped(state, &new);
+            updates.extend(new);
         }
-        let updates = state.node.rebalance();
-        self.keep(&state.node, &updates);
+        // Where a container is told twice, the later counts.
+        updates.reverse();
         updates
     }
 
@@ -261,6 +335,7 @@ impl Allocator {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         state.containers.remove(&container.id);
+        self.forget_unserved(state, |unserved| unserved.id == container.id);
         let Some(removed) = forget_container(&mut state.node, &sandbox, &container.id) else {
             return;
         };
@@ -286,6 +361,7 @@ impl Allocator {
         } else {
             // The slot was this container's own.
             self.stale_ports.notify_one();
+            self.stale_leases.notify_one();
             if let Err(error) = self.files.remove_slot(&sandbox, slot) {
                 tracing::warn!(%sandbox, %error, "cannot remove a directory");
             }
@@ -306,11 +382,14 @@ impl Allocator {
         let state = &mut *guard;
         let inherited = state.inherited.iter().filter_map(|sandbox| state.node.pod(sandbox));
         let gone: BTreeSet<_> = inherited
+            .filter(|record| !nri_plugin_api::is_wrapped(record.sandbox.as_str()))
             .filter(|record| !liveness::is_alive(record))
             .map(|record| record.sandbox.clone())
+            .chain(state.wrapped_gone())
             .collect();
         let before = std::mem::replace(&mut state.gone, gone.clone());
-        for sandbox in gone.intersection(&before) {
+        let forsaken = state.forsaken();
+        for sandbox in gone.intersection(&before).chain(&forsaken) {
             self.release_pod(state, sandbox).await;
         }
     }
@@ -318,6 +397,9 @@ impl Allocator {
     async fn release_pod(&self, state: &mut State, sandbox: &SandboxId) {
         state.sandboxes.remove(sandbox);
         state.inherited.remove(sandbox);
+        state.prepared.remove(sandbox);
+        self.stale_leases.notify_one();
+        self.forget_unserved(state, |unserved| unserved.sandbox == sandbox.as_str());
         let Some(record) = state.node.release_pod(sandbox) else {
             // Nothing is known of it here; the vRouter may know more.
             self.stale_ports.notify_one();
@@ -334,26 +416,37 @@ impl Allocator {
         }
     }
 
-    /// Takes over what the runtime says exists. Does not call the vRouter: an absent one must not delay the runtime.
+    /// Takes over what the runtime says exists, and says which other containers have to make way. Does not call the vRouter: an absent one must not delay the runtime.
     pub async fn synchronize(
         &self,
         pods: &[PodSandbox],
         containers: &[Container],
-    ) -> Result<(), StartError> {
+    ) -> Result<Vec<(String, CpuSet)>, StartError> {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         let found = self.files.read_all()?;
-        let sandboxes = pods.iter().filter_map(|pod| SandboxId::new(&pod.id).ok()).collect();
-        let containers = containers.iter().map(|container| container.id.clone()).collect();
-        *state = State::restore(&self.settings, &self.files, found, sandboxes, containers)?;
+        let mut sandboxes = pods.iter().filter_map(|pod| SandboxId::new(&pod.id).ok()).collect();
+        let mut ids = containers.iter().map(|container| container.id.clone()).collect();
+        wrapped::add_recorded(&found, &mut sandboxes, &mut ids);
+        let callers = std::mem::take(&mut state.callers);
+        *state = State::restore(&self.settings, &self.files, found, sandboxes, ids)?;
+        state.callers = callers;
+        state.unserved = unserved::find(self.files.run_dir(), &state.node, pods, containers);
+        for Unserved { namespace, pod, container, id, reason, .. } in &state.unserved {
+            tracing::error!(pod = format!("{namespace}/{pod}"), container, id, "{reason}");
+        }
+        self.write_status(state);
+        self.adopt_others(state, containers);
         tracing::info!(
             pods = state.sandboxes.len(),
             containers = state.containers.len(),
             ours = state.node.pods().count(),
+            unserved = state.unserved.len(),
             "synchronized"
         );
         self.stale_ports.notify_one();
-        Ok(())
+        self.stale_leases.notify_one();
+        Ok(self.move_others(state))
     }
 
     /// Makes the vRouter's ports what the pods hold.
@@ -361,11 +454,14 @@ impl Allocator {
     /// # Errors
     /// When the vRouter does not answer in time; what was done is done, and doing it again completes it.
     pub async fn reconcile_ports(&self) -> Result<(), VRouterError> {
+        // Asked before the lock is taken: a vRouter that hangs must not keep pods waiting. A port that comes or goes in
+        // between is created or deleted once more, which does no harm.
+        let mut session = self.vrouter.session().await?;
+        let info = session.info().await?;
+        let ports = session.ports().await?.into_iter().filter_map(convert::own_port).collect();
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
-        let mut session = self.vrouter.session().await?;
-        state.learn(&session.info().await?);
-        let ports = session.ports().await?.into_iter().filter_map(convert::own_port).collect();
+        state.learn(&info);
         let observed = Observed {
             directories: BTreeSet::new(),
             records: state.node.pods().cloned().collect(),
@@ -398,6 +494,22 @@ impl Allocator {
             }
         }
         Ok(())
+    }
+
+    /// Forgets containers that are gone, if they were among those that run without their interfaces.
+    fn forget_unserved(&self, state: &mut State, gone: impl Fn(&Unserved) -> bool) {
+        let before = state.unserved.len();
+        state.unserved.retain(|unserved| !gone(unserved));
+        if state.unserved.len() != before {
+            self.write_status(state);
+        }
+    }
+
+    fn write_status(&self, state: &State) {
+        let text = unserved::status(&state.node, &state.unserved);
+        if let Err(error) = self.files.write_status(&text) {
+            tracing::warn!(%error, "cannot write the status");
+        }
     }
 
     /// Writes down the containers whose shared CPUs have changed.
@@ -452,8 +564,12 @@ impl State {
         containers: BTreeSet<String>,
     ) -> Result<Self, StartError> {
         let topology = sysfs::topology(&settings.sysfs_root)?;
-        let mut node =
-            Node::new(topology, convert::reserved(settings)?, convert::defaults(settings));
+        let mut node = Node::new(
+            topology,
+            convert::reserved(settings)?,
+            convert::defaults(settings),
+            convert::policy(settings),
+        );
         let observed = Observed {
             directories: found.directories,
             records: found.records,
@@ -480,8 +596,20 @@ impl State {
             }
         }
         let inherited = sandboxes.clone();
-        let gone = BTreeSet::new();
-        Ok(Self { node, sandboxes, inherited, gone, containers, vrouter_known: false })
+        Ok(Self {
+            node,
+            sandboxes,
+            inherited,
+            gone: BTreeSet::new(),
+            containers,
+            vrouter_known: false,
+            looked: None,
+            unserved: Vec::new(),
+            prepared: BTreeMap::new(),
+            callers: BTreeMap::new(),
+            untold: Vec::new(),
+            untold_others: Vec::new(),
+        })
     }
 
     fn learn(&mut self, info: &vrouter_api::v1::Info) {
@@ -520,6 +648,7 @@ fn ask<'a>(
     container: &'a Container,
     cgroup: &'a str,
     request: &'a Request,
+    chosen: Chosen<'a>,
     hugepages: &'a [HugepageLimit],
 ) -> Ask<'a> {
     Ask {
@@ -531,6 +660,7 @@ fn ask<'a>(
         cgroup,
         request,
         cpu: convert::cpu_quota(container),
+        chosen,
         hugepages,
     }
 }
@@ -554,5 +684,6 @@ pub fn show(cpus: &Cpus) -> String {
     match cpus {
         Cpus::Exclusive(cpus) => format!("{cpus} exclusive"),
         Cpus::Shared(cpus) => format!("{cpus} shared"),
+        Cpus::Followed { cpus, .. } => format!("{cpus} chosen by others"),
     }
 }

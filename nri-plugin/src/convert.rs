@@ -9,8 +9,9 @@ use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::net::{AddressError, Network, Network6};
 use nri_plugin_core::paths::{self, MOUNT_POINT, PathError, PortId};
 use nri_plugin_core::plan::{
-    Allocation, CpuQuota, Defaults, Interface, PodRecord, SharedUpdate, Vrouter,
+    Allocation, CpuQuota, Cpus, Defaults, Interface, PodRecord, SharedUpdate, Vrouter,
 };
+use nri_plugin_core::policy::{CpuMode, Patterns, Policy};
 use nri_plugin_core::recovery::Port;
 use nri_plugin_proto::adjust::Duplicate;
 use nri_plugin_proto::{Adjustment, AdjustmentBuilder, api};
@@ -64,6 +65,42 @@ pub fn defaults(config: &NriConfig) -> Defaults {
             ringway_config::SocketOwner::Pod => SocketOwner::Pod,
         },
     }
+}
+
+/// What the administrator lets pods have.
+pub fn policy(config: &NriConfig) -> Policy {
+    let limits = &config.limits;
+    let networks = config.networks.iter();
+    Policy {
+        namespaces: Patterns::new(limits.namespaces.clone()),
+        networks: networks
+            .map(|(name, network)| (name.clone(), Patterns::new(network.namespaces.clone())))
+            .collect(),
+        unlisted_networks: limits.unlisted_networks,
+        // u32 fits usize on every machine with NUMA; a smaller one would only allow less.
+        interfaces: usize::try_from(limits.interfaces).unwrap_or(usize::MAX),
+        queues: limits.queues,
+        cpus: usize::try_from(limits.cpus).unwrap_or(usize::MAX),
+        hugepages: limits.hugepage_bytes(),
+        mac: limits.mac,
+        ip: limits.ip,
+        cpu_mode: match config.cpus.mode {
+            ringway_config::CpuMode::Own => CpuMode::Own,
+            ringway_config::CpuMode::Follow => CpuMode::Follow,
+            ringway_config::CpuMode::Off => CpuMode::Off,
+        },
+    }
+}
+
+/// CPUs and memory nodes that somebody else has chosen for a container. A list that cannot be read counts as none.
+pub fn chosen(container: &api::Container) -> (CpuSet, NodeSet) {
+    resources(container).map(chosen_in).unwrap_or_default()
+}
+
+/// The same of resources that a container is about to get.
+pub fn chosen_in(resources: &api::LinuxResources) -> (CpuSet, NodeSet) {
+    let Some(cpu) = &resources.cpu else { return Default::default() };
+    (cpu.cpus.parse().unwrap_or_default(), cpu.mems.parse().unwrap_or_default())
 }
 
 /// CPUs no pod is given.
@@ -156,12 +193,13 @@ fn network(wire: &v1::Network, ports: &[v1::Port]) -> Result<Network, WireError>
 }
 
 /// A port of the vRouter that is ours: its id starts with a sandbox id as every container runtime makes them, 64
-/// hexadecimal digits. `None` for any other: an operator's ports are not touched.
+/// hexadecimal digits, or is one of the runtime wrapper's. `None` for any other: an operator's ports are not touched.
 pub fn own_port(wire: v1::Port) -> Option<Port> {
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     let id = PortId::parse(&wire.spec.as_ref()?.id)?;
     let sandbox = id.sandbox.as_str();
-    if sandbox.len() == 64 && sandbox.chars().all(hex) { port(wire) } else { None }
+    let is_ours = sandbox.len() == 64 && sandbox.chars().all(hex);
+    if is_ours || nri_plugin_api::is_wrapped(sandbox) { port(wire) } else { None }
 }
 
 fn port(wire: v1::Port) -> Option<Port> {
@@ -254,14 +292,15 @@ pub fn adjustment(
     builder.env(ENV_INTERFACES, &interfaces_file_in_container())?;
     builder.env(ENV_EAL_ARGS, &allocation.eal_args)?;
 
-    let cpu = resources(container).and_then(|resources| resources.cpu.as_ref());
-    let cpus = allocation.cpus.set().to_string();
-    if cpu.is_none_or(|cpu| cpu.cpus != cpus) {
-        builder.cpuset_cpus(&cpus)?;
-    }
-    let mems = allocation.mems.to_string();
-    if cpu.is_none_or(|cpu| cpu.mems != mems) {
-        builder.cpuset_mems(&mems)?;
+    if let Cpus::Exclusive(cpus) | Cpus::Shared(cpus) = &allocation.cpus {
+        let cpu = resources(container).and_then(|resources| resources.cpu.as_ref());
+        let (cpus, mems) = (cpus.to_string(), allocation.mems.to_string());
+        if cpu.is_none_or(|cpu| cpu.cpus != cpus) {
+            builder.cpuset_cpus(&cpus)?;
+        }
+        if cpu.is_none_or(|cpu| cpu.mems != mems) {
+            builder.cpuset_mems(&mems)?;
+        }
     }
     let own = hugepage_limits(container);
     for limit in allocation.hugepages.iter().filter(|limit| !own.contains(limit)) {
@@ -286,14 +325,22 @@ pub fn cpuset_update(id: &str, cpus: &CpuSet, mems: Option<&NodeSet>) -> api::Co
     }
 }
 
-/// The updates for containers whose shared CPUs have changed, but not for `except`, which is answered for itself.
+/// The updates for containers whose shared CPUs have changed, but not for `except`, which is answered for itself, and not for those
+/// that the runtime does not know by CRI.
 pub fn shared_updates(updates: &[SharedUpdate], except: &str) -> Vec<api::ContainerUpdate> {
     let mut seen = BTreeSet::from([except]);
     updates
         .iter()
+        .filter(|update| !nri_plugin_api::is_wrapped(update.sandbox.as_str()))
         .filter(|update| seen.insert(&update.container_id))
         .map(|update| cpuset_update(&update.container_id, &update.cpus, None))
         .collect()
+}
+
+/// The updates for containers that are not ours, but not for `except`.
+pub fn other_updates(updates: &[(String, CpuSet)], except: &str) -> Vec<api::ContainerUpdate> {
+    let others = updates.iter().filter(|(id, _)| id != except);
+    others.map(|(id, cpus)| cpuset_update(id, cpus, None)).collect()
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 //! Where a pod writes (it listens on its own sockets), nothing here follows a name the pod could have planted: records
 //! lie beside the slots, files are made with `O_EXCL` and renamed, and removal does not follow links.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -21,6 +21,12 @@ use crate::record;
 
 /// Held by the one plugin that uses a run directory.
 const LOCK_FILE: &str = "nri.lock";
+/// Leases of address plugins, one file each.
+const LEASES: &str = "leases";
+/// Containers that are not ours and were moved off CPUs.
+const MOVED_FILE: &str = "nri-moved.json";
+/// How the plugin stands, see [`crate::unserved::status`].
+const STATUS_FILE: &str = "nri-status.json";
 /// What is on its way out: a pod can leave behind more than can be removed while its end is being handled.
 const TRASH: &str = "trash";
 /// Greatest record that is read; a pod with 16 interfaces in 100 containers stays below.
@@ -77,7 +83,8 @@ impl Files {
         // Parents of the sockets: others (the vRouter's own users) may pass through.
         make_directory(run_dir, 0o755)?;
         let lock = take_lock(run_dir).await?;
-        for directory in [paths::pods_directory(run_dir), run_dir.join(TRASH)] {
+        let private = [paths::pods_directory(run_dir), run_dir.join(TRASH), run_dir.join(LEASES)];
+        for directory in private {
             make_directory(&directory, 0o700)?;
             set_mode(&directory, 0o700)?;
         }
@@ -160,6 +167,53 @@ impl Files {
                 tracing::warn!(socket = %socket.display(), %error, "cannot remove a stale socket");
             }
         }
+    }
+
+    /// Writes how the plugin stands, for people and other programs.
+    pub fn write_status(&self, text: &str) -> Result<(), FilesError> {
+        self.replace(&self.run_dir, &self.run_dir.join(STATUS_FILE), 0o644, text)
+    }
+
+    /// Writes down which containers that are not ours were moved.
+    pub fn write_moved(&self, text: &str) -> Result<(), FilesError> {
+        self.replace(&self.run_dir, &self.run_dir.join(MOVED_FILE), 0o600, text)
+    }
+
+    /// What was written down; nothing when there is nothing.
+    pub fn read_moved(&self) -> Option<String> {
+        fs::read_to_string(self.run_dir.join(MOVED_FILE)).ok()
+    }
+
+    /// An identity for a lease of this pod that no other lease ever has.
+    pub fn lease_id(&self, sandbox: &SandboxId) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        format!("{sandbox}-{}-{}", now.as_millis(), self.unique_name())
+    }
+
+    /// Writes a lease down.
+    pub fn write_lease(&self, id: &str, text: &str) -> Result<(), FilesError> {
+        let directory = self.run_dir.join(LEASES);
+        self.replace(&directory, &directory.join(id), 0o600, text)
+    }
+
+    /// Every lease that is written down, by its identity.
+    pub fn leases(&self) -> Result<BTreeMap<String, String>, FilesError> {
+        let directory = self.run_dir.join(LEASES);
+        let mut leases = BTreeMap::new();
+        for entry in fs::read_dir(&directory).map_err(io_error("read", &directory))? {
+            let path = entry.map_err(io_error("read", &directory))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            // Files that are being written start with a dot.
+            let Some(name) = name.filter(|name| !name.starts_with('.')) else { continue };
+            leases.insert(name, fs::read_to_string(&path).map_err(io_error("read", &path))?);
+        }
+        Ok(leases)
+    }
+
+    /// Forgets a lease.
+    pub fn remove_lease(&self, id: &str) -> Result<(), FilesError> {
+        let file = self.run_dir.join(LEASES).join(id);
+        fs::remove_file(&file).map_err(io_error("remove", &file))
     }
 
     /// Takes a slot's directory away.

@@ -8,12 +8,15 @@ mod allocator;
 mod convert;
 mod describe;
 mod files;
+mod ipam;
 mod liveness;
 mod logging;
+mod node_api;
 mod plugin;
 mod record;
 mod settings;
 mod sysfs;
+mod unserved;
 mod vrouter;
 mod watch;
 

@@ -1,17 +1,19 @@
 //! Answers NRI's events.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use nri_plugin_core::plan::Cpus;
 use nri_plugin_proto::api::{
     ConfigureRequest, Container, ContainerUpdate, LinuxResources, PodSandbox,
 };
-use nri_plugin_proto::{Creation, Event, EventSet, Plugin, Status};
+use nri_plugin_proto::{AdjustmentBuilder, Creation, Event, EventSet, Plugin, Status};
 use ringway_config::NriConfig;
 use tokio::sync::OnceCell;
 
 use crate::allocator::{Allocator, StartError, name, show};
 use crate::settings::Arguments;
-use crate::{convert, logging, watch};
+use crate::{convert, logging, node_api, watch};
 
 /// Name of the log file in `run_dir`, for a plugin that containerd starts.
 const LOG_FILE: &str = "ringway-nri.log";
@@ -52,6 +54,41 @@ impl Ringway {
         convert::pod_opted_in(pod).then_some(allocator)
     }
 
+    /// As [`Ringway::allocator_of`], and for every pod where other containers make way.
+    fn allocator_for(&self, pod: &PodSandbox) -> Option<&Allocator> {
+        let allocator = self.allocator.get()?.as_ref().ok()?;
+        (convert::pod_opted_in(pod) || allocator.moves_others()).then_some(allocator)
+    }
+
+    /// The creation of a container that has not opted in: left alone, unless other containers make way.
+    async fn other(&self, container: &Container) -> Result<Creation, Status> {
+        let Some(Ok(allocator)) = self.allocator.get() else { return Ok(Creation::default()) };
+        let (chosen, _) = convert::chosen(container);
+        let (instead, others) = allocator.meet_other(container, chosen).await;
+        let mut builder = AdjustmentBuilder::new();
+        if let Some(cpus) = instead {
+            builder.cpuset_cpus(&cpus.to_string()).map_err(refusal)?;
+        }
+        let updates = convert::other_updates(&others, &container.id);
+        Ok(Creation { adjustment: builder.build(), updates })
+    }
+
+    /// Others give new CPUs to a container that has not opted in.
+    async fn update_other(
+        &self,
+        allocator: &Allocator,
+        container: &Container,
+        resources: &LinuxResources,
+    ) -> Option<ContainerUpdate> {
+        let (chosen, _) = convert::chosen_in(resources);
+        // Unset: it keeps what it has.
+        if chosen.is_empty() {
+            return None;
+        }
+        let (instead, _) = allocator.meet_other(container, chosen).await;
+        instead.map(|cpus| convert::cpuset_update(&container.id, &cpus, None))
+    }
+
     /// Starts with what containerd says. A plugin that cannot start says so to the pods that need it: if it refused to
     /// be configured, containerd 1.7 would not start CRI, and no pod of the node would run.
     async fn first_start(&self, text: &str) {
@@ -84,6 +121,8 @@ fn watched(allocator: Allocator) -> Arc<Allocator> {
     let allocator = Arc::new(allocator);
     tokio::spawn(watch::vrouter(Arc::clone(&allocator)));
     tokio::spawn(watch::pods(Arc::clone(&allocator)));
+    tokio::spawn(node_api::serve(Arc::clone(&allocator)));
+    tokio::spawn(watch::leases(Arc::clone(&allocator)));
     allocator
 }
 
@@ -94,6 +133,7 @@ fn refusal(error: impl std::fmt::Display) -> Status {
 impl Plugin for Ringway {
     fn events(&self) -> EventSet {
         EventSet::of(&[
+            Event::RunPodSandbox,
             Event::CreateContainer,
             Event::UpdateContainer,
             Event::StopContainer,
@@ -119,9 +159,21 @@ impl Plugin for Ringway {
         containers: Vec<Container>,
     ) -> Result<Vec<ContainerUpdate>, Status> {
         if let Some(Ok(allocator)) = self.allocator.get() {
-            allocator.synchronize(&pods, &containers).await.map_err(refusal)?;
+            let others = allocator.synchronize(&pods, &containers).await.map_err(refusal)?;
+            return Ok(convert::other_updates(&others, ""));
         }
         Ok(Vec::new())
+    }
+
+    async fn run_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        let Some(allocator) = self.allocator_of(&pod) else { return Ok(()) };
+        match allocator.prepare(&pod).await {
+            Ok(true) => tracing::debug!(pod = name(&pod), sandbox = pod.id, "prepared"),
+            Ok(false) => {}
+            // The creation of a container says so to the pod.
+            Err(error) => tracing::info!(pod = name(&pod), %error, "cannot prepare"),
+        }
+        Ok(())
     }
 
     async fn create_container(
@@ -130,12 +182,13 @@ impl Plugin for Ringway {
         container: Container,
     ) -> Result<Creation, Status> {
         if !convert::pod_opted_in(&pod) {
-            return Ok(Creation::default());
+            return self.other(&container).await;
         }
         let allocator = self.allocator()?;
+        let began = Instant::now();
         let granted = match allocator.create(&pod, &container).await {
             Ok(Some(granted)) => granted,
-            Ok(None) => return Ok(Creation::default()),
+            Ok(None) => return self.other(&container).await,
             Err(error) => {
                 tracing::warn!(pod = name(&pod), container = container.name, %error, "refused");
                 return Err(refusal(error));
@@ -151,6 +204,7 @@ impl Plugin for Ringway {
             mems = %allocation.mems,
             alignment = ?allocation.alignment,
             interfaces = allocation.interfaces.len(),
+            micros = began.elapsed().as_micros(),
             "granted"
         );
         for note in &allocation.notes {
@@ -158,7 +212,8 @@ impl Plugin for Ringway {
         }
         let adjustment =
             convert::adjustment(&container, allocation, granted.slot_directory).map_err(refusal)?;
-        let updates = convert::shared_updates(&allocation.updates, &container.id);
+        let mut updates = convert::shared_updates(&allocation.updates, &container.id);
+        updates.extend(convert::other_updates(&granted.others, &container.id));
         Ok(Creation { adjustment, updates })
     }
 
@@ -166,14 +221,26 @@ impl Plugin for Ringway {
         &self,
         pod: PodSandbox,
         container: Container,
-        _resources: LinuxResources,
+        resources: LinuxResources,
     ) -> Result<Vec<ContainerUpdate>, Status> {
-        let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
-        let (record, shared) = allocator.placement(&pod, &container).await;
+        let Some(allocator) = self.allocator_for(&pod) else { return Ok(Vec::new()) };
+        if let Some((cpus, alignment)) = allocator.follow(&pod, &container, &resources).await {
+            tracing::info!(
+                pod = name(&pod), container = container.name, %cpus, ?alignment, "others have chosen CPUs"
+            );
+        }
+        let (record, shared, others) = allocator.placement(&pod, &container).await;
         let mut updates = convert::shared_updates(&shared, &container.id);
-        // kubelet sends the cpuset of its own CPU manager; ours stays.
-        updates.extend(record.map(|record| {
-            convert::cpuset_update(&container.id, record.cpus.set(), Some(&record.mems))
+        updates.extend(convert::other_updates(&others, &container.id));
+        if record.is_none() {
+            updates.extend(self.update_other(allocator, &container, &resources).await);
+        }
+        // kubelet sends the cpuset of its own CPU manager; where we choose, ours stays.
+        updates.extend(record.and_then(|record| match &record.cpus {
+            Cpus::Exclusive(cpus) | Cpus::Shared(cpus) => {
+                Some(convert::cpuset_update(&container.id, cpus, Some(&record.mems)))
+            }
+            Cpus::Followed { .. } => None,
         }));
         Ok(updates)
     }
@@ -183,13 +250,18 @@ impl Plugin for Ringway {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Vec<ContainerUpdate>, Status> {
-        let Some(allocator) = self.allocator_of(&pod) else { return Ok(Vec::new()) };
+        let Some(allocator) = self.allocator_for(&pod) else { return Ok(Vec::new()) };
         // It may start again: nothing of its own is taken back here. A chance to tell others their new CPUs.
-        let (_, shared) = allocator.placement(&pod, &container).await;
-        Ok(convert::shared_updates(&shared, &container.id))
+        let (_, shared, others) = allocator.placement(&pod, &container).await;
+        let mut updates = convert::shared_updates(&shared, &container.id);
+        updates.extend(convert::other_updates(&others, &container.id));
+        Ok(updates)
     }
 
     async fn remove_container(&self, pod: PodSandbox, container: Container) -> Result<(), Status> {
+        if let Some(allocator) = self.allocator_for(&pod) {
+            allocator.forget_other(&container).await;
+        }
         if let Some(allocator) = self.allocator_of(&pod) {
             allocator.remove_container(&pod, &container).await;
         }

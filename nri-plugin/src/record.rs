@@ -59,8 +59,26 @@ struct Container {
     slot: u16,
     cpus: String,
     exclusive: bool,
+    // Absent unless somebody else chose the CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    followed: Option<Followed>,
     nodes: String,
     mems: String,
+    // Absent unless annotations asked for some.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    hugepages: u64,
+}
+
+/// [`Cpus::Followed`] beside its CPUs.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Followed {
+    whole: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,6 +97,9 @@ struct Link {
     queue_size: u16,
     mtu: u32,
     pod_listens: bool,
+    // Absent unless an address plugin gave the addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -92,15 +113,20 @@ struct Link6 {
 /// The text to write.
 pub fn encode(record: &PodRecord) -> String {
     let containers = record.containers.iter().map(|(name, container)| {
-        let ContainerRecord { id, cgroup, slot, cpus, nodes, mems } = container;
+        let ContainerRecord { id, cgroup, slot, cpus, nodes, mems, hugepages } = container;
         let container = Container {
             id: id.clone(),
             cgroup: cgroup.clone(),
             slot: slot.0,
             cpus: cpus.set().to_string(),
             exclusive: matches!(cpus, Cpus::Exclusive(_)),
+            followed: match cpus {
+                Cpus::Followed { whole, .. } => Some(Followed { whole: *whole }),
+                Cpus::Exclusive(_) | Cpus::Shared(_) => None,
+            },
             nodes: nodes.to_string(),
             mems: mems.to_string(),
+            hugepages: *hugepages,
         };
         (name.clone(), container)
     });
@@ -120,6 +146,7 @@ pub fn encode(record: &PodRecord) -> String {
         queue_size: interface.queue_size,
         mtu: interface.mtu,
         pod_listens: interface.socket == SocketOwner::Pod,
+        lease: interface.lease.clone(),
     };
     let pod = Pod {
         version: VERSION,
@@ -158,9 +185,14 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
             id: container.id,
             cgroup: container.cgroup,
             slot: Slot(container.slot),
-            cpus: if container.exclusive { Cpus::Exclusive(cpus) } else { Cpus::Shared(cpus) },
+            cpus: match container.followed {
+                Some(Followed { whole }) => Cpus::Followed { cpus, whole },
+                None if container.exclusive => Cpus::Exclusive(cpus),
+                None => Cpus::Shared(cpus),
+            },
             nodes: container.nodes.parse::<NodeSet>()?,
             mems: container.mems.parse::<NodeSet>()?,
+            hugepages: container.hugepages,
         };
         Ok::<_, RecordError>((name, record))
     };
@@ -181,6 +213,7 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
             queue_size: link.queue_size,
             mtu: link.mtu,
             socket: if link.pod_listens { SocketOwner::Pod } else { SocketOwner::Vrouter },
+            lease: link.lease,
         })
     };
     let slot = |(slot, links): (u16, Vec<Link>)| {
@@ -219,6 +252,7 @@ pub mod tests {
             queue_size: 1024,
             mtu: 1500,
             socket,
+            lease: None,
         };
         let container = |id: &str, slot, cpus| ContainerRecord {
             id: id.into(),
@@ -227,6 +261,7 @@ pub mod tests {
             cpus,
             nodes: "0-1".parse().unwrap(),
             mems: "1".parse().unwrap(),
+            hugepages: 0,
         };
         PodRecord {
             sandbox: SandboxId::new(sandbox).unwrap(),
@@ -253,6 +288,16 @@ pub mod tests {
     #[test]
     fn a_record_comes_back_as_it_was() {
         let record = sample("abc");
+        assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
+    }
+
+    #[test]
+    fn cpus_of_others_and_hugepages_come_back() {
+        let mut record = sample("abc");
+        let app = record.containers.get_mut("app").unwrap();
+        app.cpus = Cpus::Followed { cpus: "2-3".parse().unwrap(), whole: true };
+        app.hugepages = 1 << 30;
+        record.slots.get_mut(&Slot(0)).unwrap()[0].lease = Some("abc-1-2".into());
         assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
     }
 

@@ -25,6 +25,20 @@ pub async fn pods(allocator: Arc<Allocator>) {
     }
 }
 
+/// How often it is tried to give addresses back that could not be.
+const RETURN: Duration = Duration::from_secs(10);
+
+/// Gives addresses back that no pod holds, until the process ends.
+pub async fn leases(allocator: Arc<Allocator>) {
+    loop {
+        if allocator.return_leases().await {
+            allocator.stale_leases.notified().await;
+        } else {
+            tokio::time::sleep(RETURN).await;
+        }
+    }
+}
+
 /// Keeps the vRouter's ports what they shall be, until the process ends.
 pub async fn vrouter(allocator: Arc<Allocator>) {
     let mut backoff = BACKOFF_MIN;

@@ -1,56 +1,15 @@
 //! Every error that users will meet: one clear line, and nothing left behind.
 
-use std::fs;
-
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use integration::containerd::Version;
 use integration::demo::{dpdk_pod, isolation, report::Report};
+use integration::leftovers::refused;
 use integration::machine::Hugepages;
-use integration::node::{Node, PluginStart, Setup};
+use integration::node::{PluginStart, Setup};
 use integration::pod::Pod;
 use integration::traffic;
 
-use crate::stage::Stage;
-
-/// Creates a pod that must be refused with one line that contains every one of `words`, and leaves neither port nor directory.
-fn refused(node: &mut Node, pod: Pod, words: &[&str]) -> Result<()> {
-    let annotations = format!("{:?}", pod.annotations);
-    let before = leftovers(node)?;
-    let error = match node.start_pod(pod) {
-        Ok(running) => {
-            node.delete(&running)?;
-            bail!("the pod with {annotations} was created");
-        }
-        Err(error) => format!("{error:#}"),
-    };
-    println!("    {error}");
-    ensure!(!error.trim().contains('\n'), "more than one line for {annotations}: {error}");
-    for word in words {
-        ensure!(error.contains(word), "{word:?} is not in the error for {annotations}: {error}");
-    }
-    let after = leftovers(node)?;
-    ensure!(
-        before == after,
-        "the refused pod with {annotations} left {after:?}, before {before:?}"
-    );
-    Ok(())
-}
-
-/// Ports of the vRouter, when it runs, and directories of pods.
-fn leftovers(node: &Node) -> Result<(usize, Vec<String>)> {
-    let ports = match node.vrouter() {
-        Ok(vrouter) => vrouter.ports()?.len(),
-        Err(_) => 0,
-    };
-    let mut directories = Vec::new();
-    if let Ok(entries) = fs::read_dir(node.run().path().join("pods")) {
-        for entry in entries {
-            directories.push(entry?.file_name().to_string_lossy().into_owned());
-        }
-    }
-    directories.sort();
-    Ok((ports, directories))
-}
+use integration::stage::Stage;
 
 pub fn unknown_network(stage: &mut Stage) -> Result<()> {
     let node = stage.usual()?;

@@ -8,7 +8,7 @@ use integration::testpmd::SEND_ONE;
 use integration::{readback, traffic, wait};
 
 use crate::pods::address;
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 const WATCHED: Duration = Duration::from_secs(5);
 /// 5 % of one CPU.

@@ -8,7 +8,6 @@ mod idle;
 mod pods;
 mod restart;
 mod settings;
-mod stage;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +17,7 @@ use integration::node::PluginStart;
 use integration::{machine, wait};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use stage::{Needs, Stage, Test};
+use integration::stage::{Needs, Stage, Test};
 
 /// In this order: a new node is started only where the set-up changes.
 const TESTS: [Test; 20] = [

@@ -12,7 +12,7 @@ use integration::pod::Pod;
 use integration::readback;
 use integration::traffic::{self, Until};
 
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// Enough for every ring to wrap many times.
 const PACKETS: Until = Until::Delivered(50_000);

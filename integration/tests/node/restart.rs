@@ -8,7 +8,7 @@ use integration::{traffic, wait};
 use vrouter_api::v1::PortState;
 
 use crate::pods::{addresses, one_way};
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// Time for a restarted daemon to find what it must do.
 const RECOVERY: Duration = Duration::from_secs(30);

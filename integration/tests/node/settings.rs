@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use integration::machine::program;
 
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// Starts a daemon with a configuration that it must refuse in one line that contains every one of `words`.
 fn refused(daemon: &str, file: &Path, words: &[&str]) -> Result<()> {

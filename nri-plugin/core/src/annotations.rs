@@ -118,6 +118,19 @@ pub struct InterfaceRequest {
     pub mtu: Option<u32>,
     /// Who listens; `None` is as configured on the node.
     pub socket: Option<SocketOwner>,
+    /// Addresses that somebody else has chosen and keeps for it. No annotation says so.
+    pub leased: Option<Leased>,
+}
+
+/// Addresses that an address plugin gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leased {
+    /// What they are given back by.
+    pub id: String,
+    /// Its IPv4 address.
+    pub ip: Ipv4Addr,
+    /// Its IPv6 address, if the plugin gave one.
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// Who creates a vhost-user socket and listens on it.
@@ -268,6 +281,7 @@ impl InterfaceRequest {
             queues: 1,
             mtu: None,
             socket: None,
+            leased: None,
         }
     }
 }
@@ -429,6 +443,7 @@ fn parse_interface(
         queues: number("queues", raw.queues.unwrap_or(1), 1, MAX_QUEUES)?,
         mtu: raw.mtu.map(|mtu| number("mtu", mtu, MIN_MTU, 65_535)).transpose()?,
         socket,
+        leased: None,
     })
 }
 

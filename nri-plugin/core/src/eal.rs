@@ -35,12 +35,12 @@ fn lcores(cpus: &Cpus) -> String {
     let set = cpus.set();
     let mut text = format!("0@({set})");
     match cpus {
-        Cpus::Exclusive(_) => {
+        Cpus::Exclusive(_) | Cpus::Followed { whole: true, .. } => {
             for (index, cpu) in set.iter().enumerate() {
                 let _ = write!(text, ",{}@{cpu}", index + 1);
             }
         }
-        Cpus::Shared(_) => {
+        Cpus::Shared(_) | Cpus::Followed { whole: false, .. } => {
             let _ = write!(text, ",1@({set})");
         }
     }
@@ -66,6 +66,7 @@ mod tests {
             queue_size: 1024,
             mtu: 1500,
             socket,
+            lease: None,
         }
     }
 

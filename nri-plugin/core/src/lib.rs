@@ -5,7 +5,7 @@
 //! values and goes out as plain values or one clear error. The binary `ringway-nri` depends on it, and nobody else.
 //!
 //! Order of use: [`topology::Topology::parse`] on what sysfs says, [`annotations::parse`] on a container's
-//! annotations, [`plan::Node::allocate`] to decide, [`paths`] and [`cgroup`] to carry it out, [`recovery::plan`] after
+//! annotations, [`plan::Node::allocate`] to decide within the administrator's [`policy`], [`paths`] and [`cgroup`] to carry it out, [`recovery::plan`] after
 //! a restart.
 #![forbid(unsafe_code)]
 
@@ -18,5 +18,6 @@ pub mod net;
 pub mod paths;
 mod pick;
 pub mod plan;
+pub mod policy;
 pub mod recovery;
 pub mod topology;

@@ -12,14 +12,18 @@ use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::hugepages::HugepageLimit;
 use crate::net::{Mac, Network};
 use crate::paths::{PortId, SandboxId, Slot};
+use crate::policy::{self, CpuMode, Held, Policy};
 use crate::topology::Topology;
 use crate::{eal, pick};
 
 mod addresses;
 mod error;
+mod follow;
+mod others;
 mod place;
 
 pub use error::{AdoptError, Note, PlanError};
+pub use others::{Other, Others};
 
 /// The machine, who has what of it, and what interfaces get when nobody says.
 #[derive(Clone, Debug)]
@@ -28,7 +32,10 @@ pub struct Node {
     reserved: CpuSet,
     vrouter: Vrouter,
     defaults: Defaults,
+    policy: Policy,
     pods: BTreeMap<SandboxId, PodRecord>,
+    /// Empty unless other containers make way.
+    others: Others,
 }
 
 /// Where the vRouter runs.
@@ -79,8 +86,19 @@ pub struct Ask<'a> {
     pub request: &'a Request,
     /// Its own CPU request.
     pub cpu: CpuQuota,
+    /// CPUs and memory nodes that somebody else has chosen for it so far; empty where nobody has.
+    pub chosen: Chosen<'a>,
     /// Its own hugepage limits. kubelet writes 0 for a size that is not requested.
     pub hugepages: &'a [HugepageLimit],
+}
+
+/// CPUs and memory nodes that somebody else has chosen for a container; empty where nobody has.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    /// `cpuset.cpus`.
+    pub cpus: &'a CpuSet,
+    /// `cpuset.mems`.
+    pub mems: &'a NodeSet,
 }
 
 /// What one container gets.
@@ -115,6 +133,13 @@ pub enum Cpus {
     Exclusive(CpuSet),
     /// Containers without exclusive CPUs share these.
     Shared(CpuSet),
+    /// Chosen by somebody else: the runtime is not told, and nobody is moved off them.
+    Followed {
+        /// Theirs, or all online ones as long as nobody has chosen.
+        cpus: CpuSet,
+        /// As many as the container wants for itself, so that each of its threads can have one.
+        whole: bool,
+    },
 }
 
 /// How well a container's CPUs and memory lie.
@@ -156,6 +181,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Who listens on its socket.
     pub socket: SocketOwner,
+    /// By what its addresses are given back, where an address plugin gave them.
+    pub lease: Option<String>,
 }
 
 /// The IPv6 side of an interface.
@@ -214,6 +241,8 @@ pub struct ContainerRecord {
     pub nodes: NodeSet,
     /// Nodes its memory comes from.
     pub mems: NodeSet,
+    /// Bytes of hugepage limits that its annotations asked for.
+    pub hugepages: u64,
 }
 
 impl Cpus {
@@ -221,7 +250,7 @@ impl Cpus {
     #[must_use]
     pub fn set(&self) -> &CpuSet {
         match self {
-            Self::Exclusive(cpus) | Self::Shared(cpus) => cpus,
+            Self::Exclusive(cpus) | Self::Shared(cpus) | Self::Followed { cpus, .. } => cpus,
         }
     }
 }
@@ -257,8 +286,9 @@ impl PodRecord {
 impl Node {
     /// A machine on which nothing of ours runs yet. `reserved` CPUs are never given to pods.
     #[must_use]
-    pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults) -> Self {
-        Self { topology, reserved, vrouter: Vrouter::default(), defaults, pods: BTreeMap::new() }
+    pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults, policy: Policy) -> Self {
+        let (vrouter, pods, others) = (Vrouter::default(), BTreeMap::new(), Others::new());
+        Self { topology, reserved, vrouter, defaults, policy, pods, others }
     }
 
     /// Takes a fresh look at sysfs: hugepages and online CPUs change.
@@ -301,8 +331,12 @@ impl Node {
         let request = ask.request;
         let limits = place::Limits::new(&request.hugepages, ask.hugepages);
         let wanted = wanted_cpus(request.cpus, ask.cpu);
-        let placed = self.place(ask, wanted, &limits)?;
-        let slot = self.slot(ask);
+        let slot = self.slot_of(ask.sandbox, ask.container, request.scope);
+        self.policy.check(ask.namespace, request, wanted.unwrap_or(0), self.held(ask, slot))?;
+        let placed = match self.policy.cpu_mode {
+            CpuMode::Own => self.place(ask, wanted, &limits)?,
+            CpuMode::Follow | CpuMode::Off => self.follow(ask, wanted, &limits)?,
+        };
         let interfaces = match self.pods.get(ask.sandbox).and_then(|pod| pod.slots.get(&slot)) {
             Some(interfaces) => interfaces.clone(),
             None => self.assign(&request.interfaces, networks)?,
@@ -311,13 +345,16 @@ impl Node {
             NumaPolicy::Off => None,
             _ => Some(placed.home),
         };
+        let alignment = self.alignment(&placed);
+        let mut notes = limits.notes();
+        notes.extend(self.followed_note(&placed, alignment));
         let allocation = Allocation {
             slot,
             node,
             hugepages: request.hugepages.clone(),
             eal_args: eal::args(&placed.cpus, &interfaces),
-            alignment: self.alignment(&placed),
-            notes: limits.notes(),
+            alignment,
+            notes,
             cpus: placed.cpus.clone(),
             mems: placed.mems.clone(),
             interfaces: interfaces.clone(),
@@ -342,9 +379,53 @@ impl Node {
                 cpus: placed.cpus,
                 nodes: placed.nodes,
                 mems: placed.mems,
+                hugepages: policy::annotated_hugepages(request),
             },
         );
         Ok(Allocation { updates: self.rebalance(), ..allocation })
+    }
+
+    /// Gives a new pod the interfaces its containers will share, before any of them is created.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing has changed then. A pod that is known is left as it is.
+    pub fn prepare(
+        &mut self,
+        sandbox: &SandboxId,
+        namespace: &str,
+        name: &str,
+        request: &Request,
+        networks: &[Network],
+    ) -> Result<(), PlanError> {
+        if self.pods.contains_key(sandbox) {
+            return Ok(());
+        }
+        self.policy.check(namespace, request, 0, Held::default())?;
+        let interfaces = self.assign(&request.interfaces, networks)?;
+        let record = PodRecord {
+            sandbox: sandbox.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            node: None,
+            containers: BTreeMap::new(),
+            slots: BTreeMap::from([(Slot::POD, interfaces)]),
+        };
+        self.pods.insert(sandbox.clone(), record);
+        Ok(())
+    }
+
+    /// Whether the interfaces that `request` is about are there: [`Node::allocate`] then looks at no network.
+    #[must_use]
+    pub fn has_interfaces(&self, sandbox: &SandboxId, container: &str, request: &Request) -> bool {
+        let slot = self.slot_of(sandbox, container, request.scope);
+        self.pods.get(sandbox).is_some_and(|pod| pod.slots.contains_key(&slot))
+    }
+
+    /// By what the addresses of all interfaces are given back that an address plugin gave.
+    #[must_use]
+    pub fn leases(&self) -> BTreeSet<&str> {
+        let interfaces = self.pods.values().flat_map(|pod| pod.slots.values().flatten());
+        interfaces.filter_map(|interface| interface.lease.as_deref()).collect()
     }
 
     /// Takes back what a container was given whose creation failed, and returns the ports nobody uses any more. Not for
@@ -453,12 +534,12 @@ impl Node {
     }
 
     /// The container's slot: the pod's, the one it had before, or the lowest that is free.
-    fn slot(&self, ask: &Ask<'_>) -> Slot {
-        if ask.request.scope == Scope::Pod {
+    fn slot_of(&self, sandbox: &SandboxId, container: &str, scope: Scope) -> Slot {
+        if scope == Scope::Pod {
             return Slot::POD;
         }
-        let Some(pod) = self.pods.get(ask.sandbox) else { return Slot(1) };
-        if let Some(before) = pod.containers.get(ask.container)
+        let Some(pod) = self.pods.get(sandbox) else { return Slot(1) };
+        if let Some(before) = pod.containers.get(container)
             && before.slot != Slot::POD
         {
             return before.slot;
@@ -466,6 +547,21 @@ impl Node {
         let free = (1..=u16::MAX).map(Slot).find(|slot| !pod.slots.contains_key(slot));
         // 65 535 containers of one pod: sharing the last slot is all that is left.
         free.unwrap_or(Slot(u16::MAX))
+    }
+
+    /// What the pod holds beside the container that is being created.
+    fn held(&self, ask: &Ask<'_>, slot: Slot) -> Held {
+        let Some(pod) = self.pods.get(ask.sandbox) else { return Held::default() };
+        let slots = pod.slots.iter().filter(|(other, _)| **other != slot);
+        let mut held =
+            Held { interfaces: slots.map(|(_, slot)| slot.len()).sum(), ..Held::default() };
+        for (_, container) in pod.containers.iter().filter(|(name, _)| *name != ask.container) {
+            if let Cpus::Exclusive(cpus) = &container.cpus {
+                held.cpus += cpus.len();
+            }
+            held.hugepages = held.hugepages.saturating_add(container.hugepages);
+        }
+        held
     }
 
     fn alignment(&self, placed: &place::Placed) -> Alignment {
@@ -501,4 +597,4 @@ fn wanted_cpus(request: CpusRequest, cpu: CpuQuota) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -59,6 +59,55 @@ fn only_opted_in_pods_are_looked_at() {
 }
 
 #[test]
+fn what_others_chose_is_read_and_left() {
+    let cpu = |cpus: &str, mems: &str| {
+        let (cpus, mems) = (cpus.to_owned(), mems.to_owned());
+        container(Some(api::LinuxCpu { cpus, mems, ..Default::default() }), &[])
+    };
+    for (cpus, mems, expected) in [
+        ("2-3", "1", ("2-3", "1")),
+        ("", "0", ("", "0")),
+        ("x", "1-", ("", "")),
+        ("", "", ("", "")),
+    ] {
+        let (got_cpus, got_mems) = chosen(&cpu(cpus, mems));
+        assert_eq!((got_cpus.to_string().as_str(), got_mems.to_string().as_str()), expected);
+    }
+    assert_eq!(chosen(&api::Container::default()), Default::default());
+
+    let followed = Allocation {
+        cpus: Cpus::Followed { cpus: "2-3".parse().unwrap(), whole: true },
+        hugepages: Vec::new(),
+        ..allocation(0)
+    };
+    let wire = adjustment(&cpu("4", "1"), &followed, PathBuf::from("/x")).unwrap().into_wire();
+    assert_eq!(wire.linux, None, "nothing is set where others choose");
+    assert_eq!((wire.mounts.len(), wire.env.len()), (1, 2));
+}
+
+#[test]
+fn the_policy_is_what_the_file_says() {
+    let text = "cpus.mode = 'off'\nlimits = { namespaces = ['a'], unlisted_networks = false, interfaces = 2, queues = 3, \
+                cpus = 4, hugepages = '1Gi', mac = false, ip = false }\n[networks.red]\nnamespaces = ['b']";
+    let config = NriConfig::from_toml(text, Path::new("nri.toml")).unwrap();
+    let names = |name: &str| Patterns::new(vec![name.to_owned()]);
+    let expected = Policy {
+        namespaces: names("a"),
+        networks: BTreeMap::from([("red".to_owned(), names("b"))]),
+        unlisted_networks: false,
+        interfaces: 2,
+        queues: 3,
+        cpus: 4,
+        hugepages: Some(1 << 30),
+        mac: false,
+        ip: false,
+        cpu_mode: CpuMode::Off,
+    };
+    assert_eq!(policy(&config), expected);
+    assert_eq!(policy(&NriConfig::default()), Policy::default());
+}
+
+#[test]
 fn a_containers_own_request() {
     let cpu = api::LinuxCpu {
         shares: Some(api::OptionalUInt64 { value: 2048 }),

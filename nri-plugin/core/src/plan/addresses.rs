@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::annotations::InterfaceRequest;
+use crate::annotations::{InterfaceRequest, Leased};
 use crate::net::{AnyPrefix, Mac, Network, Network6};
 
 use super::{Interface, Ipv6, Node, PlanError, PodRecord};
@@ -48,11 +48,16 @@ impl Node {
                 return Err(PlanError::UnknownNetwork { network: request.network.clone(), known });
             };
             let used = used.entry(&network.name).or_default();
-            let ip = match request.ip {
-                Some(ip) => check_address(network, ip, used)?,
-                None => lowest_free(network, used)?,
+            let (ip, ipv6) = match &request.leased {
+                Some(leased) => self::leased(network, leased, used)?,
+                None => {
+                    let ip = match request.ip {
+                        Some(ip) => check_address(network, ip, used)?,
+                        None => lowest_free(network, used)?,
+                    };
+                    (ip, ipv6(network, request.ipv6, ip, used)?)
+                }
             };
-            let ipv6 = ipv6(network, request.ipv6, ip, used)?;
             let mac = match request.mac {
                 Some(mac) if used.macs.contains(&mac) => {
                     return Err(PlanError::MacInUse { network: network.name.clone(), mac });
@@ -80,10 +85,32 @@ impl Node {
                 queue_size: self.defaults.queue_size,
                 mtu,
                 socket: request.socket.unwrap_or(self.defaults.socket),
+                lease: request.leased.as_ref().map(|leased| leased.id.clone()),
             });
         }
         Ok(interfaces)
     }
+}
+
+/// Addresses that an address plugin gave: as they are, if the vRouter can serve them.
+fn leased(
+    network: &Network,
+    leased: &Leased,
+    used: &Used,
+) -> Result<(Ipv4Addr, Option<Ipv6>), PlanError> {
+    let unfit = |ip: IpAddr, prefix: AnyPrefix| PlanError::Leased {
+        network: network.name.clone(),
+        prefix,
+        ip,
+    };
+    let prefix = AnyPrefix::V4(network.prefix);
+    let ip =
+        check_address(network, leased.ip, used).map_err(|_| unfit(leased.ip.into(), prefix))?;
+    // Without an address of the plugin's there is none: nobody else knows which are free.
+    let Some(address) = leased.ipv6 else { return Ok((ip, None)) };
+    let prefix = network.ipv6.as_ref().map_or(prefix, |side| AnyPrefix::V6(side.prefix));
+    let ipv6 = ipv6(network, Some(address), ip, used);
+    Ok((ip, ipv6.map_err(|_| unfit(address.into(), prefix))?))
 }
 
 fn check_address(network: &Network, ip: Ipv4Addr, used: &Used) -> Result<Ipv4Addr, PlanError> {

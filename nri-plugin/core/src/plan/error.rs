@@ -8,10 +8,26 @@ use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::hugepages::{PageSize, show_bytes};
 use crate::net::{AnyPrefix, Mac};
 use crate::paths::SandboxId;
+use crate::policy::PolicyError;
 
 /// Why a container cannot have what it asks for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
+    /// The administrator does not allow it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Somebody else chose CPUs that the annotation rules out.
+    #[error(
+        "annotation {NUMA}: NUMA node {wanted} wanted, but the node's CPU manager has chosen CPUs {cpus} on node {nodes}; have it place the pod there, or set {NUMA} to preferred"
+    )]
+    ChosenElsewhere {
+        /// Where they had to be.
+        wanted: NodeId,
+        /// As chosen.
+        cpus: CpuSet,
+        /// Where those are.
+        nodes: NodeSet,
+    },
     /// No such network.
     #[error(
         "network {network:?} does not exist on this node; known networks: {}; correct annotation {NETWORK} or create it with `ringway networks add {network}`",
@@ -22,6 +38,18 @@ pub enum PlanError {
         network: String,
         /// All the vRouter has.
         known: Vec<String>,
+    },
+    /// What an address plugin gave cannot be used.
+    #[error(
+        "the address plugin of network {network} gave {ip}, which is no free address of it ({prefix}, without network, broadcast and gateway address); correct the plugin's settings"
+    )]
+    Leased {
+        /// The network.
+        network: String,
+        /// Its prefix.
+        prefix: AnyPrefix,
+        /// As the plugin gave it.
+        ip: IpAddr,
     },
     /// More exclusive CPUs than are left.
     #[error(
@@ -200,10 +228,19 @@ impl fmt::Display for CpuCounts {
 }
 
 /// Something that works but that the pod's author should know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// The container's own hugepage limits are all zero: kubelet writes that when none are requested.
     HugepageLimitsZero,
+    /// The CPUs that somebody else chose are not where the vRouter is.
+    ChosenUnaligned {
+        /// As chosen.
+        cpus: CpuSet,
+        /// Where those are.
+        nodes: NodeSet,
+        /// The vRouter's node; `None` when it spans all.
+        vrouter: Option<NodeId>,
+    },
 }
 
 impl fmt::Display for Note {
@@ -212,6 +249,13 @@ impl fmt::Display for Note {
             Self::HugepageLimitsZero => f.write_str(
                 "the container's hugepage limits are all 0, so DPDK in it will find no memory; request hugepages-2Mi in the pod or set hugepages-2mi.ringway.dev",
             ),
+            Self::ChosenUnaligned { cpus, nodes, vrouter } => {
+                write!(f, "CPUs {cpus}, which the node's CPU manager has chosen, are on NUMA node {nodes}")?;
+                match vrouter {
+                    Some(vrouter) => write!(f, ", the vRouter is on {vrouter}: packets cross between nodes"),
+                    None => f.write_str(": packets cross between nodes"),
+                }
+            }
         }
     }
 }

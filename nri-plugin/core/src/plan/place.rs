@@ -220,7 +220,7 @@ impl Node {
         Ok(taken)
     }
 
-    fn check_hugepages(&self, mems: &NodeSet, limits: &Limits) -> Result<(), PlanError> {
+    pub(super) fn check_hugepages(&self, mems: &NodeSet, limits: &Limits) -> Result<(), PlanError> {
         let reserved = || mems.iter().filter_map(|id| self.topology.node(id));
         for limit in limits.wanted() {
             let total = reserved()

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use super::{
-    AdoptError, Alignment, Allocation, Ask, CpuQuota, Cpus, Defaults, Node, Note, PlanError,
-    Vrouter, wanted_cpus,
+    AdoptError, Alignment, Allocation, Ask, Chosen, CpuQuota, Cpus, Defaults, Node, Note,
+    PlanError, Vrouter, wanted_cpus,
 };
 use crate::annotations::{CpusRequest, InterfaceRequest, NumaPolicy, Request, Scope, SocketOwner};
-use crate::cpuset::{CpuSet, NodeId};
+use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::hugepages::{HugepageLimit, PageSize};
 use crate::net::{Network, Network6};
 use crate::paths::{SandboxId, Slot};
+use crate::policy::Policy;
 use crate::topology::tests::machine;
 
 mod properties;
@@ -35,8 +36,14 @@ pub(crate) fn node(name: &str) -> Node {
 
 fn node_with(name: &str, reserved: &str, workers: &str, vrouter: Option<u32>) -> Node {
     let defaults = Defaults { queue_size: 1024, socket: SocketOwner::Vrouter };
-    let mut node = Node::new(machine(name), reserved.parse().unwrap(), defaults);
+    let mut node = Node::new(machine(name), reserved.parse().unwrap(), defaults, Policy::default());
     node.set_vrouter(Vrouter { workers: workers.parse().unwrap(), node: vrouter.map(NodeId) });
+    node
+}
+
+pub(crate) fn with_policy(name: &str, vrouter: Option<u32>, policy: Policy) -> Node {
+    let mut node = node_with(name, "", "", vrouter);
+    node.policy = policy;
     node
 }
 
@@ -61,6 +68,7 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
             queues: 1,
             mtu: None,
             socket: None,
+            leased: None,
         }],
         cpus: NonZeroU32::new(cpus).map_or(CpusRequest::Shared, CpusRequest::Exclusive),
         numa,
@@ -68,11 +76,11 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
     }
 }
 
-fn sandbox(id: &str) -> SandboxId {
+pub(crate) fn sandbox(id: &str) -> SandboxId {
     SandboxId::new(id).unwrap()
 }
 
-fn allocate(
+pub(crate) fn allocate(
     node: &mut Node,
     pod: &str,
     container: &str,
@@ -99,6 +107,7 @@ fn allocate_with(
         cgroup: &format!("/pods/{id}"),
         request,
         cpu: CpuQuota::default(),
+        chosen: Chosen { cpus: &CpuSet::new(), mems: &NodeSet::new() },
         hugepages,
     };
     let result = node.allocate(&ask, &red());
@@ -112,6 +121,7 @@ fn shown(allocation: &Allocation) -> String {
     let kind = match allocation.cpus {
         Cpus::Exclusive(_) => "own",
         Cpus::Shared(_) => "shared",
+        Cpus::Followed { .. } => "followed",
     };
     format!("{kind} {} mems {} {:?}", allocation.cpus.set(), allocation.mems, allocation.alignment)
 }
@@ -122,6 +132,29 @@ fn check_error(error: &PlanError, parts: &[&str]) {
     for part in parts {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
     }
+}
+
+/// Limits count what the pod holds already; a container that starts again does not count twice.
+#[test]
+fn limits_are_those_of_the_whole_pod() {
+    let limits = Policy { cpus: 3, interfaces: 2, hugepages: Some(4 << 20), ..Policy::default() };
+    let mut node = with_policy("4-nodes", None, limits);
+    let wants = |cpus, pages: u64| Request {
+        scope: Scope::Container,
+        hugepages: vec![HugepageLimit { size: PageSize::MIB_2, limit: pages << 21 }],
+        ..request(cpus, NumaPolicy::Preferred)
+    };
+    for _ in 0..3 {
+        allocate(&mut node, "pod", "a", &wants(2, 1)).unwrap();
+    }
+    let error = allocate(&mut node, "pod", "b", &wants(2, 1)).unwrap_err();
+    check_error(&error, &["4 exclusive CPUs", "allows 3", "limits.cpus"]);
+    let error = allocate(&mut node, "pod", "b", &wants(1, 2)).unwrap_err();
+    check_error(&error, &["6Mi", "allows 4Mi", "limits.hugepages"]);
+    allocate(&mut node, "pod", "b", &wants(1, 1)).unwrap();
+    let error = allocate(&mut node, "pod", "c", &wants(0, 0)).unwrap_err();
+    check_error(&error, &["3 interfaces", "allows 2", "limits.interfaces"]);
+    allocate(&mut node, "another", "c", &wants(3, 2)).unwrap();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What is found after a restart, and what is done about it.
 
+mod properties;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +27,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         queue_size: 1024,
         mtu: 1500,
         socket: SocketOwner::Vrouter,
+        lease: None,
     };
     let container = ContainerRecord {
         id: format!("{id}-c"),
@@ -33,6 +36,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         cpus: Cpus::Shared("0".parse().unwrap()),
         nodes: "0".parse().unwrap(),
         mems: "0".parse().unwrap(),
+        hugepages: 0,
     };
     PodRecord {
         sandbox: sandbox(id),

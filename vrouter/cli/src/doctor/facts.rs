@@ -29,6 +29,8 @@ pub(super) struct Facts {
     pub kubelet_cpus: Option<String>,
     /// Process of the plugin that has the run directory.
     pub nri: Option<u32>,
+    /// Containers that run without their interfaces, as `namespace/pod/container: reason`.
+    pub unserved: Vec<String>,
     /// Names of the pods' directories below `run_dir`.
     pub pods: Vec<String>,
     pub vrouter: Option<Result<Served, String>>,
@@ -120,6 +122,7 @@ impl Facts {
             .is_ok(),
             kubelet_cpus: kubelet_cpus(&at("/var/lib/kubelet/cpu_manager_state")),
             nri: holder(root, &run_dir.join("nri.lock")),
+            unserved: unserved(&run_dir.join("nri-status.json")),
             pods: names(&run_dir.join("pods")),
             vrouter: Some(served),
             dead_cgroups,
@@ -138,6 +141,22 @@ fn names(path: &Path) -> Vec<String> {
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
+}
+
+/// What the plugin says in its status file (`unserved` in docs/operations.md); nothing if there is none.
+fn unserved(path: &Path) -> Vec<String> {
+    let status = text(path).and_then(|text| serde_json::from_str(&text).ok());
+    let status: serde_json::Value = status.unwrap_or_default();
+    let word = |entry: &serde_json::Value, key: &str| {
+        entry.get(key).and_then(serde_json::Value::as_str).unwrap_or("?").to_owned()
+    };
+    let list = status.get("unserved").and_then(serde_json::Value::as_array);
+    let shown = |entry: &serde_json::Value| {
+        let [namespace, pod, container, reason] =
+            ["namespace", "pod", "container", "reason"].map(|key| word(entry, key));
+        format!("{namespace}/{pod}/{container}: {reason}")
+    };
+    list.into_iter().flatten().map(shown).collect()
 }
 
 fn cpu_flags(cpuinfo: &str) -> BTreeSet<String> {

@@ -237,6 +237,10 @@ fn nri(facts: &Facts) -> Vec<Finding> {
             "ringway-nri does not run, nor does containerd",
         )),
     }
+    findings.extend(facts.unserved.iter().map(|container| {
+        let remedy = "create the pod again; to have such containers refused, see required_plugins in /usr/share/ringway/ringway-2.x.toml";
+        finding("nri", Status::Failure, container.clone()).remedy(remedy)
+    }));
     findings
 }
 
@@ -295,7 +299,7 @@ fn kubelet(facts: &Facts) -> Vec<Finding> {
     match facts.kubelet_cpus.as_deref() {
         Some("static") => {
             let what = "kubelet's CPU manager gives out exclusive CPUs, too (policy static)";
-            let remedy = "give ringway-nri CPUs that kubelet does not: `cpus.reserved` in nri.toml against kubelet's reservedSystemCPUs";
+            let remedy = "let ringway-nri go by kubelet's choice, `cpus.mode = \"follow\"` in nri.toml, or give it CPUs that kubelet does not: `cpus.reserved` against kubelet's reservedSystemCPUs";
             vec![finding("kubelet", Status::Warning, what).remedy(remedy)]
         }
         Some(policy) => {

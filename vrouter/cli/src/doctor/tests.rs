@@ -141,6 +141,34 @@ fn what_is_wrong_is_named_with_a_remedy() {
 }
 
 #[test]
+fn containers_without_their_interfaces_are_failures() {
+    let status = r#"{"version": 1, "pods": 0, "unserved": [
+        {"namespace": "demo", "pod": "a", "container": "app", "reason": "it has no interfaces"}]}"#;
+    let lock = ("run/ringway/nri.lock", "77\n");
+    let machine = |status| {
+        machine(&[
+            CPU,
+            V2,
+            lock,
+            ("proc/77/comm", "ringway-nri\n"),
+            ("run/ringway/nri-status.json", status),
+        ])
+    };
+    let findings = look(machine(status).path(), served(Vec::new()));
+    assert_eq!(
+        of(&findings, "nri"),
+        [
+            (Status::Ok, "ringway-nri runs (process 77)"),
+            (Status::Failure, "demo/a/app: it has no interfaces"),
+        ]
+    );
+    for status in [r#"{"version": 1, "pods": 1, "unserved": []}"#, "{", ""] {
+        let findings = look(machine(status).path(), served(Vec::new()));
+        assert_eq!(of(&findings, "nri").len(), 1, "{status}");
+    }
+}
+
+#[test]
 fn a_vrouter_that_cannot_be_reached_is_a_failure_and_nothing_more_is_claimed() {
     let root = machine(&[CPU, V2, ("run/ringway/pods/x/record.json", "")]);
     let findings = look(root.path(), Err("cannot reach the vRouter".into()));

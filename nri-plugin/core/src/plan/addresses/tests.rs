@@ -1,9 +1,10 @@
 //! Addresses, Ethernet addresses and MTUs.
 
+use core::net::Ipv6Addr;
 use std::collections::BTreeSet;
 
 use super::{Used, check_address, derive_mac, lowest_free, lowest_free6};
-use crate::annotations::{InterfaceRequest, SocketOwner};
+use crate::annotations::{InterfaceRequest, Leased, SocketOwner};
 use crate::net::{Network, Network6};
 use crate::plan::tests::{network, node};
 use crate::plan::{Interface, PlanError};
@@ -98,6 +99,7 @@ fn want(network: &str) -> InterfaceRequest {
         queues: 1,
         mtu: None,
         socket: None,
+        leased: None,
     }
 }
 
@@ -193,7 +195,7 @@ fn the_lowest_free_ipv6_address() {
         let network = dual(prefix, gateway);
         let side = network.ipv6.as_ref().unwrap();
         let mut used = Used::default();
-        used.addresses6.extend(taken.iter().map(|ip| ip.parse::<core::net::Ipv6Addr>().unwrap()));
+        used.addresses6.extend(taken.iter().map(|ip| ip.parse::<Ipv6Addr>().unwrap()));
         used.addresses6.insert(side.gateway);
         let found = lowest_free6(&network, side, &used).map(|ip| ip.to_string());
         match expected {
@@ -280,5 +282,38 @@ fn ipv6_addresses_that_cannot_be_given() {
         let networks = std::slice::from_ref(network);
         let error = node("1-node-2-cpus").assign(&[wanted], networks).unwrap_err().to_string();
         assert!(error.contains(remedy) && error.contains(ip), "{error}");
+    }
+}
+
+#[test]
+fn addresses_of_a_plugin_are_taken_or_refused_but_never_changed() {
+    let leased = |ip: [u8; 4], ipv6: Option<&str>| InterfaceRequest {
+        leased: Some(Leased {
+            id: "lease-1".into(),
+            ip: ip.into(),
+            ipv6: ipv6.map(|ip| ip.parse().unwrap()),
+        }),
+        ..want("red")
+    };
+    let ipv6 = Network6 {
+        prefix: "fd00:66::/64".parse().unwrap(),
+        gateway: "fd00:66::1".parse().unwrap(),
+        used_addresses: BTreeSet::new(),
+    };
+    let networks = [Network { ipv6: Some(ipv6), ..network("red", "10.66.0.0/24", "10.66.0.1") }];
+    let node = node("4-nodes");
+    let one = node.assign(&[leased([10, 66, 0, 9], Some("fd00:66::99"))], &networks).unwrap();
+    assert_eq!((one[0].ip, one[0].lease.as_deref()), ([10, 66, 0, 9].into(), Some("lease-1")));
+    assert_eq!(one[0].ipv6.unwrap().address, "fd00:66::99".parse::<Ipv6Addr>().unwrap());
+    let four = node.assign(&[leased([10, 66, 0, 9], None)], &networks).unwrap();
+    assert_eq!(four[0].ipv6, None, "an address that the plugin does not know of");
+    for (ip, ipv6) in [
+        ([10, 67, 0, 9], None),
+        ([10, 66, 0, 1], None),
+        ([10, 66, 0, 9], Some("fd00:67::9")),
+        ([10, 66, 0, 9], Some("fd00:66::1")),
+    ] {
+        let error = node.assign(&[leased(ip, ipv6)], &networks).unwrap_err().to_string();
+        assert!(error.contains("address plugin") && !error.contains('\n'), "{error}");
     }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use bolero::TypeGenerator;
 
-use super::{allocate, node_with, request, sandbox};
+use super::{allocate, node_with, red, request, sandbox};
 use crate::annotations::{NumaPolicy, Request, Scope};
 use crate::cpuset::{CpuSet, NodeId};
+use crate::paths::SandboxId;
 use crate::plan::{Cpus, Node, PodRecord};
 
 const MACHINES: [&str; 6] = [
@@ -20,6 +21,7 @@ const MACHINES: [&str; 6] = [
 
 #[derive(Clone, Copy, Debug, TypeGenerator)]
 enum Step {
+    Prepare { pod: u8 },
     Allocate { pod: u8, container: u8, cpus: u8, numa: u8, own: bool },
     ReleaseContainer { pod: u8, container: u8 },
     ReleasePod { pod: u8 },
@@ -48,6 +50,7 @@ fn run(story: &Story) {
     let mut node =
         node_with(machine, &reserved, &workers, story.vrouter.map(|node| u32::from(node % 9)));
     let empty = node.clone();
+    let mut prepared = BTreeSet::new();
     for step in &story.steps {
         match *step {
             Step::Allocate { pod, container, cpus, numa, own } => {
@@ -68,6 +71,15 @@ fn run(story: &Story) {
                     }
                 }
             }
+            Step::Prepare { pod } => {
+                let pod = sandbox(&names(pod, 0).0);
+                let request = request(0, NumaPolicy::Preferred);
+                let before = node.pod(&pod).cloned();
+                node.prepare(&pod, "ns", "pod", &request, &red()).unwrap();
+                assert!(node.has_interfaces(&pod, "c0", &request) || before.is_some());
+                assert!(before.is_none() || before.as_ref() == node.pod(&pod));
+                prepared.insert(pod);
+            }
             Step::ReleaseContainer { pod, container } => {
                 let (pod, container) = names(pod, container);
                 node.release_container(&sandbox(&pod), &container);
@@ -78,7 +90,7 @@ fn run(story: &Story) {
                 node.rebalance();
             }
         }
-        check(&node, &reserved.parse().unwrap(), &workers.parse().unwrap());
+        check(&node, &reserved.parse().unwrap(), &workers.parse().unwrap(), &prepared);
     }
     // Nothing leaks: when all is released, the machine is as it was.
     let pods: Vec<_> = node.pods().map(|pod| pod.sandbox.clone()).collect();
@@ -95,12 +107,13 @@ fn request_cpus(request: &Request) -> u8 {
     }
 }
 
-fn check(node: &Node, reserved: &CpuSet, workers: &CpuSet) {
+fn check(node: &Node, reserved: &CpuSet, workers: &CpuSet, prepared: &BTreeSet<SandboxId>) {
     let mut exclusive = CpuSet::new();
     let mut addresses = BTreeSet::new();
     let mut macs = BTreeSet::new();
     for pod in node.pods() {
-        assert!(!pod.containers.is_empty(), "a pod without containers is forgotten");
+        let kept = prepared.contains(&pod.sandbox) || !pod.containers.is_empty();
+        assert!(kept, "a pod without containers is forgotten");
         for container in pod.containers.values() {
             assert!(pod.slots.contains_key(&container.slot));
             let cpus = container.cpus.set();

@@ -4,18 +4,6 @@ use anyhow::{Context, Result};
 use integration::containerd::Version;
 use integration::node::{Node, PluginStart, Setup};
 
-/// What a test needs of the machine.
-#[derive(Debug, Clone, Copy)]
-pub enum Needs {
-    /// The programs alone.
-    Nothing,
-    /// Root, hugepages, DPDK and this containerd.
-    Node(Version),
-}
-
-/// Name, need, function.
-pub type Test = (&'static str, Needs, fn(&mut Stage) -> Result<()>);
-
 /// Keeps a node from test to test.
 #[derive(Debug, Default)]
 pub struct Stage {

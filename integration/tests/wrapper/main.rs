@@ -1,0 +1,95 @@
+//! Containers started through `ringway-runtime`, by everything that starts containers without CRI.
+//!
+//! The tests share the machine, so they run one after another; those with the same set-up share one node.
+#![forbid(unsafe_code)]
+
+mod bare;
+mod ctr;
+mod inside;
+mod managers;
+mod recovery;
+mod stage;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use integration::containerd::Version;
+use integration::{machine, wait, wrapper};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use stage::Stage;
+
+/// The line that most tests use.
+const NODE: Version = Version::V2_1;
+
+/// Program that the test needs beside the node's, if any; name, containerd, function.
+type With = (Option<&'static str>, (&'static str, Version, fn(&mut Stage) -> Result<()>));
+
+/// In this order: a new node is started only where the set-up changes.
+const TESTS: [With; 20] = [
+    (None, ("runc", NODE, bare::runc)),
+    (Some("crun"), ("crun", NODE, bare::crun)),
+    (None, ("other_verbs_are_the_runtimes", NODE, bare::other_verbs)),
+    (None, ("refusals_are_one_line_in_the_log", NODE, bare::refusals)),
+    (None, ("a_start_that_fails_leaves_nothing", NODE, bare::failed_start)),
+    (None, ("what_it_costs", NODE, bare::cost)),
+    (None, ("ctr_2_1", NODE, |stage| ctr::traffic(stage, Version::V2_1))),
+    (None, ("labels", NODE, ctr::labels)),
+    (None, ("inside", NODE, inside::every_way)),
+    (None, ("pods_of_cri_are_left_alone", NODE, ctr::cri)),
+    (Some("containerd-1.6"), ("ctr_1_6", NODE, ctr::old)),
+    (Some("podman"), ("podman", NODE, managers::podman)),
+    (Some("dockerd"), ("docker", NODE, managers::docker)),
+    (Some("nerdctl"), ("nerdctl", NODE, managers::nerdctl)),
+    (None, ("plugin_restart", NODE, recovery::plugin_restart)),
+    (None, ("vrouter_restart", NODE, recovery::vrouter_restart)),
+    (None, ("run_without_delete", NODE, recovery::run_without_delete)),
+    (None, ("everything_killed", NODE, recovery::everything_killed)),
+    (None, ("node_down", NODE, recovery::node_down)),
+    (None, ("ctr_1_7", Version::V1_7, |stage| ctr::traffic(stage, Version::V1_7))),
+];
+
+fn missing(program: Option<&str>) -> Option<String> {
+    match program {
+        None => None,
+        Some("containerd-1.6") => ctr::old_program("containerd").err(),
+        Some(program) => wrapper::manager(program).err(),
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if let Err(error) = wait::stop_on_signals() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let stage = Arc::new(Mutex::new(Stage::default()));
+    let mut skipped = 0;
+    let trials = TESTS
+        .into_iter()
+        .map(|(program, (name, version, test))| {
+            let unfit = machine::unfit(version).or_else(|| missing(program));
+            if let Some(reason) = &unfit
+                && !arguments.list
+            {
+                println!("SKIP {name}: {reason}");
+                skipped += 1;
+            }
+            let stage = Arc::clone(&stage);
+            Trial::test(name, move || {
+                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
+                stage.play(test).map_err(|error| Failed::from(format!("{error:#}")))
+            })
+            .with_ignored_flag(unfit.is_some())
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if skipped > 0 {
+        println!("SKIP: {skipped} tests cannot run on this machine");
+    }
+    // Before the process ends: a static would never be dropped.
+    stage.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    conclusion.exit_code()
+}
