@@ -156,9 +156,11 @@ pub struct IrqRules {
 }
 
 /// `[steering]`: which CPUs handle packets of the kernel's own network stack.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SteeringRules {
+    /// Of which interfaces: names, `*` at the end for any rest. Empty: those with hardware behind them.
+    pub interfaces: Vec<String>,
     /// Of received packets (RPS).
     pub rps: Option<Spread>,
     /// Of the queues for packets sent (XPS).

@@ -7,8 +7,11 @@
 
 pub mod cpus;
 pub mod cpuset;
+pub mod engine;
+pub mod journal;
 pub mod knob;
 pub mod node;
+pub mod plan;
 pub mod tree;
 
 #[cfg(test)]

@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cpu::{Cache, Core, CoreKind, Cpu};
 pub use self::kernel::{BootLoader, Kernel};
+pub(crate) use self::kernel::{sysctl_file, words};
 pub use self::memory::{HugepagePool, Memory, NumaNode};
 pub use self::nic::{EthtoolInfo, Irq, Nic, Offload, Queues, Rings};
+pub(crate) use self::power::TURBO_FILES;
 pub use self::power::{CpuPower, IdleState, Power};
 pub use self::services::{Runtime, Services, Vrouter};
 use crate::cpuset::CpuSet;

@@ -109,7 +109,7 @@ fn kernel_power_and_services() {
     assert_eq!((vm.kernel.iommu.as_str(), vm.kernel.cgroup_version), ("none", Some(1)));
     assert!(vm.power.frequencies.is_empty() && vm.power.turbo.is_none());
     assert_eq!(vm.power.idle_driver.as_deref(), Some("haltpoll"));
-    assert_eq!(kernel::words("a \"b c\"=d  e\n"), ["a", "\"b c\"=d", "e"]);
+    assert_eq!(words("a \"b c\"=d  e\n"), ["a", "\"b c\"=d", "e"]);
 }
 
 #[test]
