@@ -7,12 +7,14 @@
 
 pub mod cpus;
 pub mod cpuset;
+pub mod drift;
 pub mod engine;
 pub mod journal;
 pub mod knob;
 pub mod node;
 pub mod plan;
 pub mod tree;
+pub mod workers;
 
 #[cfg(test)]
 mod shapes;
