@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(judge(0, 20), Verdict::GiveUp);
         assert_eq!(judge(1, 20), Verdict::Repair);
         assert_eq!([judge(0, 30), judge(0, 90)], [Verdict::Leave; 2]);
-        // 100 s after the first the window has room for one.
+        // 100 s after the last there is room again.
         assert_eq!(judge(0, 121), Verdict::Repair);
         let never = AgentRules { repairs: 0, ..rules };
         let mut repairs = Repairs::default();

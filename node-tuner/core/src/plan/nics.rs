@@ -28,7 +28,7 @@ pub(super) fn names_match(pattern: &str, name: &str) -> bool {
 impl<'a> Planner<'a> {
     pub(super) fn nics(&mut self) {
         let node = self.node;
-        for nic in node.nics.iter().filter(|nic| nic.physical) {
+        for nic in &node.nics {
             let Some(name) = nic.name.as_deref() else { continue };
             let wanted = self.wanted(nic, name);
             // The number of queues first: some drivers allocate rings anew for it.
@@ -42,7 +42,9 @@ impl<'a> Planner<'a> {
         let mut wanted = Wanted::default();
         let profile: &'a ringway_config::NodeProfile = self.profile;
         for (index, rule) in profile.nics.iter().enumerate() {
-            let named = rule.names.is_empty() || rule.names.iter().any(|n| names_match(n, name));
+            // What has no hardware behind it is meant only by name.
+            let named = (rule.names.is_empty() && nic.physical)
+                || rule.names.iter().any(|n| names_match(n, name));
             let driven = rule.drivers.is_empty()
                 || nic.driver.as_ref().is_some_and(|driver| rule.drivers.contains(driver));
             if !named || !driven {
