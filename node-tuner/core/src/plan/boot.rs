@@ -25,11 +25,18 @@ struct Argument {
     why: &'static str,
 }
 
+const PASSTHROUGH: &str = "the kernel's own drivers work without translation, DPDK's with";
+
 /// Those that mean nothing alone: `hugepages=` counts for the `hugepagesz=` before it.
 const PAGES: [&str; 2] = ["hugepagesz", "hugepages"];
 
 impl Planner<'_> {
     pub(super) fn boot(&mut self) -> Option<Proposal> {
+        let intel = self.node.cpu.vendor.as_deref() == Some("GenuineIntel");
+        if self.profile.kernel.iommu_passthrough && !intel && self.node.kernel.iommu == "none" {
+            let (what, reason) = ("command line iommu", "the machine has no IOMMU");
+            self.not_applicable("kernel", what, "passthrough", PASSTHROUGH, reason);
+        }
         let arguments = self.arguments();
         let given = &self.node.kernel.command_line;
         let mut missing = Vec::new();
@@ -83,13 +90,15 @@ impl Planner<'_> {
             add(format!("irqaffinity={}", self.cpus.reserved), why);
         }
         if rules.iommu_passthrough {
-            let why = "the kernel's own drivers work without translation, DPDK's with";
+            let why = PASSTHROUGH;
             let arm = self.node.cpu.flags.iter().any(|flag| flag == "asimd");
             match self.node.cpu.vendor.as_deref() {
                 Some("GenuineIntel") => {
                     add("intel_iommu=on".to_owned(), "the IOMMU is off without it");
                     add("iommu=pt".to_owned(), why);
                 }
+                // Elsewhere it is on by itself where there is one.
+                _ if self.node.kernel.iommu == "none" => {}
                 _ if arm => add("iommu.passthrough=1".to_owned(), why),
                 _ => add("iommu=pt".to_owned(), why),
             }

@@ -316,6 +316,12 @@ fn the_command_line_is_proposed_with_the_whole_line() {
         boot.line,
         "options root=PARTUUID=aa-02 rw console=ttyAMA0 isolcpus=managed_irq,domain,1-7 iommu.passthrough=1"
     );
+    let plan = of("vm", "[kernel]\niommu_passthrough = true");
+    assert_eq!(
+        lines(&plan),
+        ["command line iommu: - -> passthrough [not applicable: the machine has no IOMMU]"]
+    );
+    assert_eq!(plan.boot, None);
     // Another set than the kernel was started with; on a machine whose loader nobody knows.
     let plan = of(
         "four-nodes",
