@@ -19,6 +19,13 @@ fn shipped_profiles_are_valid_and_come_back() {
 }
 
 #[test]
+fn the_sample_changes_nothing() {
+    let sample = profile(include_str!("../samples/profile.toml")).unwrap();
+    let least = profile("version = 1\nname = \"custom\"").unwrap();
+    assert_eq!(NodeProfile { description: String::new(), ..sample }, least);
+}
+
+#[test]
 fn least_profile_changes_nothing() {
     let read = profile("version = 1\nname = \"x\"").unwrap();
     assert!(read.hugepages.is_empty() && read.sysctls.is_empty());

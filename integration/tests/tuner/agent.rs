@@ -24,6 +24,10 @@ struct Agent {
 impl Agent {
     fn start(bed: &Bed, words: &[&str]) -> Result<Self> {
         let log = bed.run.path().join("events");
+        // Those of an agent before it are not its own.
+        if log.exists() {
+            fs::remove_file(&log)?;
+        }
         let process = Daemon::start("ringway-tuner", bed.command(words)?, &log)?;
         Ok(Self { process })
     }
