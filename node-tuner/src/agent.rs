@@ -74,6 +74,8 @@ struct Agent<'a, W> {
     out: W,
     repairs: Repairs,
     nics: Option<BTreeSet<String>>,
+    /// Whether the profile has been applied once; what differs after that is drift, or new.
+    applied: bool,
     followers: BTreeMap<PathBuf, Follower>,
     /// Held open: the limit ends with it.
     latency: Option<File>,
@@ -95,6 +97,7 @@ pub async fn run(target: &mut Target, profile: &NodeProfile, out: &mut impl Writ
         out,
         repairs: Repairs::default(),
         nics: None,
+        applied: false,
         followers: BTreeMap::new(),
         latency: None,
         boot_told: Vec::new(),
@@ -180,9 +183,13 @@ impl<W: Write> Agent<'_, W> {
     fn values(&mut self, target: &mut Target, node: &Node, plan: &Plan) -> Result<()> {
         let now = self.now_ms();
         let (mut due, mut given_up) = (Vec::new(), Vec::new());
-        let known: BTreeSet<_> =
-            self.journal.turned().iter().map(|turned| turned.knob.clone()).collect();
+        let turned = self.journal.turned().iter().filter(|_| self.applied);
+        let known: BTreeSet<_> = turned.map(|turned| turned.knob.clone()).collect();
         for change in plan.changes() {
+            if !self.applied {
+                due.push(change.clone());
+                continue;
+            }
             match self.repairs.judge(&change.knob, now, &self.profile.agent) {
                 Verdict::Repair => due.push(change.clone()),
                 Verdict::GiveUp => given_up.push(change.clone()),
@@ -193,6 +200,7 @@ impl<W: Write> Agent<'_, W> {
             let (what, current, wanted, _) = told(plan, &change);
             self.tell(Event::GaveUp { what, current, wanted })?;
         }
+        self.applied = true;
         if due.is_empty() && !self.journal.is_open() {
             return Ok(());
         }
