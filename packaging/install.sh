@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 built="$1"
 prefix="${PREFIX:-/usr}"
 root="${DESTDIR:-}$prefix"
-binaries=(ringway ringway-vrouter ringway-nri)
+binaries=(ringway ringway-vrouter ringway-nri ringway-tuner)
 # Becomes another runtime, whose options it has: no page of its own.
 wrapper=ringway-runtime
 
@@ -21,15 +21,18 @@ put 0755 "$root/bin" "${binaries[@]/#/$built/}" "$built/$wrapper"
 ln -sf "$wrapper" "$root/bin/ringway-crun"
 put 0644 "$root/lib/systemd/system" config/systemd/*.service
 put 0644 "$root/share/ringway" config/samples/*.toml config/containerd/*.toml
+put 0644 "$root/share/ringway/profiles" config/profiles/*.toml
 install -d "$root/share/ringway/kubernetes"
 cp -r config/kubernetes/. "$root/share/ringway/kubernetes/"
 
-# Tab completion of the operator's command.
-for shell in bash:bash-completion/completions/ringway zsh:zsh/site-functions/_ringway fish:fish/vendor_completions.d/ringway.fish; do
-    file="$root/share/${shell#*:}"
-    install -d "$(dirname "$file")"
-    "$built/ringway" completions "${shell%%:*}" >"$file"
-    chmod 0644 "$file"
+# Tab completion of what an operator calls.
+for command in ringway ringway-tuner; do
+    for shell in bash:bash-completion/completions/$command zsh:zsh/site-functions/_$command fish:fish/vendor_completions.d/$command.fish; do
+        file="$root/share/${shell#*:}"
+        install -d "$(dirname "$file")"
+        "$built/$command" completions "${shell%%:*}" >"$file"
+        chmod 0644 "$file"
+    done
 done
 
 # Manual pages say what `--help` says.

@@ -2,7 +2,8 @@
 //! defaults that work without any file.
 //!
 //! Does not read files, sockets or the environment, and decides nothing: it takes text and returns checked types or
-//! one clear error. Binaries may depend on it; the pure crates (`*-core`, `vrouter-net`) may not.
+//! one clear error. Binaries may depend on it; the pure crates (`*-core`, `vrouter-net`) may not, but for
+//! `node-tuner-core`, whose input is a [`NodeProfile`] as a whole (ADR 18).
 #![forbid(unsafe_code)]
 
 pub mod annotations;
@@ -13,6 +14,7 @@ mod nri;
 mod prefix;
 mod uplink;
 mod runtime;
+mod profile;
 mod vrouter;
 
 pub use error::ConfigError;
@@ -23,6 +25,11 @@ pub use nri::{
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use runtime::RuntimeConfig;
+pub use profile::{
+    AgentRules, Amount, Bytes, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules,
+    KernelRules, MemoryRules, NicRule, NodeProfile, PROFILE_VERSION, PowerCpus, PowerRules,
+    ProfileLimits, Spread, SteeringRules, SysctlValue, VrouterNodes, WorkerRules,
+};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
     PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
@@ -34,6 +41,17 @@ pub const VROUTER_FILE: &str = "/etc/ringway/vrouter.toml";
 pub const NRI_FILE: &str = "/etc/ringway/nri.toml";
 /// Where the packages put the configuration of the runtime wrapper.
 pub const RUNTIME_FILE: &str = "/etc/ringway/runtime.toml";
+/// Where the packages put the node's profile.
+pub const PROFILE_FILE: &str = "/etc/ringway/profile.toml";
+/// Profiles that come with Ringway: their names and texts.
+pub const PROFILES: [(&str, &str); 4] = [
+    ("dpdk-router", include_str!("../profiles/dpdk-router.toml")),
+    ("low-latency", include_str!("../profiles/low-latency.toml")),
+    ("balanced", include_str!("../profiles/balanced.toml")),
+    ("power-saving", include_str!("../profiles/power-saving.toml")),
+];
 
+#[cfg(test)]
+mod profile_tests;
 #[cfg(test)]
 mod tests;

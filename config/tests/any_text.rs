@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use ringway_config::{NriConfig, VrouterConfig};
+use ringway_config::{NodeProfile, NriConfig, VrouterConfig};
 
 fn told(error: &impl ToString) {
     let text = error.to_string();
@@ -30,6 +30,13 @@ fn any_text() {
             Ok(config) => {
                 let again = toml::to_string(&config).unwrap();
                 assert_eq!(NriConfig::from_toml(&again, file).unwrap(), config);
+            }
+        }
+        match NodeProfile::from_toml(text, file) {
+            Err(error) => told(&error),
+            Ok(profile) => {
+                let again = toml::to_string(&profile).unwrap();
+                assert_eq!(NodeProfile::from_toml(&again, file).unwrap(), profile);
             }
         }
     });

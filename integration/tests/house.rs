@@ -81,6 +81,17 @@ const DEPENDENCIES: &[Allowed] = &[
         ours: &["nri-plugin-api", "ringway-config", "vrouter-api"],
         others: None,
     },
+    // A profile is handed on as a whole (ADR 18); everything else reaches the core as text.
+    Allowed {
+        package: "node-tuner-core",
+        ours: &["ringway-config"],
+        others: Some(&["serde", "thiserror", "toml_edit"]),
+    },
+    Allowed {
+        package: "node-tuner",
+        ours: &["node-tuner-core", "ringway-config", "vrouter-api"],
+        others: None,
+    },
     // A pod's application, not a part of the vRouter: it shares the owners of DPDK and nothing else.
     Allowed {
         package: "ringway-pktgen",
@@ -97,7 +108,8 @@ const UNSAFE: &[&str] = &["vrouter-dpdk-sys", "vrouter-dpdk", "vrouter-vhost"];
 const NO_STD: &[&str] = &["vrouter-net", "vrouter-core"];
 
 /// Crates that decide and do not act: time, files and peers reach them as arguments.
-const PURE: &[&str] = &["vrouter-net", "vrouter-core", "nri-plugin-core", "runtime-shim-core"];
+const PURE: &[&str] =
+    &["vrouter-net", "vrouter-core", "nri-plugin-core", "runtime-shim-core", "node-tuner-core"];
 
 /// Modules of `std` that act. Addresses are in `core::net`, too.
 const ACTING_MODULES: &[&str] = &["env", "fs", "net", "process"];

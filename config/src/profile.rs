@@ -1,0 +1,610 @@
+//! The schema of a node profile: what `ringway-tuner` makes of a node. Everything is optional; what a profile does not
+//! mention is left as it is.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{self, Problem};
+use crate::{ConfigError, locate};
+
+/// The version of the schema that this program reads.
+pub const PROFILE_VERSION: u32 = 1;
+
+/// A node profile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeProfile {
+    /// Of the schema: [`PROFILE_VERSION`].
+    pub version: u32,
+    /// What reports call it: lower case letters, digits and `-`, at most 63.
+    pub name: String,
+    /// For people.
+    #[serde(default)]
+    pub description: String,
+    /// What no formula may exceed.
+    #[serde(default)]
+    pub limits: ProfileLimits,
+    /// Who gets which CPUs.
+    #[serde(default)]
+    pub cpus: CpuRules,
+    /// Hugepages of each NUMA node. Of two entries for one size and node the later counts.
+    #[serde(default)]
+    pub hugepages: Vec<HugepageRule>,
+    /// How the kernel treats memory.
+    #[serde(default)]
+    pub memory: MemoryRules,
+    /// Where interrupts go.
+    #[serde(default)]
+    pub irqs: IrqRules,
+    /// Which CPUs the kernel's own packets are spread over.
+    #[serde(default)]
+    pub steering: SteeringRules,
+    /// Frequencies and idle states.
+    #[serde(default)]
+    pub power: PowerRules,
+    /// What network cards get; of two entries that match one card the later counts, value by value.
+    #[serde(default)]
+    pub nics: Vec<NicRule>,
+    /// sysctls by their dotted names.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, SysctlValue>,
+    /// What only the kernel's command line can do: proposed, never done.
+    #[serde(default)]
+    pub kernel: KernelRules,
+    /// Files of others that get the CPU sets.
+    #[serde(default)]
+    pub handover: HandoverRules,
+    /// How `ringway-tuner run` behaves.
+    #[serde(default)]
+    pub agent: AgentRules,
+}
+
+/// `[limits]`: what no formula may exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProfileLimits {
+    /// Most of a NUMA node's memory that may become hugepages, all sizes together, percent.
+    pub hugepage_percent: u32,
+}
+
+impl Default for ProfileLimits {
+    fn default() -> Self {
+        Self { hugepage_percent: 50 }
+    }
+}
+
+/// `[cpus]`: who gets which CPUs. In each NUMA node the first cores are for the system, the next for the vRouter, the
+/// rest for pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpuRules {
+    /// Cores of each NUMA node for the system: kernel threads, interrupts, daemons.
+    pub reserved_cores: u32,
+    /// Cores of a NUMA node for the vRouter's workers.
+    pub vrouter_cores: u32,
+    /// On which NUMA nodes.
+    pub vrouter_nodes: VrouterNodes,
+    /// Whether the hardware threads of a core stay together. `false`: each is counted as a core.
+    pub split_cores: bool,
+}
+
+/// On which NUMA nodes the vRouter has workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VrouterNodes {
+    /// Those with a network card; all if no card says where it is.
+    #[default]
+    Nic,
+    /// All that have CPUs.
+    All,
+}
+
+/// One of `[[hugepages]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HugepageRule {
+    /// Of one page: `2Mi`, `1Gi`.
+    pub size: Bytes,
+    /// How much of each node.
+    pub amount: Amount,
+    /// Nodes in the kernel's list form; empty: all that have CPUs and memory.
+    #[serde(default)]
+    pub nodes: String,
+}
+
+/// A number of bytes, written with `Ki`, `Mi`, `Gi` or `Ti`, or plain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Bytes(pub u64);
+
+/// An amount of memory as hugepages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Amount {
+    /// Of the node's memory, rounded down to whole pages: `50%`.
+    Percent(u32),
+    /// `4Gi`, rounded down to whole pages.
+    Bytes(Bytes),
+    /// `8 pages`.
+    Pages(u64),
+}
+
+/// `[memory]`: how the kernel treats memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryRules {
+    /// Transparent hugepages: `always`, `madvise`, `never`.
+    pub transparent_hugepages: Option<String>,
+    /// How hard the kernel tries for them: `always`, `defer`, `defer+madvise`, `madvise`, `never`.
+    pub transparent_hugepages_defrag: Option<String>,
+    /// Whether the kernel moves pages to where they are used, which stops a worker for each page it looks at.
+    pub numa_balancing: Option<bool>,
+}
+
+/// `[irqs]`: where interrupts go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IrqRules {
+    /// Whether interrupts are moved away from the CPUs of vRouter and pods.
+    pub keep_off_data_cpus: bool,
+    /// Whether unbound kernel work (workqueues) is, too.
+    pub workqueues_off_data_cpus: bool,
+}
+
+/// `[steering]`: which CPUs handle packets of the kernel's own network stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SteeringRules {
+    /// Of which interfaces: names, `*` at the end for any rest. Empty: those with hardware behind them.
+    pub interfaces: Vec<String>,
+    /// Of received packets (RPS).
+    pub rps: Option<Spread>,
+    /// Of the queues for packets sent (XPS).
+    pub xps: Option<Spread>,
+}
+
+/// A set of CPUs by rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spread {
+    /// None: the kernel's default, the CPU that got the interrupt.
+    Off,
+    /// The reserved CPUs.
+    Reserved,
+    /// All online CPUs.
+    All,
+}
+
+/// `[power]`: frequencies and idle states.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PowerRules {
+    /// cpufreq governor, `performance`, `powersave`, `schedutil`, ...
+    pub governor: Option<String>,
+    /// Least frequency, percent of the hardware's greatest.
+    pub min_frequency_percent: Option<u32>,
+    /// Greatest frequency, percent of the hardware's greatest.
+    pub max_frequency_percent: Option<u32>,
+    /// Whether frequencies above the nominal one are used.
+    pub turbo: Option<bool>,
+    /// Energy performance preference: `performance`, `balance_performance`, `balance_power`, `power`.
+    pub energy_preference: Option<String>,
+    /// Idle states that need longer than this to leave are switched off, µs.
+    pub max_idle_exit_us: Option<u32>,
+    /// Longest that waking a CPU may take, machine-wide, µs (PM QoS). Held only while the agent runs.
+    pub max_latency_us: Option<u32>,
+    /// Which CPUs `governor`, frequencies, `energy_preference` and `max_idle_exit_us` are for.
+    pub cpus: PowerCpus,
+}
+
+/// Which CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PowerCpus {
+    /// All.
+    #[default]
+    All,
+    /// Those of vRouter and pods.
+    Data,
+    /// Those of the vRouter.
+    Vrouter,
+}
+
+/// One of `[[nics]]`: what network cards get that match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NicRule {
+    /// Interface names, `*` at the end for any rest. Empty: any.
+    pub names: Vec<String>,
+    /// Driver names. Empty: any.
+    pub drivers: Vec<String>,
+    /// Descriptors of each receive ring.
+    pub rx_ring: Option<Count>,
+    /// Descriptors of each send ring.
+    pub tx_ring: Option<Count>,
+    /// Number of (combined) queues.
+    pub queues: Option<Count>,
+    /// Offloads by the names of `ethtool -k` in the kernel's form: `rx-gro`, `tx-tcp-segmentation`.
+    pub offloads: BTreeMap<String, bool>,
+}
+
+/// A number, or a rule that gives one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Count {
+    /// That many.
+    Exactly(u32),
+    /// As a rule says.
+    Rule(CountRule),
+}
+
+/// A rule that gives a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CountRule {
+    /// As many as the hardware has.
+    Max,
+    /// One for each reserved CPU, as far as the hardware goes.
+    Reserved,
+}
+
+/// Value of a sysctl: a number or a text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum SysctlValue {
+    /// A number.
+    Number(i64),
+    /// Anything else: several numbers, a word.
+    Text(String),
+}
+
+/// `[kernel]`: the kernel's command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelRules {
+    /// `isolcpus=managed_irq,domain,...`: the scheduler leaves the data CPUs alone.
+    pub isolate: bool,
+    /// `nohz_full=`: no timer tick on a data CPU that runs one thread.
+    pub nohz_full: bool,
+    /// `rcu_nocbs=`: no RCU callbacks on data CPUs.
+    pub rcu_nocbs: bool,
+    /// `irqaffinity=`: interrupts start on reserved CPUs.
+    pub irqaffinity: bool,
+    /// `iommu=pt`, and `intel_iommu=on` on Intel: devices are translated for user space only.
+    pub iommu_passthrough: bool,
+    /// `hugepagesz=1G hugepages=N`: pages of 1 GiB are hard to find once the machine runs.
+    pub boot_hugepages: bool,
+    /// Further arguments, `name` or `name=value`.
+    pub extra: Vec<String>,
+}
+
+/// `[handover]`: files of others that get the CPU sets. A file that is not there is not made, but for kubelet's drop-in,
+/// whose directory has to be there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HandoverRules {
+    /// `workers.cpus` of the vRouter's configuration.
+    pub vrouter: bool,
+    /// Where that is.
+    pub vrouter_file: PathBuf,
+    /// `cpus.reserved` of the NRI plugin's configuration.
+    pub nri: bool,
+    /// Where that is.
+    pub nri_file: PathBuf,
+    /// `reservedSystemCPUs` of kubelet, by a drop-in.
+    pub kubelet: bool,
+    /// kubelet's `--config-dir`.
+    pub kubelet_directory: PathBuf,
+}
+
+impl Default for HandoverRules {
+    fn default() -> Self {
+        Self {
+            vrouter: false,
+            vrouter_file: crate::VROUTER_FILE.into(),
+            nri: false,
+            nri_file: crate::NRI_FILE.into(),
+            kubelet: false,
+            kubelet_directory: "/etc/kubernetes/kubelet.conf.d".into(),
+        }
+    }
+}
+
+/// `[agent]`: how `ringway-tuner run` behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentRules {
+    /// How often the node is looked at, s.
+    pub interval_s: u32,
+    /// A value that somebody else changed is set again at most this often ...
+    pub repairs: u32,
+    /// ... within this time, s; then it is left alone and reported, as two that fight help nobody.
+    pub repair_window_s: u32,
+    /// How many workers the vRouter has.
+    pub workers: WorkerRules,
+}
+
+impl Default for AgentRules {
+    fn default() -> Self {
+        Self { interval_s: 10, repairs: 3, repair_window_s: 600, workers: WorkerRules::default() }
+    }
+}
+
+/// `[agent.workers]`: how many workers the vRouter has, within its CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerRules {
+    /// Whether their number follows the load at all.
+    pub adjust: bool,
+    /// Least number.
+    pub min: u32,
+    /// Greatest number; 0: as many as the vRouter has CPUs.
+    pub max: u32,
+    /// One more, when those that run are on average busier than this, percent of their time ...
+    pub grow_above_percent: u32,
+    /// ... for this long, s.
+    pub grow_after_s: u32,
+    /// One fewer, when those that would be left would on average be less busy than this, percent ...
+    pub shrink_below_percent: u32,
+    /// ... for this long, s.
+    pub shrink_after_s: u32,
+}
+
+impl Default for WorkerRules {
+    fn default() -> Self {
+        Self {
+            adjust: false,
+            min: 1,
+            max: 0,
+            grow_above_percent: 80,
+            grow_after_s: 20,
+            shrink_below_percent: 50,
+            shrink_after_s: 120,
+        }
+    }
+}
+
+// === impl ===
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, unit) in [(40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")] {
+            if self.0 > 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{}{unit}", self.0 >> shift);
+            }
+        }
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no amount of memory as \"2Mi\" or \"1Gi\"");
+        let (digits, shift) = [("Ki", 10), ("Mi", 20), ("Gi", 30), ("Ti", 40)]
+            .into_iter()
+            .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))
+            .unwrap_or((text, 0));
+        let count = number(digits).ok_or_else(bad)?;
+        count.checked_mul(1 << shift).map(Self).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Bytes(bytes) => bytes.fmt(f),
+            Self::Pages(pages) => write!(f, "{pages} pages"),
+        }
+    }
+}
+
+impl FromStr for Amount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is none of \"50%\", \"4Gi\" and \"8 pages\"");
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = number(percent).and_then(|n| u32::try_from(n).ok());
+            return percent.filter(|n| *n <= 100).map(Self::Percent).ok_or_else(bad);
+        }
+        if let Some(pages) = text.strip_suffix(" pages") {
+            return number(pages).map(Self::Pages).ok_or_else(bad);
+        }
+        text.parse().map(Self::Bytes).map_err(|_| bad())
+    }
+}
+
+/// `u64::from_str` would take a leading `+`.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// Texts in and out through `FromStr` and `Display`.
+macro_rules! as_text {
+    ($($kind:ty),*) => {$(
+        impl TryFrom<String> for $kind {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, String> {
+                text.parse()
+            }
+        }
+
+        impl From<$kind> for String {
+            fn from(value: $kind) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+as_text!(Bytes, Amount);
+
+impl fmt::Display for SysctlValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+impl NodeProfile {
+    /// Reads `text`, which came from `file`; the name is only for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for text that is not TOML, an unknown key or a value that is not allowed on any node.
+    pub fn from_toml(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        locate::read(text, file, Self::check)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        check::range("version", self.version, PROFILE_VERSION, PROFILE_VERSION)?;
+        check::network_name("name", &self.name)?;
+        check::range("limits.hugepage_percent", self.limits.hugepage_percent, 0, 90)?;
+        for (index, rule) in self.hugepages.iter().enumerate() {
+            let key = format!("hugepages[{index}].size");
+            let Bytes(size) = rule.size;
+            if !size.is_power_of_two() || !(1 << 16..=1 << 34).contains(&size) {
+                let remedy = "must be a size that hugepages come in, as \"2Mi\" or \"1Gi\"";
+                return Err(Problem::new(key, rule.size, remedy));
+            }
+            check::cpu_list(&format!("hugepages[{index}].nodes"), &rule.nodes)?;
+        }
+        self.check_memory_and_power()?;
+        for (index, rule) in self.nics.iter().enumerate() {
+            for (name, count) in
+                [("rx_ring", rule.rx_ring), ("tx_ring", rule.tx_ring), ("queues", rule.queues)]
+            {
+                let key = format!("nics[{index}].{name}");
+                match count {
+                    Some(Count::Exactly(count)) => check::range(&key, count, 1, 1 << 20)?,
+                    Some(Count::Rule(CountRule::Reserved)) if name != "queues" => {
+                        let remedy = "must be a number or \"max\"; only `queues` can follow CPUs";
+                        return Err(Problem::new(key, "reserved", remedy));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (name, value) in &self.sysctls {
+            check_sysctl(name, value)?;
+        }
+        for (index, word) in self.kernel.extra.iter().enumerate() {
+            let plain =
+                word.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"'\\$`".contains(&byte));
+            if word.is_empty() || !plain {
+                let remedy = "must be one argument without blanks, quotes, `$` and `\\`";
+                return Err(Problem::new(format!("kernel.extra[{index}]"), word, remedy));
+            }
+        }
+        check::directory("handover.vrouter_file", &self.handover.vrouter_file)?;
+        check::directory("handover.nri_file", &self.handover.nri_file)?;
+        check::directory("handover.kubelet_directory", &self.handover.kubelet_directory)?;
+        self.check_agent()
+    }
+
+    fn check_memory_and_power(&self) -> Result<(), Problem> {
+        let word = |key: &str, value: &Option<String>, known: &[&str]| match value {
+            Some(value) if !known.contains(&value.as_str()) => {
+                Err(Problem::new(key, value, format!("must be one of {}", known.join(", "))))
+            }
+            _ => Ok(()),
+        };
+        let memory = &self.memory;
+        let key = "memory.transparent_hugepages";
+        word(key, &memory.transparent_hugepages, &["always", "madvise", "never"])?;
+        let known = ["always", "defer", "defer+madvise", "madvise", "never"];
+        let key = "memory.transparent_hugepages_defrag";
+        word(key, &memory.transparent_hugepages_defrag, &known)?;
+        let power = &self.power;
+        for (key, value) in [
+            ("power.governor", &power.governor),
+            ("power.energy_preference", &power.energy_preference),
+        ] {
+            let plain = |text: &String| {
+                !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            };
+            if let Some(value) = value.as_ref().filter(|value| !plain(value)) {
+                return Err(Problem::new(key, value, "must be one word, as \"performance\""));
+            }
+        }
+        let least = power.min_frequency_percent;
+        for (key, value) in [
+            ("power.min_frequency_percent", least),
+            ("power.max_frequency_percent", power.max_frequency_percent),
+        ] {
+            value.map_or(Ok(()), |value| check::range(key, value, 1, 100))?;
+        }
+        if let (Some(least), Some(most)) = (least, power.max_frequency_percent)
+            && least > most
+        {
+            let remedy = format!("must not be above max_frequency_percent, {most}");
+            return Err(Problem::new("power.min_frequency_percent", least, remedy));
+        }
+        let latency = power.max_latency_us;
+        latency.map_or(Ok(()), |us| check::range("power.max_latency_us", us, 0, 1_000_000))
+    }
+
+    fn check_agent(&self) -> Result<(), Problem> {
+        let agent = &self.agent;
+        check::range("agent.interval_s", agent.interval_s, 1, 3600)?;
+        check::range("agent.repairs", agent.repairs, 0, 1000)?;
+        check::range("agent.repair_window_s", agent.repair_window_s, 1, 86_400)?;
+        let workers = &agent.workers;
+        check::range("agent.workers.min", workers.min, 1, 1024)?;
+        check::range("agent.workers.max", workers.max, 0, 1024)?;
+        if workers.max != 0 && workers.max < workers.min {
+            let remedy = format!("must be 0 or at least `min`, {}", workers.min);
+            return Err(Problem::new("agent.workers.max", workers.max, remedy));
+        }
+        let above = workers.grow_above_percent;
+        check::range("agent.workers.grow_above_percent", above, 1, 100)?;
+        // Otherwise one load would ask for one more and one fewer at once.
+        let key = "agent.workers.shrink_below_percent";
+        if workers.shrink_below_percent >= above {
+            let remedy = format!("must be below grow_above_percent, {above}");
+            return Err(Problem::new(key, workers.shrink_below_percent, remedy));
+        }
+        check::range("agent.workers.grow_after_s", workers.grow_after_s, 0, 3600)?;
+        check::range("agent.workers.shrink_after_s", workers.shrink_after_s, 0, 86_400)
+    }
+}
+
+/// Only what tunes: nothing that names programs (`kernel.core_pattern`), and no way out of `/proc/sys`.
+fn check_sysctl(name: &str, value: &SysctlValue) -> Result<(), Problem> {
+    let key = format!("sysctls.{name}");
+    let tuning =
+        ["kernel.sched_", "kernel.timer_migration", "kernel.watchdog", "kernel.nmi_watchdog"];
+    let tuning = tuning.iter().any(|start| name.starts_with(start))
+        || name == "kernel.hung_task_timeout_secs"
+        || name == "kernel.soft_watchdog"
+        || name.starts_with("vm.")
+        || name.starts_with("net.");
+    let plain = name.split('.').all(|part| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    });
+    if !tuning || !plain {
+        let remedy = "is not for profiles: vm.*, net.*, kernel.sched_*, kernel.timer_migration and the kernel's \
+                      watchdogs are";
+        return Err(Problem::new(key, name, remedy));
+    }
+    if let "vm.nr_hugepages" | "vm.nr_hugepages_mempolicy" = name {
+        return Err(Problem::new(
+            key,
+            value,
+            "must be left out; use [[hugepages]], which knows nodes",
+        ));
+    }
+    let text = value.to_string();
+    if text.is_empty() || text.len() > 200 || text.chars().any(|c| c.is_control() && c != '\t') {
+        return Err(Problem::new(key, text, "must be one line of at most 200 characters"));
+    }
+    Ok(())
+}

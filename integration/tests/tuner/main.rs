@@ -1,0 +1,45 @@
+//! `ringway-tuner` on this very machine: what it has is changed, read back by other means, and given back as it was, byte
+//! for byte, wherever the program is cut off.
+#![forbid(unsafe_code)]
+
+mod agent;
+mod bed;
+mod cut;
+mod whole;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use integration::{machine, wait};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Test = (&'static str, fn() -> Result<()>);
+
+const TESTS: [Test; 6] = [
+    ("applied_read_back_and_reverted", whole::applied_read_back_and_reverted),
+    ("refused_with_nothing_done", whole::refused_with_nothing_done),
+    ("captured_and_planned_elsewhere", whole::captured_and_planned_elsewhere),
+    ("killed_at_every_byte_of_its_journal", cut::killed_at_every_byte_of_its_journal),
+    ("drift_is_repaired_until_it_is_a_fight", agent::drift_is_repaired_until_it_is_a_fight),
+    ("workers_follow_the_profile", agent::workers_follow_the_profile),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if let Err(error) = wait::stop_on_signals() {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    let unfit = machine::unfit_for_dpdk().or_else(bed::unfit);
+    if let Some(reason) = &unfit
+        && !arguments.list
+    {
+        println!("SKIP: {} tests cannot run on this machine: {reason}", TESTS.len());
+    }
+    let trials = TESTS.into_iter().map(|(name, test)| {
+        Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
+            .with_ignored_flag(unfit.is_some())
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}

@@ -1,0 +1,149 @@
+//! Rings, queues and offloads of network cards that the kernel drives.
+
+use std::collections::BTreeMap;
+
+use ringway_config::{Count, CountRule};
+
+use super::Planner;
+use crate::knob::{Knob, QueueKind, RingKind};
+use crate::node::Nic;
+
+/// What the rules together say of one card, with the index of the rule that said it.
+#[derive(Default)]
+struct Wanted<'a> {
+    rx_ring: Option<(usize, Count)>,
+    tx_ring: Option<(usize, Count)>,
+    queues: Option<(usize, Count)>,
+    offloads: BTreeMap<&'a str, bool>,
+}
+
+/// `eth*` or a whole name.
+pub(super) fn names_match(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    }
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn nics(&mut self) {
+        let node = self.node;
+        for nic in &node.nics {
+            let Some(name) = nic.name.as_deref() else { continue };
+            let wanted = self.wanted(nic, name);
+            // The number of queues first: some drivers allocate rings anew for it.
+            self.queues(nic, name, &wanted);
+            self.rings(nic, name, &wanted);
+            self.offloads(nic, name, &wanted);
+        }
+    }
+
+    fn wanted(&self, nic: &Nic, name: &str) -> Wanted<'a> {
+        let mut wanted = Wanted::default();
+        let profile: &'a ringway_config::NodeProfile = self.profile;
+        for (index, rule) in profile.nics.iter().enumerate() {
+            // What has no hardware behind it is meant only by name.
+            let named = (rule.names.is_empty() && nic.physical)
+                || rule.names.iter().any(|n| names_match(n, name));
+            let driven = rule.drivers.is_empty()
+                || nic.driver.as_ref().is_some_and(|driver| rule.drivers.contains(driver));
+            if !named || !driven {
+                continue;
+            }
+            for (slot, count) in [
+                (&mut wanted.rx_ring, rule.rx_ring),
+                (&mut wanted.tx_ring, rule.tx_ring),
+                (&mut wanted.queues, rule.queues),
+            ] {
+                *slot = count.map(|count| (index, count)).or(*slot);
+            }
+            wanted.offloads.extend(rule.offloads.iter().map(|(name, on)| (name.as_str(), *on)));
+        }
+        wanted
+    }
+
+    fn rings(&mut self, nic: &Nic, name: &str, wanted: &Wanted<'_>) {
+        let rings = nic.ethtool.rings.unwrap_or_default();
+        for (kind, wanted, now, most) in [
+            (RingKind::Rx, wanted.rx_ring, rings.rx, rings.rx_max),
+            (RingKind::Tx, wanted.tx_ring, rings.tx, rings.tx_max),
+        ] {
+            let why = "longer rings hold bursts, shorter ones stay in the cache";
+            let knob = Knob::Ring { nic: name.to_owned(), kind };
+            let field = if kind == RingKind::Rx { "rx_ring" } else { "tx_ring" };
+            self.count(field, knob, wanted, now, most, 0, why);
+        }
+    }
+
+    fn queues(&mut self, nic: &Nic, name: &str, wanted: &Wanted<'_>) {
+        let queues = nic.ethtool.queues.unwrap_or_default();
+        let kinds = if queues.combined_max == 0 && queues.rx_max > 0 {
+            vec![
+                (QueueKind::Rx, queues.rx, queues.rx_max),
+                (QueueKind::Tx, queues.tx, queues.tx_max),
+            ]
+        } else {
+            vec![(QueueKind::Combined, queues.combined, queues.combined_max)]
+        };
+        let reserved = self.cpus.reserved_near(nic.numa).len();
+        let reserved = u32::try_from(reserved).unwrap_or(u32::MAX);
+        for (kind, now, most) in kinds {
+            let why =
+                "one queue, and one interrupt, for each CPU that handles packets of the kernel";
+            let knob = Knob::Queues { nic: name.to_owned(), kind };
+            self.count("queues", knob, wanted.queues, now, most, reserved, why);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one row of what is alike in rings and queues")]
+    fn count(
+        &mut self,
+        field: &str,
+        knob: Knob,
+        wanted: Option<(usize, Count)>,
+        now: u32,
+        most: u32,
+        reserved: u32,
+        why: &'static str,
+    ) {
+        let Some((index, count)) = wanted else { return };
+        let told = match count {
+            Count::Exactly(count) => count.to_string(),
+            Count::Rule(CountRule::Max) => "max".to_owned(),
+            Count::Rule(CountRule::Reserved) => "one per reserved CPU".to_owned(),
+        };
+        if most == 0 {
+            let reason = "the driver has none that can be set";
+            return self.not_applicable("nics", knob.to_string(), told, why, reason);
+        }
+        let count = match count {
+            Count::Exactly(count) => count,
+            Count::Rule(CountRule::Max) => most,
+            Count::Rule(CountRule::Reserved) => reserved.clamp(1, most),
+        };
+        if count > most {
+            let remedy = format!("{knob}: the driver has at most {most}; say \"max\" or less");
+            return self.refuse(format!("nics[{index}].{field}"), count, remedy);
+        }
+        self.turn("nics", knob, now.to_string(), count.to_string(), why);
+    }
+
+    fn offloads(&mut self, nic: &Nic, name: &str, wanted: &Wanted<'_>) {
+        for (offload, on) in &wanted.offloads {
+            let why = "the profile says so";
+            let word = |on: bool| if on { "on" } else { "off" }.to_owned();
+            let knob = Knob::Offload { nic: name.to_owned(), name: (*offload).to_owned() };
+            match nic.ethtool.offloads.get(*offload) {
+                None => {
+                    let reason = "the interface does not have it";
+                    self.not_applicable("nics", knob.to_string(), word(*on), why, reason);
+                }
+                Some(now) if now.fixed && now.on != *on => {
+                    let reason = format!("the driver has fixed it to {}", word(now.on));
+                    self.not_applicable("nics", knob.to_string(), word(*on), why, reason);
+                }
+                Some(now) => self.turn("nics", knob, word(now.on), word(*on), why),
+            }
+        }
+    }
+}
