@@ -183,13 +183,12 @@ impl Mirror {
     }
 
     fn link_gone(&mut self, index: u32) {
-        let Some(state) = self.world.links.get_mut(&index) else { return };
-        (state.dead4, state.link.up) = (true, false);
+        let Some(state) = self.world.links.get(&index) else { return };
         let master = state.link.master;
-        self.ways_gone(index, true);
+        // IPv4 routes with a way over it go, even those with others (`fib_sync_down_dev`). Those of IPv6 are said.
         for network in self.networks.values_mut() {
             let ids = network.paths_over(index);
-            network.remove_paths(ids, |path| path.v6 && over_dead_only(&self.world, path));
+            network.remove_paths(ids, |path| !path.v6);
         }
         self.objects_gone(self.world.objects_over(index));
         self.mark_neighbours(index);

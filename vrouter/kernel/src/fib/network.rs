@@ -7,7 +7,7 @@ use super::event::{How, Path, Route, Via};
 use super::paths::{PathId, Paths, UsedBy};
 use super::world::World;
 use super::{Change, NetworkSpec, Prefix, Source, Target};
-use entries::{Entries, Entry};
+use entries::{Entries, Entry, Placing, Sort};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -114,10 +114,11 @@ impl Network {
         let node = self.nodes.entry(prefix).or_default();
         let fresh = node.entries.as_slice().is_empty();
         let paths = &self.paths;
-        let placing = entries::Placing {
-            joins: |path: PathId| paths.get(path).is_some_and(|slot| joins(&slot.path)),
-            v6: prefix.is_v6(),
+        let sort = |path: PathId| {
+            let path = &paths.get(path)?.path;
+            Some(Sort { from: path.from, joins: joins(path) })
         };
+        let placing = Placing { sort, v6: prefix.is_v6() };
         // What makes room: a route that is replaced, or this one itself where it was there already.
         let out = node.entries.edit(|entries| placing.place(entries, entry, how));
         if let Some(replaced) = out {

@@ -10,6 +10,7 @@ mod socket;
 use super::mirror::{Doubt, Mirror, NetworkName};
 use super::wire::{self, Message};
 use super::{Change, NetworkSpec};
+use nix::libc;
 use socket::{Received, Socket};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -329,11 +330,13 @@ impl Reader {
         let Some(mut dump) = self.dump.take() else { return Ok(()) };
         let what = STEPS.get(dump.step).map_or("", |(what, ..)| what);
         if let Some(error) = message.error() {
-            // What this kernel has not, nobody can have put into it.
-            if error.raw_os_error() != Some(nix::libc::EOPNOTSUPP) {
-                return Err(Error::Dump { what, source: error });
+            match error.raw_os_error() {
+                // What this kernel has not, nobody can have put into it.
+                Some(libc::EOPNOTSUPP) => debug!(what, "this kernel has none"),
+                // The buffer was full before the dump began.
+                Some(libc::ENOBUFS) => return self.overrun(),
+                _ => return Err(Error::Dump { what, source: error }),
             }
-            debug!(what, "this kernel has none");
         }
         dump.step += 1;
         if dump.step < STEPS.len() {

@@ -357,6 +357,8 @@ fn route(body: &[u8]) -> Result<Option<Route>, DecodeError> {
         3 => Kind::Broadcast,
         4 => Kind::Anycast,
         5 => Kind::Multicast,
+        // Said of the object it has now, which may become another.
+        6 if id.is_some() => Kind::Unicast,
         6 => Kind::Blackhole,
         7 => Kind::Unreachable,
         8 => Kind::Prohibit,

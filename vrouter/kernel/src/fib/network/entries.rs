@@ -1,7 +1,7 @@
 //! The routes of one prefix, in the order in which the kernel tries them.
 
 use super::How;
-use super::PathId;
+use super::{PathId, Prefix};
 use std::cmp::Reverse;
 
 /// One route of a prefix.
@@ -57,14 +57,23 @@ impl Entries {
     }
 }
 
+/// What of an IPv6 path decides which other one it joins or replaces.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sort {
+    /// Routes for other sources are in another tree.
+    pub from: Option<Prefix>,
+    /// Whether it is one of those that join into several ways.
+    pub joins: bool,
+}
+
 /// How the kernel puts a route among the others of its prefix.
-pub(super) struct Placing<J> {
-    /// Whether a path is one of those that join into several ways.
-    pub joins: J,
+pub(super) struct Placing<S> {
+    /// The sort of a path.
+    pub sort: S,
     pub v6: bool,
 }
 
-impl<J: Fn(PathId) -> bool> Placing<J> {
+impl<S: Fn(PathId) -> Option<Sort>> Placing<S> {
     /// Puts `new` among `entries`. Returns the route that made room for it: another one, or the very same that was
     /// there already, as what is dumped may be said again.
     pub fn place(&self, entries: &mut Vec<Entry>, new: Entry, how: How) -> Option<Entry> {
@@ -96,11 +105,14 @@ impl<J: Fn(PathId) -> bool> Placing<J> {
 
     /// Which of an IPv6 route's class it takes the place of. What is said of one of several ways says them all.
     fn replaced6(&self, class: &[Entry], new: Entry, how: How) -> Option<usize> {
-        let joins = (self.joins)(new.path);
-        let alike = class.iter().position(|entry| (self.joins)(entry.path) == joins);
+        let sort = (self.sort)(new.path)?;
+        let first = |like: &dyn Fn(Sort) -> bool| {
+            class.iter().position(|entry| (self.sort)(entry.path).is_some_and(like))
+        };
+        let alike = first(&|other| other == sort);
         match how {
-            How::Replaced => alike.or((!class.is_empty()).then_some(0)),
-            How::Added | How::Appended => alike.filter(|_| joins),
+            How::Replaced => alike.or_else(|| first(&|other| other.from == sort.from)),
+            How::Added | How::Appended => alike.filter(|_| sort.joins),
             How::Dumped => None,
         }
     }
