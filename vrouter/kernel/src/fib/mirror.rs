@@ -1,6 +1,6 @@
 //! What an event changes.
 
-use super::event::{Event, Link, LinkKind, Path, Route, Via};
+use super::event::{Event, Link, LinkKind, Route, Via};
 use super::network::Network;
 use super::paths::PathId;
 use super::world::World;
@@ -146,10 +146,11 @@ impl Mirror {
 
     fn link(&mut self, link: Link) {
         let index = link.index;
-        let before = self.world.links.get(&index).map(|state| state.link.clone());
+        let before = self.world.links.get(&index).cloned();
         if before.as_ref() == Some(&link) {
             return;
         }
+        let goes_up = link.up && before.as_ref().is_some_and(|before| !before.up);
         let goes_down = before.as_ref().is_some_and(|before| before.up && !link.up);
         let stops = before.as_ref().is_some_and(|before| before.running && !link.running);
         let masters = [before.as_ref().and_then(|before| before.master), link.master];
@@ -161,6 +162,9 @@ impl Mirror {
         }
         if goes_down {
             self.ways_gone(index, false);
+        }
+        if goes_up {
+            self.ways_back(index);
         }
         if goes_down || stops {
             // `nh_netdev_event`
@@ -178,13 +182,13 @@ impl Mirror {
 
     fn is_vrf(&self, masters: [Option<u32>; 2]) -> bool {
         let links = masters.into_iter().flatten().filter_map(|index| self.world.links.get(&index));
-        let mut links = links.map(|state| state.link.kind);
+        let mut links = links.map(|link| link.kind);
         links.any(|kind| matches!(kind, LinkKind::Vrf { .. }))
     }
 
     fn link_gone(&mut self, index: u32) {
-        let Some(state) = self.world.links.get(&index) else { return };
-        let master = state.link.master;
+        let Some(link) = self.world.links.get(&index) else { return };
+        let master = link.master;
         // IPv4 routes with a way over it go, even those with others (`fib_sync_down_dev`). Those of IPv6 are said.
         for network in self.networks.values_mut() {
             let ids = network.paths_over(index);
@@ -202,31 +206,20 @@ impl Mirror {
         self.follow();
     }
 
-    /// IPv4 ways over a link are out of use, and routes without another are gone (`fib_sync_down_dev`); with `all` also
-    /// those to the host itself.
     fn ways_gone(&mut self, link: u32, all: bool) {
-        let Some(state) = self.world.links.get_mut(&link) else { return };
-        state.dead4 = true;
-        for network in self.networks.values_mut() {
-            let ids = network.paths_over(link);
-            network.remove_paths(ids, |path| {
-                !path.v6 && (all || !path.on_host) && over_dead_only(&self.world, path)
-            });
-        }
-        self.touch_link(link);
+        self.networks.values_mut().for_each(|network| network.ways_gone(link, all));
+    }
+
+    fn ways_back(&mut self, link: u32) {
+        self.networks.values_mut().for_each(|network| network.ways_back(link));
     }
 
     // === addresses ===
 
     fn address(&mut self, link: u32, address: IpAddr) {
         self.world.set_address(link, address);
-        if address.is_ipv4()
-            && let Some(state) = self.world.links.get_mut(&link)
-            && state.link.up
-            && state.dead4
-        {
-            state.dead4 = false;
-            self.touch_link(link);
+        if address.is_ipv4() && self.world.links.get(&link).is_some_and(|link| link.up) {
+            self.ways_back(link);
         }
     }
 
@@ -254,15 +247,6 @@ impl Mirror {
     // === routes ===
 
     fn route(&mut self, route: &Route, how: super::How) {
-        for link in &route.dead {
-            if !route.path.v6
-                && let Some(state) = self.world.links.get_mut(link)
-                && !state.dead4
-            {
-                state.dead4 = true;
-                self.touch_link(*link);
-            }
-        }
         self.networks.values_mut().for_each(|network| network.add(route, how));
     }
 
@@ -313,7 +297,7 @@ impl Mirror {
     }
 
     fn touch_remote(&mut self, device: u32, mac: super::Mac) {
-        let master = self.world.links.get(&device).and_then(|state| state.link.master);
+        let master = self.world.links.get(&device).and_then(|link| link.master);
         for link in master.into_iter().chain([device]) {
             self.touch_link(link);
             let addresses: Vec<_> = self.world.addresses_of(link, mac).collect();
@@ -334,15 +318,5 @@ impl Mirror {
                 network.mark(Prefix::host(address));
             }
         }
-    }
-}
-
-/// Whether every way a route names itself is out of use. Local addresses have a way, too: the link they are of.
-fn over_dead_only(world: &World, path: &Path) -> bool {
-    let dead = |link: u32| !world.alive(link, path.v6);
-    match &path.via {
-        Via::Hop(hop) => dead(hop.link),
-        Via::Hops(hops) => hops.iter().all(|(hop, _)| dead(hop.link)),
-        Via::Nothing | Via::Object(_) => false,
     }
 }

@@ -110,6 +110,11 @@ impl Network {
         let Some(rank) = self.rank(route.table) else { return };
         let prefix = route.prefix;
         let path = self.paths.take(route.path.clone(), prefix);
+        if !prefix.is_v6() {
+            for link in &route.dead {
+                self.paths.kill(path, *link);
+            }
+        }
         let entry = Entry { metric: route.metric, path, tos: route.tos, rank };
         let node = self.nodes.entry(prefix).or_default();
         let fresh = node.entries.as_slice().is_empty();
@@ -164,6 +169,23 @@ impl Network {
             return;
         }
         self.removed(prefix);
+    }
+
+    /// IPv4 ways over a link are out of use, and routes without another are gone (`fib_sync_down_dev`); with `all` also
+    /// those to the host itself.
+    pub fn ways_gone(&mut self, link: u32, all: bool) {
+        let mut ids = self.paths.over(link);
+        ids.retain(|id| {
+            let slot = self.paths.get(*id);
+            slot.is_some_and(|slot| !slot.path.v6 && (all || !slot.path.on_host))
+                && self.paths.kill(*id, link)
+        });
+        self.remove_paths(ids, |_| true);
+    }
+
+    /// IPv4 ways over a link are in use again (`fib_sync_up`).
+    pub fn ways_back(&mut self, link: u32) {
+        self.paths.revive(link);
     }
 
     /// Takes away all routes over paths that `gone` says are gone, of those that `ids` names.

@@ -26,6 +26,8 @@ pub(super) struct Resolved {
 pub(super) struct Slot {
     pub path: Path,
     users: Users,
+    /// Links of IPv4 ways that the kernel does not use for now.
+    dead: Vec<u32>,
     pub now: Resolved,
 }
 
@@ -85,7 +87,7 @@ impl Paths {
         self.ids.insert(path.clone(), id);
         self.dirty.insert(id);
         let now = Resolved { target: None, connected: false };
-        let slot = Slot { path, users: Users::Few(vec![prefix]), now };
+        let slot = Slot { path, users: Users::Few(vec![prefix]), dead: Vec::new(), now };
         if let Some(place) = usize::try_from(id).ok().and_then(|at| self.slots.get_mut(at)) {
             *place = Some(slot);
         }
@@ -129,6 +131,29 @@ impl Paths {
         self.by_object.get(&object).into_iter().flatten().copied().collect()
     }
 
+    /// Takes ways of a path over a link out of use. Whether it has no other left.
+    pub fn kill(&mut self, id: PathId, link: u32) -> bool {
+        let Some(slot) = self.slot(id) else { return false };
+        if !slot.dead.contains(&link) {
+            slot.dead.push(link);
+        }
+        let none_left = links(&slot.path.via).all(|link| slot.dead.contains(&link));
+        self.dirty.insert(id);
+        none_left
+    }
+
+    /// Takes ways over a link into use again.
+    pub fn revive(&mut self, link: u32) {
+        for id in self.over(link) {
+            if let Some(slot) = self.slot(id)
+                && slot.dead.contains(&link)
+            {
+                slot.dead.retain(|dead| *dead != link);
+                self.dirty.insert(id);
+            }
+        }
+    }
+
     /// Has paths resolved anew.
     pub fn touch(&mut self, ids: impl IntoIterator<Item = PathId>) {
         self.dirty.extend(ids);
@@ -139,7 +164,7 @@ impl Paths {
         let mut changed = Vec::new();
         for id in std::mem::take(&mut self.dirty) {
             let Some(slot) = self.slot(id) else { continue };
-            let now = resolve(world, spec, &slot.path, None);
+            let now = resolve(world, spec, slot, None);
             if now != slot.now {
                 slot.now = now;
                 changed.push(id);
@@ -208,9 +233,10 @@ fn links(via: &Via) -> impl Iterator<Item = u32> {
 pub(super) fn resolve(
     world: &World,
     spec: &NetworkSpec,
-    path: &Path,
+    slot: &Slot,
     to: Option<IpAddr>,
 ) -> Resolved {
+    let path = &slot.path;
     let certain = |target| Resolved { target: Some(Arc::new(target)), connected: false };
     match path.kind {
         Kind::Local | Kind::Broadcast | Kind::Anycast => return certain(Target::Local),
@@ -230,8 +256,11 @@ pub(super) fn resolve(
     let mut connected = false;
     let mut targets: BTreeMap<Target, u32> = BTreeMap::new();
     for (hop, weight) in &ways.hops {
-        let name = world.links.get(&hop.link).map(|state| &state.link.name);
-        if !world.alive(hop.link, path.v6) || name == spec.device.as_ref() {
+        let name = world.links.get(&hop.link).map(|link| &link.name);
+        if slot.dead.contains(&hop.link)
+            || !world.alive(hop.link, path.v6)
+            || name == spec.device.as_ref()
+        {
             continue;
         }
         connected |= hop.gateway.is_none();

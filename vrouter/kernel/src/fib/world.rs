@@ -16,7 +16,7 @@ const GROUP_DEPTH: u8 = 4;
 pub(super) struct World {
     /// Names of the uplinks' host interfaces.
     pub uplinks: BTreeSet<String>,
-    pub links: HashMap<u32, LinkState>,
+    pub links: HashMap<u32, Link>,
     /// VXLAN devices of each bridge.
     members: BTreeMap<u32, BTreeSet<u32>>,
     /// IPv4 addresses, and the links that have them.
@@ -29,23 +29,13 @@ pub(super) struct World {
     rules: BTreeSet<Rule>,
 }
 
-/// A link, and what the kernel does not say of it.
-pub(super) struct LinkState {
-    pub link: Link,
-    /// Ways over it are out of use for IPv4, until it is set up or gets an address.
-    pub dead4: bool,
-}
-
 impl World {
     pub fn set_link(&mut self, link: Link) {
         self.unlist(link.index);
         if let (Some(master), LinkKind::Vxlan { .. }) = (link.master, link.kind) {
             self.members.entry(master).or_default().insert(link.index);
         }
-        let before = self.links.get(&link.index);
-        let was_up = before.is_some_and(|state| state.link.up);
-        let dead4 = !link.up || (was_up && before.is_some_and(|state| state.dead4));
-        self.links.insert(link.index, LinkState { link, dead4 });
+        self.links.insert(link.index, link);
     }
 
     pub fn remove_link(&mut self, index: u32) {
@@ -62,7 +52,7 @@ impl World {
     }
 
     fn unlist(&mut self, index: u32) {
-        let master = self.links.get(&index).and_then(|state| state.link.master);
+        let master = self.links.get(&index).and_then(|link| link.master);
         if let Some(members) = master.and_then(|master| self.members.get_mut(&master)) {
             members.remove(&index);
         }
@@ -186,8 +176,8 @@ impl World {
         match source {
             Source::Main => Some(super::MAIN),
             Source::Table(table) => Some(*table),
-            Source::Vrf(name) => self.links.values().find_map(|state| match state.link.kind {
-                LinkKind::Vrf { table } if state.link.name == *name => Some(table),
+            Source::Vrf(name) => self.links.values().find_map(|link| match link.kind {
+                LinkKind::Vrf { table } if link.name == *name => Some(table),
                 _ => None,
             }),
             // IPv4 and IPv6 have rules of their own; a network has one table.
@@ -224,10 +214,9 @@ impl World {
         Some(())
     }
 
-    /// Whether the kernel would use a way over `link`.
+    /// Whether there is such a link and, for IPv6, the kernel would use ways over it; for IPv4 that is known of each path.
     pub fn alive(&self, link: u32, v6: bool) -> bool {
-        let state = self.links.get(&link);
-        state.is_some_and(|state| if v6 { state.link.up } else { !state.dead4 })
+        self.links.get(&link).is_some_and(|link| !v6 || link.up)
     }
 
     /// Where a hop leads, for packets to `to` if that is known to be one address.
@@ -236,7 +225,7 @@ impl World {
     }
 
     fn known(&self, spec: &NetworkSpec, hop: &Hop, to: Option<IpAddr>) -> Option<Target> {
-        let link = &self.links.get(&hop.link)?.link;
+        let link = self.links.get(&hop.link)?;
         let next = hop.gateway.or(to);
         let mac = next.and_then(|next| self.neighbours.get(&(next, hop.link))).copied();
         match &hop.encap {
@@ -269,15 +258,15 @@ impl World {
         };
         let devices = members.into_iter().flatten().copied().chain([link.index]);
         for device in devices {
-            let Some(state) = self.links.get(&device) else { continue };
-            let LinkKind::Vxlan { vni, port } = state.link.kind else { continue };
+            let Some(link) = self.links.get(&device) else { continue };
+            let LinkKind::Vxlan { vni, port } = link.kind else { continue };
             for remote in self.remotes.get(&(device, mac)).into_iter().flatten() {
                 let of = vni.or(remote.of).or(remote.vni);
                 let to = remote.vni.or(of);
                 let ours = of == Some(tunnel.vni)
                     && to == of
                     && remote.port.unwrap_or(port) == VXLAN_PORT
-                    && state.link.up;
+                    && link.up;
                 if let (true, Some(address)) = (ours, remote.address)
                     && address.is_ipv4() == tunnel.local.is_ipv4()
                 {

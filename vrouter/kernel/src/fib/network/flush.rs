@@ -96,7 +96,7 @@ impl Network {
                 let slot = self.paths.get(id)?;
                 if slot.now.connected && prefix.is_host() {
                     let to = Some(prefix.address());
-                    return paths::resolve(world, &self.spec, &slot.path, to).target;
+                    return paths::resolve(world, &self.spec, slot, to).target;
                 }
                 slot.now.target.clone()
             }
@@ -110,7 +110,7 @@ impl Network {
         world.neighbours.range((address, 0)..=(address, u32::MAX)).next()?;
         let Choice::Path(id) = self.longest(address) else { return None };
         let slot = self.paths.get(id).filter(|slot| slot.now.connected)?;
-        let target = paths::resolve(world, &self.spec, &slot.path, Some(address)).target;
+        let target = paths::resolve(world, &self.spec, slot, Some(address)).target;
         target.filter(|target| **target != Target::Kernel)
     }
 
