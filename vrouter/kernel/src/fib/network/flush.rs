@@ -1,6 +1,6 @@
 //! What is different now.
 
-use super::{Change, Changes, Network, Node, OWN, Prefix, Target, UsedBy, World};
+use super::{Change, Changes, Entry, Network, Node, OWN, Prefix, Target, UsedBy, World};
 use crate::fib::paths::{self, PathId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -137,9 +137,11 @@ impl Network {
             let slot = self.paths.get(entry.path)?;
             slot.now.target.is_some().then_some((entry, slot))
         });
-        let mut first = None;
+        let mut first: Option<&Entry> = None;
         for (entry, slot) in usable {
-            if entry.rank == OWN && self.is_hidden(prefix) {
+            // The tables are asked one after the other.
+            let asked = first.is_some_and(|first| first.rank < entry.rank);
+            if asked || (entry.rank == OWN && self.is_hidden(prefix)) {
                 break;
             }
             if entry.tos != 0 || slot.path.from.is_some() {
@@ -149,7 +151,7 @@ impl Network {
                 None => first = Some(entry),
                 // Of equal ones the kernel takes the router that it thinks reachable.
                 Some(first) if prefix.is_v6() => {
-                    if (first.rank, first.metric) == (entry.rank, entry.metric) {
+                    if first.metric == entry.metric {
                         return Choice::Kernel;
                     }
                 }

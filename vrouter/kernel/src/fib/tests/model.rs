@@ -154,7 +154,7 @@ fn act(kernel: &mut Kernel, (what, a, b, c): Step) {
             } else {
                 Object::Group(vec![
                     (1 + u32::from(b % 3), 1 + u32::from(c % 4)),
-                    (1 + u32::from((b + 1) % 3), 2),
+                    (1 + u32::from(b.wrapping_add(1) % 3), 2),
                 ])
             };
             kernel.set_object(id, object);
