@@ -134,6 +134,28 @@ pub fn limits() -> Limits {
     Limits { check_after: Duration::from_secs(3600), ..Limits::default() }
 }
 
+/// How long a new mirror takes to say all there is, and how much more `memory` there is in use while it has it.
+pub fn first_update(config: Config, memory: fn() -> Result<u64>) -> Result<(Duration, u64)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (before, began) = (memory()?, Instant::now());
+        let (sink, mut updates) = mpsc::channel(1);
+        let (_configs, changes) = mpsc::channel(1);
+        let reader = Reader::new(config, limits(), changes, sink)?;
+        tokio::select! {
+            ended = reader.run() => bail!("the reader ends: {ended:?}"),
+            update = async {
+                let update = updates.recv().await;
+                (began.elapsed(), update, memory())
+            } => {
+                let (took, update, after) = update;
+                drop(update.context("no update")?);
+                Ok((took, after?.saturating_sub(before)))
+            }
+        }
+    })
+}
+
 /// A reader in a thread, and what its updates add up to.
 pub struct Watch {
     config: Config,

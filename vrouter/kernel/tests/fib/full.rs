@@ -1,6 +1,6 @@
 //! A full table.
 
-use crate::bed::{Watch, batch, ip, main_config, uplink};
+use crate::bed::{self, Watch, batch, ip, link, main_config, uplink};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -19,7 +19,6 @@ pub fn table() -> Result<()> {
     ip("neigh add 2001:db8::2 lladdr 02:00:00:00:00:02 dev u0 nud permanent")?;
     let lines = lines()?;
 
-    let before = resident()?;
     let mut watch = Watch::start(main_config())?;
     let began = Instant::now();
     let writer = std::thread::spawn(move || batch(&lines).map(|()| Instant::now()));
@@ -37,32 +36,23 @@ pub fn table() -> Result<()> {
         last.saturating_duration_since(written).as_millis(),
         overruns(&watch),
     );
-    println!(
-        "resident with a mirror and the test's own copy: {} MiB more than before",
-        (resident()? - before) >> 10
-    );
-
     for round in 0..5 {
         let to = format!("203.0.113.{round}");
         let asked = Instant::now();
         ip(&format!("route add {to} via 10.0.0.2"))?;
-        let said = watch.wait("main", &to, Some(&crate::bed::link("u0", 2)?))?;
-        println!("ip route add to update, process start included: {:?}", said - asked);
+        let added = asked.elapsed();
+        let said = watch.wait("main", &to, Some(&link("u0", 2)?))?;
+        println!("`ip route add` came back after {added:?}, the update after {:?}", said - asked);
     }
 
-    let before = resident()?;
-    let began = Instant::now();
+    let (took, used) = bed::first_update(main_config(), resident)?;
+    println!("a new mirror dumps all in {} ms and has {} MiB", took.as_millis(), used >> 10);
     let new = Watch::start(main_config())?;
-    println!(
-        "a new mirror dumps all in {} ms; {} MiB more, the test's own copy included",
-        began.elapsed().as_millis(),
-        (resident()? - before) >> 10
-    );
     ensure!(new.tables == watch.tables, "a new mirror has other routes");
 
     let began = Instant::now();
     ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:22 dev u0 nud permanent")?;
-    let said = watch.wait("main", "20.0.0.0/24", Some(&crate::bed::link("u0", 0x22)?))?;
+    let said = watch.wait("main", "20.0.0.0/24", Some(&link("u0", 0x22)?))?;
     println!("a router with an eighth of the routes changes its address: {:?}", said - began);
     let began = Instant::now();
     ip("link set u0 down")?;
