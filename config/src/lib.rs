@@ -12,12 +12,14 @@ mod locate;
 mod nri;
 mod prefix;
 mod prefix6;
+mod uplink;
 mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
 pub use prefix::{Ipv4Prefix, PrefixError};
 pub use prefix6::{Ipv6Prefix, Ipv6PrefixError};
+pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
     PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
