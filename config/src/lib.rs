@@ -21,8 +21,8 @@ pub use prefix::{Ipv4Prefix, PrefixError};
 pub use prefix6::{Ipv6Prefix, Ipv6PrefixError};
 pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
-    Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
-    PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
+    Assignment, DpdkSettings, FloodSettings, KernelTable, LimitSettings, MAIN_TABLE, NamedTable,
+    NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
 };
 
 /// Where the packages put the configuration of the vRouter.
