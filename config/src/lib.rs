@@ -11,18 +11,17 @@ mod error;
 mod locate;
 mod nri;
 mod prefix;
-mod prefix6;
 mod uplink;
 mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
-pub use prefix::{Ipv4Prefix, PrefixError};
-pub use prefix6::{Ipv6Prefix, Ipv6PrefixError};
+pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, KernelTable, LimitSettings, MAIN_TABLE, NamedTable,
-    NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
+    NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig,
+    WorkerSettings,
 };
 
 /// Where the packages put the configuration of the vRouter.

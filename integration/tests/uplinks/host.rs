@@ -1,9 +1,15 @@
 //! The node's own traffic, through the host interface.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
+use integration::wait;
+use vrouter_api::v1::UplinkStats;
 
 use crate::rig::Rig;
 use crate::traffic;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pings and transfers, started from either side; the kernel on both finds nothing wrong with any packet.
 pub fn both_ways(rig: &Rig) -> Result<()> {
@@ -12,23 +18,26 @@ pub fn both_ways(rig: &Rig) -> Result<()> {
     ensure!(uplink.mac == rig.node.mac("host0")?, "the host interface has another address");
     ensure!(uplink.mac == rig.node.mac("n0")?, "the uplink has not the device's address");
     traffic::ping(&rig.node, "192.0.2.2", 56).context("ping from the host")?;
-    traffic::ping(&rig.far, "192.0.2.1", 1500).context("ping to the host")?;
+    traffic::ping(&rig.far, "192.0.2.1", 1472).context("ping to the host")?;
     traffic::tcp(&rig.node, &rig.far, "192.0.2.2:5001").context("from the host")?;
     traffic::tcp(&rig.far, &rig.node, "192.0.2.1:5001").context("to the host")?;
     // In fragments.
     traffic::udp(&rig.far, &rig.node, "192.0.2.1:5002", 4000, 3).context("datagrams")?;
 
-    let stats = rig.uplink_stats("up0")?;
-    let punts = |class: &str| {
+    // Once nothing moves, what the host sent has gone out, and what came in for it was delivered.
+    let punts = |stats: &UplinkStats, class: &str| {
         stats.punts.iter().find(|count| count.name == class).map_or(0, |count| count.value)
     };
-    ensure!(punts("local") > 100 && punts("control") > 0, "{:?}", stats.punts);
-    let port = stats.port.context("no counters")?;
-    let host = stats.host.context("no counters of the host interface")?;
+    let (stats, port, host) = wait::until("both ports count the same", PATIENCE, || {
+        let stats = rig.uplink_stats("up0")?;
+        let port = stats.port.clone().context("no counters")?;
+        let host = stats.host.clone().context("no counters of the host interface")?;
+        let punted = punts(&stats, "local") + punts(&stats, "control");
+        let same = port.tx_packets == host.rx_packets && host.tx_packets == punted;
+        Ok(same.then_some((stats, port, host)))
+    })?;
+    ensure!(punts(&stats, "local") > 100 && punts(&stats, "control") > 0, "{:?}", stats.punts);
     ensure!(port.drops.is_empty() && host.drops.is_empty(), "{port:?} {host:?}");
-    // What the host sent went out, and what came in for it was delivered.
-    ensure!(port.tx_packets == host.rx_packets, "{port:?} {host:?}");
-    ensure!(host.tx_packets == punts("local") + punts("control"), "{host:?} {:?}", stats.punts);
     // The kernels count the same.
     ensure!(rig.far.counter("e0", "rx_packets")? >= port.tx_packets, "far: {port:?}");
     ensure!(rig.node.counter("host0", "rx_packets")? >= host.tx_packets, "host: {host:?}");

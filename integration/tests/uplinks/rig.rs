@@ -9,7 +9,6 @@
 //! ```
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -79,7 +78,9 @@ impl Rig {
             Space::create(&run, "node")?,
             Space::create(&run, "far")?,
         ];
-        for (near, there, address) in [("n0", "e0", "192.0.2.2/24"), ("n1", "e1", "198.51.100.2/24")] {
+        for (near, there, address) in
+            [("n0", "e0", "192.0.2.2/24"), ("n1", "e1", "198.51.100.2/24")]
+        {
             wire(&node, &far, near, there)?;
             far.ip(&format!("addr add {address} dev {there}"))?;
         }
@@ -96,10 +97,13 @@ impl Rig {
         let vrouter = VRouter::start_as(command, &config, &socket, &log)?;
         node.ip("addr add 192.0.2.1/24 dev host0")?;
         far_end(&far, &vrouter.network("red")?.gateway_mac)?;
-        vrouter.set_routes("fabric", vec![
-            Route { kind: RouteKind::Local.into(), ..prefix("192.0.2.1/32") },
-            link("192.0.2.2/32", "up0", &far.mac("e0")?),
-        ])?;
+        vrouter.set_routes(
+            "fabric",
+            vec![
+                Route { kind: RouteKind::Local.into(), ..prefix("192.0.2.1/32") },
+                link("192.0.2.2/32", "up0", &far.mac("e0")?),
+            ],
+        )?;
         vrouter.set_routes("red", vec![vxlan("10.99.0.0/24", "192.0.2.2", &far.mac("vx0")?)])?;
         let pod_app = pod_app(&run, &cgroups, &pod, &vrouter)?;
         Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, node, far, run })
@@ -124,11 +128,6 @@ impl Rig {
         let vrouter = tail(&self.run.path().join("vrouter.log"), 25);
         format!("vRouter:\n{vrouter}\npod:\n{}", tail(self.pod_app.log(), 5))
     }
-
-    /// A file of the run.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.run.path().join(name)
-    }
 }
 
 /// A route without a target yet.
@@ -152,7 +151,9 @@ pub fn vxlan(to: &str, via: &str, mac: &str) -> Route {
 /// itself. The far end sends what a wire would carry, for the near end's packet socket can't tell what is left to be done.
 pub fn wire(node: &Space, far: &Space, near: &str, there: &str) -> Result<()> {
     let other = far.name();
-    node.ip(&format!("link add {near} mtu 1600 type veth peer name {there} mtu 1600 netns {other}"))?;
+    node.ip(&format!(
+        "link add {near} mtu 1600 type veth peer name {there} mtu 1600 netns {other}"
+    ))?;
     for (key, value) in [
         (format!("ipv6/conf/{near}/disable_ipv6"), "1"),
         (format!("ipv4/conf/{near}/arp_ignore"), "8"),
@@ -169,6 +170,8 @@ pub fn wire(node: &Space, far: &Space, near: &str, there: &str) -> Result<()> {
 /// What a plain Linux router does to join the network by VXLAN.
 fn far_end(far: &Space, gateway: &str) -> Result<()> {
     far.ip("link add vx0 type vxlan id 77 local 192.0.2.2 remote 192.0.2.1 dstport 4789 dev e0")?;
+    // Of its own accord it would tell all routers that it is there.
+    far.set("ipv6/conf/vx0/disable_ipv6", "1")?;
     far.ip("link set vx0 mtu 1500 up")?;
     far.ip("addr add 10.99.0.1/24 dev vx0")?;
     far.ip("addr add 10.98.0.1/32 dev vx0")?;
@@ -194,7 +197,14 @@ fn pod_app(run: &RunDir, cgroups: &Cgroups, pod: &Space, vrouter: &VRouter) -> R
     })?;
     let mut command = cgroups.command(Side::Pods, 0, "/usr/sbin/ip");
     command.args(["netns", "exec", pod.name(), "/usr/bin/dpdk-testpmd"]);
-    command.args(["--in-memory", "--single-file-segments", "--no-pci", "--no-telemetry", "-m", "64"]);
+    command.args([
+        "--in-memory",
+        "--single-file-segments",
+        "--no-pci",
+        "--no-telemetry",
+        "-m",
+        "64",
+    ]);
     command.args(["--lcores", "0@0,1@0", "--vdev"]);
     command.arg(format!("net_virtio_user0,path={text},mac={POD_MAC},queues=1,queue_size=256"));
     command.args(["--vdev", &format!("net_tap0,iface=eth0,mac={POD_MAC}")]);

@@ -2,6 +2,7 @@
 
 mod networks;
 mod routes;
+mod uplinks;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 
 pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
+pub(crate) use uplinks::{AddUplink, Driver, UplinkAction};
 
 /// Shows and changes what this node's vRouter does.
 #[derive(Debug, Parser)]
@@ -41,7 +43,8 @@ Examples:
   ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
-  ringway workers set 2,3                       two CPUs for packets, from now on";
+  ringway workers set 2,3                       two CPUs for packets, from now on
+  ringway doctor                                what is wrong with this node";
 
 const LONG_HELP: &str = "\
 Examples:
@@ -51,6 +54,7 @@ Examples:
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
   ringway workers set 2,3                       two CPUs for packets, from now on
+  ringway doctor                                what is wrong with this node
   ringway ports --json | jq -r '.[] | select(.state != \"up\") | .pod'
 
 Counters are seen from the vRouter: rx is what a pod sent, tx is what was delivered to it.
@@ -59,7 +63,7 @@ JSON: lists are arrays, sorted as the tables are. Fields are only ever added. Wh
 
 Exit codes:
   0  done
-  1  the vRouter refused, or the output cannot be written
+  1  the vRouter refused, doctor found a failure, or the output cannot be written
   2  wrong usage, or a file with a mistake
   3  the vRouter cannot be reached";
 
@@ -78,6 +82,13 @@ pub(crate) enum Command {
     Networks {
         #[command(subcommand)]
         action: Option<NetworkAction>,
+    },
+
+    /// Ways out of this host. Without a subcommand: list them.
+    #[command(after_long_help = UPLINKS_JSON)]
+    Uplinks {
+        #[command(subcommand)]
+        action: Option<UplinkAction>,
     },
 
     /// Routes of a network, beside those to its pods.
@@ -99,6 +110,10 @@ pub(crate) enum Command {
     #[command(after_long_help = DROPS_HELP)]
     Drops,
 
+    /// Looks at this node: what stands in the way of pods and their interfaces, and what to do about it.
+    #[command(after_long_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
+
     /// What there is, and then every change, until interrupted.
     #[command(after_long_help = WATCH_HELP)]
     Watch,
@@ -110,6 +125,22 @@ pub(crate) enum Command {
         shell: Shell,
     },
 }
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// The directory of the pods' sockets, as in nri.toml and vrouter.toml.
+    #[arg(long, value_name = "PATH", default_value = "/run/ringway")]
+    pub(crate) run_dir: PathBuf,
+    /// Where the machine's files are.
+    #[arg(long, hide = true, default_value = "/")]
+    pub(crate) root: PathBuf,
+}
+
+const DOCTOR_HELP: &str = "\
+Changes nothing. Ends with 1 if something that was asked for does not work (FAILURE).
+
+JSON: an array of {check, status, what, remedy}; status is ok, note, warning or failure, remedy null where nothing has to
+be done.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerAction {
@@ -200,7 +231,22 @@ JSON: an array of
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
   tunnel                       null, or {vni, underlay, local}
+  external                     true or false; an external one has no addresses of its own
 `add` prints one such object, `delete` prints {deleted: name}.";
+
+const UPLINKS_JSON: &str = "\
+PUNTED is what was handed to the kernel, DROPPED what came from the wire or from the kernel and went nowhere.
+
+JSON: an array of
+  name, device, driver, network, mac    strings
+  host_interface, reason                string or null
+  mtu, queues                           numbers
+  workers                               an array of numbers: who polls each queue
+  link                                  true or false
+  speed_mbit                            number or null
+  counters                              {rx_packets, rx_bytes, tx_packets, tx_bytes, drops, host_drops, punts, device,
+                                        host_device}; the last five are objects of numbers by reason, class or name
+`add` prints one such object without counters, `delete` prints {deleted: name}.";
 
 const WORKERS_HELP: &str = "\
 QUEUES are the queues that pods send on and this worker polls. [workers] assignment in vrouter.toml says how they are
@@ -322,7 +368,7 @@ mod tests {
             panic!("{args:?}")
         };
         assert_eq!(
-            (add.name.as_str(), add.ipv4.as_str(), add.mtu),
+            (add.name.as_str(), add.ipv4.as_deref().unwrap_or_default(), add.mtu),
             ("red", "10.0.0.0/24", Some(9000))
         );
         assert_eq!(add.gateway, Some([10, 0, 0, 9].into()));

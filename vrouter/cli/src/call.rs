@@ -53,6 +53,22 @@ impl Vrouter {
         Ok(())
     }
 
+    pub(crate) async fn uplinks(&mut self) -> Result<Vec<v1::Uplink>, Failure> {
+        let answer = self.client.list_uplinks(v1::ListUplinksRequest {});
+        Ok(answered(&self.socket, "uplinks", answer).await?.uplinks)
+    }
+
+    pub(crate) async fn add_uplink(&mut self, spec: v1::UplinkSpec) -> Result<v1::Uplink, Failure> {
+        let what = format!("uplink {} not added", spec.name);
+        answered(&self.socket, &what, self.client.create_uplink(spec)).await
+    }
+
+    pub(crate) async fn delete_uplink(&mut self, name: &str) -> Result<(), Failure> {
+        let answer = self.client.delete_uplink(v1::DeleteUplinkRequest { name: name.to_owned() });
+        answered(&self.socket, &format!("uplink {name} not deleted"), answer).await?;
+        Ok(())
+    }
+
     /// One page of a network's routes, behind the prefix `after`; and whether there are more.
     pub(crate) async fn routes(
         &mut self,

@@ -68,6 +68,17 @@ pub(crate) enum Target {
         /// The router behind it; without, it has the MAC address of the network's gateway.
         mac: Option<String>,
     },
+    /// To this host's kernel, in an external network.
+    Local,
+    /// To a neighbour behind an uplink, in an external network.
+    Link {
+        /// The uplink.
+        uplink: String,
+        /// The neighbour's address.
+        mac: String,
+    },
+    /// To the kernel, which routes it on.
+    Kernel,
     /// Nowhere; senders are told.
     Unreachable,
     /// Nowhere.
@@ -91,10 +102,16 @@ impl Target {
                 })?,
                 mac: mac.last().map(|&mac| mac.to_owned()),
             }),
+            ["link", uplink, "mac", mac] => {
+                Ok(Self::Link { uplink: uplink.to_owned(), mac: mac.to_owned() })
+            }
+            ["local"] => Ok(Self::Local),
+            ["kernel"] => Ok(Self::Kernel),
             ["unreachable"] => Ok(Self::Unreachable),
             ["drop" | "blackhole"] => Ok(Self::Drop),
             _ => Err(format!(
-                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `unreachable` or `drop`",
+                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `unreachable` or `drop`; in an external \
+                 network `local` or `link UPLINK mac MAC`",
                 words.join(" ")
             )),
         }
@@ -115,7 +132,7 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
     let (prefix, rest) = (words[0], &words[1..]);
     let prefix: Prefix = prefix.parse().map_err(|remedy| format!("{prefix:?}: {remedy}"))?;
     let of_target = match rest {
-        ["vxlan", _, "mac", ..] => 4,
+        ["vxlan" | "link", _, "mac", ..] => 4,
         ["via" | "vxlan", ..] => 2,
         _ => 1,
     };
@@ -134,13 +151,21 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
 /// For the wire.
 pub(crate) fn route(prefix: &Prefix, target: Target) -> v1::Route {
     let prefix = prefix.text(Some(&target));
+    let mut uplink = String::new();
     let (kind, via, mac) = match target {
+        Target::Link { uplink: behind, mac } => {
+            uplink = behind;
+            (v1::RouteKind::Link, String::new(), Some(mac))
+        }
+        Target::Local => (v1::RouteKind::Local, String::new(), None),
+        Target::Kernel => (v1::RouteKind::Kernel, String::new(), None),
         Target::Via(via) => (v1::RouteKind::Via, via.to_string(), None),
         Target::Vxlan { vtep, mac } => (v1::RouteKind::Vxlan, vtep.to_string(), mac),
         Target::Unreachable => (v1::RouteKind::Unreachable, String::new(), None),
         Target::Drop => (v1::RouteKind::Drop, String::new(), None),
     };
-    v1::Route { prefix, kind: kind.into(), via, mac: mac.unwrap_or_default() }
+    let mac = mac.unwrap_or_default();
+    v1::Route { prefix, kind: kind.into(), via, mac, uplink, ..v1::Route::default() }
 }
 
 /// All routes of a text; the first line that is none is the error.
@@ -159,6 +184,16 @@ pub(crate) struct Route {
     pub(crate) kind: &'static str,
     pub(crate) via: Option<String>,
     pub(crate) mac: Option<String>,
+    pub(crate) uplink: Option<String>,
+    /// Of the kind `multipath`.
+    pub(crate) paths: Vec<Path>,
+}
+
+/// One of several paths.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Path {
+    pub(crate) route: Route,
+    pub(crate) weight: u32,
 }
 
 impl From<v1::Route> for Route {
@@ -168,21 +203,41 @@ impl From<v1::Route> for Route {
             v1::RouteKind::Unreachable => "unreachable",
             v1::RouteKind::Drop => "drop",
             v1::RouteKind::Vxlan => "vxlan",
+            v1::RouteKind::Local => "local",
+            v1::RouteKind::Link => "link",
+            v1::RouteKind::Kernel => "kernel",
+            v1::RouteKind::Multipath => "multipath",
+        };
+        let path = |path: v1::Path| Path {
+            route: Self::from(path.route.unwrap_or_default()),
+            weight: path.weight,
         };
         let filled = |text: String| Some(text).filter(|text| !text.is_empty());
-        Self { prefix: route.prefix, kind, via: filled(route.via), mac: filled(route.mac) }
+        Self {
+            prefix: route.prefix,
+            kind,
+            via: filled(route.via),
+            mac: filled(route.mac),
+            uplink: filled(route.uplink),
+            paths: route.paths.into_iter().map(path).collect(),
+        }
     }
 }
 
 impl Route {
-    /// As a line that [`line()`] reads.
+    /// As a line that [`line()`] reads, but for several paths, which are only shown.
     pub(crate) fn text(&self) -> String {
-        let Self { prefix, kind, via, mac } = self;
-        match (via, mac) {
-            (Some(via), Some(mac)) => format!("{prefix} {kind} {via} mac {mac}\n"),
-            (Some(via), None) => format!("{prefix} {kind} {via}\n"),
-            (None, _) => format!("{prefix} {kind}\n"),
-        }
+        format!("{} {}\n", self.prefix, self.target())
+    }
+
+    fn target(&self) -> String {
+        let kind = self.kind;
+        let to = self.via.as_ref().or(self.uplink.as_ref());
+        let mac = self.mac.as_ref().map(|mac| format!(" mac {mac}")).unwrap_or_default();
+        let path = |Path { route, weight }: &Path| format!(" {} weight {weight}", route.target());
+        let paths: Vec<_> = self.paths.iter().map(path).collect();
+        let to = to.map(|to| format!(" {to}")).unwrap_or_default();
+        format!("{kind}{to}{mac}{}", paths.join(","))
     }
 }
 
@@ -193,6 +248,31 @@ mod tests {
     fn shown(text: &str) -> Result<String, String> {
         let route = line(text)?;
         Ok(route.map(|route| Route::from(route).text()).unwrap_or_default())
+    }
+
+    #[test]
+    fn several_paths_are_shown() {
+        use vrouter_api::v1;
+        let path = |uplink: &str, weight| v1::Path {
+            route: Some(v1::Route {
+                kind: v1::RouteKind::Link.into(),
+                uplink: uplink.into(),
+                mac: "02:00:00:00:00:09".into(),
+                ..v1::Route::default()
+            }),
+            weight,
+        };
+        let route = v1::Route {
+            prefix: "10.1.0.0/16".into(),
+            kind: v1::RouteKind::Multipath.into(),
+            paths: vec![path("up0", 1), path("up1", 2)],
+            ..v1::Route::default()
+        };
+        assert_eq!(
+            Route::from(route).text(),
+            "10.1.0.0/16 multipath link up0 mac 02:00:00:00:00:09 weight 1, link up1 mac \
+             02:00:00:00:00:09 weight 2\n"
+        );
     }
 
     #[test]
@@ -212,6 +292,9 @@ mod tests {
                 "0.0.0.0/0 vxlan 2001:db8::2 mac 02:0:0:0:0:9\n",
             ),
             ("  2001:db8::/32\tdrop  # for now", "2001:db8::/32 drop\n"),
+            ("10.5.0.0/16 link up0 mac 02:0:0:0:0:9", "10.5.0.0/16 link up0 mac 02:0:0:0:0:9\n"),
+            ("192.0.2.1 local", "192.0.2.1/32 local\n"),
+            ("10.6.0.0/16 kernel", "10.6.0.0/16 kernel\n"),
             ("# nothing", ""),
             ("", ""),
         ] {

@@ -2,6 +2,7 @@
 
 mod networks;
 mod routes;
+mod uplinks;
 
 use std::io::Write;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::args::{Args, Command, NetworkAction, StatsArgs, WorkerAction};
 use crate::call::Vrouter;
+use crate::doctor;
 use crate::failure::Failure;
 use crate::text;
 use crate::view::{self, Event, Info, Network, Rates, Stats};
@@ -22,6 +24,9 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Args::command(), "ringway", &mut script);
         return print(out, &script);
+    }
+    if let Command::Doctor(doctor) = &args.command {
+        return doctor::run(args, doctor, out).await;
     }
     let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
     match &args.command {
@@ -46,6 +51,9 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             let deleted = Deleted { deleted: name.clone() };
             show(out, args.json, &deleted, |_| format!("network {name} is gone\n"))
         }
+        Command::Uplinks { action } => {
+            uplinks::run(&mut vrouter, action.as_ref(), args.json, out).await
+        }
         Command::Routes(routes) => routes::run(&mut vrouter, routes, args.json, out).await,
         Command::Workers { action: None } => show_workers(&mut vrouter, args.json, out).await,
         Command::Workers { action: Some(WorkerAction::Set { cpus }) } => {
@@ -69,7 +77,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             show(out, args.json, &drops, text::drops)
         }
         Command::Watch => watch(&mut vrouter, args.json, out).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }
 }
 
@@ -130,7 +138,7 @@ async fn watch(vrouter: &mut Vrouter, json: bool, out: &mut impl Write) -> Resul
     }
 }
 
-fn show<T: Serialize>(
+pub(crate) fn show<T: Serialize>(
     out: &mut impl Write,
     json: bool,
     value: &T,

@@ -2,6 +2,7 @@
 
 use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
+use crate::view::uplinks::{Uplink, UplinkCounters};
 use crate::view::{
     Drops, Event, Info, Latency, Mode, Network, NetworkMode, Owner, Policer, Port, Rates, State,
     Stats, Tunnel, Worker, WorkerQueues,
@@ -54,7 +55,11 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         let is_bridged = network.mode == NetworkMode::Bridged;
         table.row([
             network.name.clone(),
-            if is_bridged { "bridged".to_owned() } else { "routed".to_owned() },
+            match (network.external, is_bridged) {
+                (true, _) => "external".to_owned(),
+                (false, true) => "bridged".to_owned(),
+                (false, false) => "routed".to_owned(),
+            },
             network.ipv4.clone(),
             network.gateway.clone(),
             network.ipv6.clone().unwrap_or_default(),
@@ -107,6 +112,45 @@ pub(crate) fn ports(ports: &[Port]) -> String {
             format!("{}/{}", port.active_queue_pairs, port.queue_pairs),
             policer(port.policer),
             port.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+pub(crate) fn uplinks(uplinks: &[Uplink]) -> String {
+    let mut table = Table::new(&[
+        ("NAME", Left),
+        ("DEVICE", Left),
+        ("DRIVER", Left),
+        ("NETWORK", Left),
+        ("HOST INTERFACE", Left),
+        ("MAC", Left),
+        ("MTU", Right),
+        ("LINK", Left),
+        ("RX PACKETS", Right),
+        ("TX PACKETS", Right),
+        ("DROPPED", Right),
+        ("PUNTED", Right),
+        ("REASON", Left),
+    ]);
+    for uplink in uplinks {
+        let count = |of: fn(&UplinkCounters) -> u64| {
+            uplink.counters.as_ref().map(|counters| of(counters).to_string()).unwrap_or_default()
+        };
+        table.row([
+            uplink.name.clone(),
+            uplink.device.clone(),
+            uplink.driver.clone(),
+            uplink.network.clone(),
+            uplink.host_interface.clone().unwrap_or_default(),
+            uplink.mac.clone(),
+            uplink.mtu.to_string(),
+            if uplink.link { "up".to_owned() } else { "down".to_owned() },
+            count(|counters| counters.rx_packets),
+            count(|counters| counters.tx_packets),
+            count(|counters| counters.drops.values().chain(counters.host_drops.values()).sum()),
+            count(|counters| counters.punts.values().sum()),
+            uplink.reason.clone().unwrap_or_default(),
         ]);
     }
     table.render()
@@ -292,7 +336,11 @@ pub(crate) fn event(event: &Event) -> String {
         Event::NetworkAdded { network } => {
             let Network { name, ipv4, gateway, mtu, .. } = &**network;
             let ipv6 = network.ipv6.as_deref().map(|ipv6| format!(" {ipv6}")).unwrap_or_default();
-            format!("network {name} added: {ipv4} gateway {gateway}{ipv6} mtu {mtu}")
+            if network.external {
+                format!("network {name} added: external, mtu {mtu}")
+            } else {
+                format!("network {name} added: {ipv4} gateway {gateway}{ipv6} mtu {mtu}")
+            }
         }
         Event::NetworkRemoved { name } => format!("network {name} removed"),
         Event::PortAdded { port } => format!("port {} added: {}", name(port), describe(port)),
@@ -300,6 +348,13 @@ pub(crate) fn event(event: &Event) -> String {
         Event::PortRemoved { id } => format!("port {id} removed"),
         Event::Synced => "synced".to_owned(),
         Event::PeerRefused { id, pid, why } => format!("port {id} refused process {pid}: {why}"),
+        Event::UplinkAdded { uplink } => {
+            format!("uplink {} added: {}", uplink.name, link_of(uplink))
+        }
+        Event::UplinkChanged { uplink } => {
+            format!("uplink {} changed: {}", uplink.name, link_of(uplink))
+        }
+        Event::UplinkRemoved { name } => format!("uplink {name} removed"),
         Event::WorkersChanged { workers } => format!("workers now: {}", on_cpus(workers)),
     };
     format!("{}\n", plain(&line))
@@ -310,6 +365,16 @@ fn name(port: &Port) -> String {
         "" => port.id.clone(),
         _ => format!("{} {}", pod(&port.namespace, &port.pod), port.interface),
     }
+}
+
+fn link_of(uplink: &Uplink) -> String {
+    let reason = uplink.reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!(
+        "link {}{reason}, {} {}",
+        if uplink.link { "up" } else { "down" },
+        uplink.network,
+        uplink.device
+    )
 }
 
 fn describe(port: &Port) -> String {

@@ -8,6 +8,7 @@ use vrouter_api::v1;
 mod latency;
 mod networks;
 mod rates;
+pub(crate) mod uplinks;
 
 pub(crate) use latency::Latency;
 pub(crate) use networks::{Network, NetworkMode, Policer, Tunnel};
@@ -182,6 +183,9 @@ pub(crate) enum Event {
     Synced,
     PeerRefused { id: String, pid: u32, why: String },
     WorkersChanged { workers: Vec<Worker> },
+    UplinkAdded { uplink: Box<uplinks::Uplink> },
+    UplinkChanged { uplink: Box<uplinks::Uplink> },
+    UplinkRemoved { name: String },
 }
 
 impl From<v1::QueueStats> for QueueStats {
@@ -266,6 +270,13 @@ impl Event {
             Wire::PeerRefused(refused) => {
                 Self::PeerRefused { id: refused.port, pid: refused.pid, why: refused.why }
             }
+            Wire::UplinkAdded(uplink) => {
+                Self::UplinkAdded { uplink: Box::new(uplinks::Uplink::new(uplink, None)) }
+            }
+            Wire::UplinkChanged(uplink) => {
+                Self::UplinkChanged { uplink: Box::new(uplinks::Uplink::new(uplink, None)) }
+            }
+            Wire::UplinkRemoved(name) => Self::UplinkRemoved { name },
             Wire::WorkersChanged(changed) => {
                 Self::WorkersChanged { workers: workers(&changed.workers) }
             }

@@ -19,7 +19,7 @@ pub(crate) struct Way {
     pub who: u64,
     /// Its share beside the others'; not zero.
     pub weight: u32,
-    /// A port or a tunnel.
+    /// A port, a tunnel or the kernel.
     pub hop: NextHop,
 }
 
@@ -79,7 +79,7 @@ impl Group {
         &self.ways
     }
 
-    /// The way that a flow takes: a port or a tunnel.
+    /// The way that a flow takes: a port, a tunnel or the kernel.
     #[inline]
     pub fn choose(&self, flow: u32) -> &NextHop {
         let bucket = (flow >> (u32::BITS - BUCKET_BITS)) as usize;

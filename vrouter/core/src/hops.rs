@@ -40,6 +40,18 @@ impl NextHop {
             single => single,
         }
     }
+
+    /// Whether it, or one of its ways, is a port for which this holds, the kernel's included.
+    pub(crate) fn is_port(&self, holds: impl Fn(&PortHop) -> bool) -> bool {
+        match self {
+            Self::Port(hop) | Self::Kernel(hop) => holds(hop),
+            Self::Multipath(group) => group.ways().iter().any(|way| match &way.hop {
+                Self::Port(hop) | Self::Kernel(hop) => holds(hop),
+                _ => false,
+            }),
+            _ => false,
+        }
+    }
 }
 
 /// A port as a next hop, with all that forwarding to it needs.
@@ -290,9 +302,10 @@ impl Hops {
     }
 
     fn acquire_paths(&mut self, paths: &Paths) -> Arc<[(HopIndex, u64, u16)]> {
-        let slots = paths.paths().iter().map(|path| {
-            (self.acquire_target(&path.target), identity(&path.target), path.weight)
-        });
+        let slots = paths
+            .paths()
+            .iter()
+            .map(|path| (self.acquire_target(&path.target), identity(&path.target), path.weight));
         slots.collect()
     }
 
@@ -366,7 +379,7 @@ impl Hops {
                         Way { who: identity(&(who, way.who)), weight, hop: way.hop.clone() }
                     }));
                 }
-                hop @ (NextHop::Port(_) | NextHop::Tunnel(_)) => {
+                hop @ (NextHop::Port(_) | NextHop::Kernel(_) | NextHop::Tunnel(_)) => {
                     ways.push(Way { who, weight, hop: hop.clone() });
                 }
                 _ => {}

@@ -3,8 +3,10 @@
 //! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
 //! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
 //! Neighbor Discovery and ping for the gateway, and limit what a port sends ([`process`], [`Policer`]); put packets into
-//! VXLAN tunnels between networks and take them out; write ICMP errors ([`icmp_error`]); limit those and floods
-//! ([`PortLimits`]); name every reason a packet is dropped for ([`DropReason`]).
+//! tunnels between networks and take them out (VXLAN, MPLS over UDP); forward between uplinks and hand to the kernel what is
+//! its own ([`PortRole`]); spread flows over several paths and around links that are down; write ICMP errors
+//! ([`icmp_error`]); limit those, floods and what the kernel gets ([`PortLimits`]); name every reason a packet is dropped for
+//! ([`DropReason`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
 //! [`Counters`]). It sees a
@@ -53,6 +55,8 @@ pub use policy::{
 };
 pub use process::{Outcome, process};
 pub use punts::{PuntClass, PuntLimiter, PuntRate, PuntRates};
-pub use routes::{MplsEnd, Path, Paths, RouteChange, RouteError, RouteTarget, Vtep, reserved_around};
+pub use routes::{
+    MplsEnd, Path, Paths, RouteChange, RouteError, RouteTarget, Vtep, reserved_around,
+};
 pub use tables::Tables;
 pub use verdict::{DropReason, Flood, IcmpError, Verdict};

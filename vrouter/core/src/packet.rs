@@ -145,7 +145,8 @@ impl Packet {
         match self.verdict {
             // One line: nothing behind it was looked at.
             Verdict::Decapsulate(_) => {
-                let head = self.header.get(self.removed()..self.header_len.into()).unwrap_or(&[]);
+                let end = usize::from(self.header_len).min(HEADER_BYTES);
+                let head = self.header.get(self.removed()..end).unwrap_or(&[]);
                 let bytes = head.len().min(self.frame_len as usize).min(64);
                 head.get(..bytes).unwrap_or(&[])
             }

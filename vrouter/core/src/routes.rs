@@ -45,7 +45,7 @@ pub enum RouteTarget {
 /// One path of several.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path {
-    /// Where it leads: via a port, through a tunnel or over a link.
+    /// Where it leads: via a port, through a tunnel, over a link or to the kernel.
     pub target: RouteTarget,
     /// Its share of the flows, beside those of the others; not zero.
     pub weight: u16,

@@ -11,10 +11,12 @@ pub use vrouter_net::icmpv4::ErrorKind as IcmpError;
 pub enum Verdict {
     /// Nowhere.
     Drop(DropReason),
-    /// To another port. The header in the scratch is the one to send.
+    /// To another port; what comes in by an uplink may leave by it, too. The header in the scratch is the one to send.
     Forward(PortIndex),
     /// To another port, of the underlay of a tunnel: [`crate::Packet::outer`] goes in front of the frame, whose header
-    /// in the scratch is the one to send.
+    /// in the scratch is the one to send. Into MPLS that begins with the end of the outer header; but a frame that is to be
+    /// cut into segments keeps its Ethernet header, and it is each piece whose first bytes the outer header takes the place of
+    /// ([`vrouter_net::vxlan::overlap`]).
     Encapsulate(PortIndex),
     /// To another port, out of a tunnel: without the first [`crate::Packet::removed`] bytes;
     /// [`crate::Packet::sent_head`] is the header to send.

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ringway_shim.h"
 
+#include <errno.h>
+#include <net/if.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <rte_cycles.h>
 #include <rte_prefetch.h>
@@ -129,6 +134,7 @@ int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)
 {
 	struct rte_eth_dev_info from;
 	struct rte_ether_addr mac;
+	uint32_t overhead;
 	int status = rte_eth_dev_info_get(port, &from);
 
 	if (status == 0)
@@ -142,7 +148,13 @@ int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)
 	info->max_rx_queues = from.max_rx_queues;
 	info->max_tx_queues = from.max_tx_queues;
 	info->min_mtu = from.min_mtu;
+	/* A driver that gives no largest MTU may give a largest frame, which DPDK checks as well. */
+	overhead = RTE_ETHER_HDR_LEN + RTE_ETHER_CRC_LEN;
+	if (from.max_mtu != UINT16_MAX && from.max_rx_pktlen > from.max_mtu)
+		overhead = from.max_rx_pktlen - from.max_mtu;
 	info->max_mtu = from.max_mtu;
+	if (from.max_rx_pktlen > overhead && from.max_rx_pktlen - overhead < info->max_mtu)
+		info->max_mtu = from.max_rx_pktlen - overhead;
 	info->min_rx_descriptors = from.rx_desc_lim.nb_min;
 	info->max_rx_descriptors = from.rx_desc_lim.nb_max;
 	info->rx_descriptor_step = from.rx_desc_lim.nb_align;
@@ -236,8 +248,8 @@ int ringway_ethdev_xstats(uint16_t port, struct ringway_ethdev_xstat *stats, uin
 		for (int i = 0; i < there && (uint32_t)there <= count; i++) {
 			if (values[i].id >= (uint64_t)there)
 				continue;
+			memset(stats[i].name, 0, sizeof(stats[i].name));
 			memcpy(stats[i].name, names[values[i].id].name, sizeof(stats[i].name) - 1);
-			stats[i].name[sizeof(stats[i].name) - 1] = 0;
 			stats[i].value = values[i].value;
 		}
 	}
@@ -252,6 +264,21 @@ int ringway_ethdev_set_mac(uint16_t port, const uint8_t mac[6])
 
 	memcpy(addr.addr_bytes, mac, sizeof(addr.addr_bytes));
 	return rte_eth_dev_default_mac_addr_set(port, &addr);
+}
+
+int ringway_interface_mtu(const char *name, uint16_t mtu)
+{
+	struct ifreq request = { .ifr_mtu = mtu };
+	int status = 0;
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	strncpy(request.ifr_name, name, sizeof(request.ifr_name) - 1);
+	if (ioctl(fd, SIOCSIFMTU, &request) < 0)
+		status = -errno;
+	close(fd);
+	return status;
 }
 
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)

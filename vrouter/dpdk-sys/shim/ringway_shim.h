@@ -86,6 +86,7 @@ struct ringway_ethdev_info {
 	uint8_t mac[6];
 	uint16_t max_rx_queues;
 	uint16_t max_tx_queues;
+	/* As DPDK checks them. What the kernel's interface behind a device can have may be more. */
 	uint16_t min_mtu;
 	uint16_t max_mtu;
 	/* Fewest descriptors of a queue, most, and what their number must be a multiple of. */
@@ -126,8 +127,8 @@ struct ringway_ethdev_stats {
 
 /* One of a device's own further counters. */
 struct ringway_ethdev_xstat {
-	/* Ends with NUL. */
-	char name[64];
+	/* Ends with NUL; in two halves, for which Rust has a default value. */
+	char name[2][32];
 	uint64_t value;
 };
 
@@ -156,6 +157,9 @@ int ringway_ethdev_xstats(uint16_t port, struct ringway_ethdev_xstat *stats, uin
 
 /* Sets the device's address. */
 int ringway_ethdev_set_mac(uint16_t port, const uint8_t mac[6]);
+
+/* Sets the MTU of one of the kernel's interfaces; 0 or a negative errno. */
+int ringway_interface_mtu(const char *name, uint16_t mtu);
 
 /* Up to `count` packets received; how many there are. */
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

@@ -105,7 +105,7 @@ pub struct Info {
     pub max_tx_queues: u16,
     /// Smallest MTU.
     pub min_mtu: u16,
-    /// Largest MTU.
+    /// Largest MTU. The kernel's interface behind a device may have a larger one ([`set_interface_mtu`]).
     pub max_mtu: u16,
     /// Fewest and most descriptors of a receive queue.
     pub rx_descriptors: (u16, u16),
@@ -325,7 +325,10 @@ impl Ethdev {
         // SAFETY: a device with all its queues set up.
         let status = unsafe { sys::rte_eth_dev_start(port) };
         device.check("start it", status)?;
-        let rx = |queue| RxQueue::new(Arc::clone(device), port, queue, config.rx_pool.clone());
+        let rx = |queue| {
+            let pool = config.rx_pool.clone();
+            RxQueue::new(Arc::clone(device), port, queue, pool, config.interrupts)
+        };
         let tx = |queue| TxQueue::new(Arc::clone(device), port, queue);
         Ok(Queues {
             rx: (0..config.rx_queues).map(rx).collect(),
@@ -402,7 +405,7 @@ impl Ethdev {
         // More than any driver in Debian's build has; one that has more tells how many, and is asked again.
         let mut room = 256;
         loop {
-            stats.resize(room, sys::ringway_ethdev_xstat { name: [0; 64], value: 0 });
+            stats.resize(room, sys::ringway_ethdev_xstat::default());
             let count = u32::try_from(room).unwrap_or(u32::MAX);
             // SAFETY: an open device, and `count` places for the answer.
             let there =
@@ -419,7 +422,8 @@ impl Ethdev {
             room = there;
         }
         let named = |stat: &sys::ringway_ethdev_xstat| {
-            let name = stat.name.map(i8::cast_unsigned);
+            let name: Vec<u8> =
+                stat.name.as_flattened().iter().map(|c| c.cast_unsigned()).collect();
             let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
             (name.to_string_lossy().into_owned(), stat.value)
         };
@@ -465,6 +469,20 @@ impl Ethdev {
     /// The name it was opened by.
     pub fn name(&self) -> &str {
         &self.device.name
+    }
+}
+
+/// Sets the MTU of one of the kernel's interfaces. Drivers of such interfaces pass on what fits their buffers, whatever
+/// MTU DPDK would let them have.
+///
+/// # Errors
+/// `ENODEV`, `EINVAL` for one that it can't have, `EPERM`.
+pub fn set_interface_mtu(name: &str, mtu: u16) -> Result<(), Errno> {
+    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: a C string for the whole call.
+    match unsafe { sys::ringway_interface_mtu(name.as_ptr(), mtu) } {
+        0 => Ok(()),
+        status => Err(Errno::from_raw(status.wrapping_neg())),
     }
 }
 

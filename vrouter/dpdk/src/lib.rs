@@ -26,7 +26,9 @@ pub use eal::config::{EalConfig, LogLevel, Memory};
 pub use eal::{Eal, EalError, version};
 pub use ethdev::plug::{Bus, Plug};
 pub use ethdev::queue::{RxQueue, TxQueue};
-pub use ethdev::{Ethdev, EthdevConfig, EthdevError, Info, Link, Mac, Offloads, Queues, Stats};
+pub use ethdev::{
+    Ethdev, EthdevConfig, EthdevError, Info, Link, Mac, Offloads, Queues, Stats, set_interface_mtu,
+};
 pub use mbuf::{AllocError, Mbuf, MbufBatch, NoRoom, Packet, Spread, WrongPool};
 pub use nix::errno::Errno;
 pub use pool::{Pool, PoolConfig, PoolError};

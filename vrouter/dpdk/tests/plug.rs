@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use vrouter_dpdk::{
     Bus, Eal, EalConfig, Ethdev, EthdevConfig, EthdevError, LogLevel, Mac, Memory, Plug, Pool,
-    PoolConfig, Queues,
+    PoolConfig, Queues, set_interface_mtu,
 };
 
 fn eal() -> &'static Eal {
@@ -113,6 +113,7 @@ fn a_packet_socket_and_a_tap_carry_frames_and_go_again() {
     assert!(host.info().unwrap().offloads.tcp_segmentation);
     let mut host_queues = host.start(&config(&rx_pool)).unwrap();
     host.set_mtu(1400).unwrap();
+    assert!(set_interface_mtu(&tap, 1).is_err() && set_interface_mtu("rw-none", 1500).is_err());
     let sys =
         |field: &str| std::fs::read_to_string(format!("/sys/class/net/{tap}/{field}")).unwrap();
     assert_eq!((sys("address").trim(), sys("mtu").trim()), (mac, "1400"));

@@ -5,7 +5,7 @@
 
 use crate::ethernet::{self, EtherType};
 use crate::ipv4::{self, Protocol};
-use crate::{Mac, Truncated, checksum, ipv6};
+use crate::{Mac, Truncated, checksum, ipv6, mpls};
 use core::fmt;
 use core::net::IpAddr;
 
@@ -192,12 +192,19 @@ pub(crate) fn write_lengths(
     Some(())
 }
 
-/// Makes a written outer header ([`OUTER4_BYTES`] or [`OUTER6_BYTES`] long) that of a frame of another length: for the
-/// pieces of a frame that was cut up. `None`: it is no such header, or the frame is too long; nothing is changed.
+/// Makes a written outer header, of VXLAN or of MPLS ([`mpls`]), that of a frame of another length: for the pieces of a
+/// frame that was cut up. The beginning of one of MPLS whose end is in the frame already is right as it is: such a frame
+/// is not cut. `None`: it is no such header, or the frame is too short or too long; nothing is changed.
 pub fn set_frame_bytes(outer: &mut [u8], frame_bytes: usize) -> Option<()> {
-    let udp = u16::try_from(frame_bytes.checked_add(TUNNEL_BYTES)?).ok()?;
+    let shim = match outer.len() {
+        mpls::FRONT4_BYTES | mpls::FRONT6_BYTES => return Some(()),
+        OUTER4_BYTES | OUTER6_BYTES => TUNNEL_BYTES,
+        _ => mpls::TUNNEL_BYTES,
+    };
+    let inner = frame_bytes.checked_sub(overlap(outer.len()))?;
+    let udp = u16::try_from(inner.checked_add(shim)?).ok()?;
     match outer.len() {
-        OUTER4_BYTES => {
+        OUTER4_BYTES | mpls::OUTER4_BYTES => {
             let total = udp.checked_add(IPV4)?;
             let word = |at: usize| u16::from_be_bytes([outer[at], outer[at + 1]]);
             let sum = checksum::update(word(IP + 10), word(IP + 2), total);
@@ -205,13 +212,22 @@ pub fn set_frame_bytes(outer: &mut [u8], frame_bytes: usize) -> Option<()> {
             put(outer, IP + 10, sum);
             put(outer, UDP4 + 4, udp);
         }
-        OUTER6_BYTES => {
+        OUTER6_BYTES | mpls::OUTER6_BYTES => {
             put(outer, IP + 4, udp);
             put(outer, UDP6 + 4, udp);
         }
         _ => return None,
     }
     Some(())
+}
+
+/// How many bytes at the start of an inner frame an outer header of so many bytes takes the place of: the Ethernet
+/// header under a whole header of MPLS, else none.
+pub const fn overlap(outer_bytes: usize) -> usize {
+    match outer_bytes {
+        mpls::OUTER4_BYTES | mpls::OUTER6_BYTES => ethernet::HEADER_BYTES,
+        _ => 0,
+    }
 }
 
 #[inline(always)]

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
-    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
-    PortPolicy, PortRole, PuntRates, Rates, RouteError, Tunnel,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy,
+    PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
 use vrouter_dpdk::PoolError;
 use vrouter_net::vxlan::Vni;
@@ -113,7 +113,9 @@ pub enum Refusal {
         source: io::Error,
     },
     /// Two uplinks on one device.
-    #[error("device {device:?} is in use by uplink {uplink:?}; delete that first, or choose another")]
+    #[error(
+        "device {device:?} is in use by uplink {uplink:?}; delete that first, or choose another"
+    )]
     DeviceTaken {
         /// The device.
         device: String,
@@ -313,7 +315,8 @@ impl NetworkRequest {
         };
         let routed = wire.mode != i32::from(v1::NetworkMode::Bridged);
         if *wire != asked || !routed {
-            let remedy = "an external network has a name and an mtu only: its addresses are the kernel's";
+            let remedy =
+                "an external network has a name and an mtu only: its addresses are the kernel's";
             return Err(invalid("external", "true", remedy));
         }
         let NetworkPolicy { prefix, gateway, gateway_mac, ipv6, mode, floods, .. } =

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vrouter_core::PortIndex;
 use vrouter_dpdk::{
-    Bus, Eal, Ethdev, EthdevConfig, EthdevError, Plug, Pool, PoolConfig,
+    Bus, Eal, Ethdev, EthdevConfig, EthdevError, Plug, Pool, PoolConfig, set_interface_mtu,
 };
 use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
@@ -19,6 +19,8 @@ use crate::wire::Wire;
 const DESCRIPTORS: u16 = 512;
 /// The same for a TAP, whose driver keeps a buffer for each.
 const TAP_DESCRIPTORS: u16 = 128;
+/// Largest MTU of a TAP: its driver in DPDK 22.11 sends no larger packets, whatever the kernel's side has.
+const TAP_MTU: u16 = 1500;
 /// Frames in the kernel's ring of a packet socket.
 const SOCKET_FRAMES: u32 = 1024;
 /// Bytes of a frame in it that are not the packet's: `TPACKET2_HDRLEN`, the Ethernet header, a tag, and alignment.
@@ -154,7 +156,16 @@ impl Devices {
             format!("iface={host},mac={mac}"),
         );
         let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
-        self.start(ethdev, 1, request.mtu, Some(host.to_owned()), true, port).map_err(refuse)
+        let mtu = request.mtu.min(TAP_MTU);
+        if mtu < request.mtu {
+            tracing::warn!(
+                uplink = request.name,
+                host,
+                mtu,
+                "the host interface carries less than the uplink: DPDK's driver of TAPs sends no larger packets"
+            );
+        }
+        self.start(ethdev, 1, mtu, Some(host.to_owned()), true, port).map_err(refuse)
     }
 
     fn start(
@@ -172,7 +183,6 @@ impl Devices {
             let wanted = if info.driver == "net_tap" { TAP_DESCRIPTORS } else { DESCRIPTORS };
             if most == 0 { wanted } else { wanted.clamp(least, most) }
         };
-        // The MTU after the start: drivers that ask the kernel for it do so at once.
         let config = EthdevConfig {
             rx_queues: queues.min(info.max_rx_queues),
             tx_queues: queues.min(info.max_tx_queues),
@@ -181,7 +191,9 @@ impl Devices {
             rx_pool: pool.clone(),
             mtu: mtu.clamp(info.min_mtu, info.max_mtu.max(info.min_mtu)),
             tx_free_threshold: 0,
-            interrupts: true,
+            // A packet socket has none. A TAP has, but its driver receives nothing before the process has handled a signal
+            // of the kernel's, on whatever thread, so that a descriptor that tells of packets comes too early.
+            interrupts: interface.is_none(),
         };
         if queues > info.max_rx_queues {
             return Err(format!(
@@ -190,7 +202,13 @@ impl Devices {
             ));
         }
         let started = ethdev.start(&config).map_err(|error| text(&error))?;
-        ethdev.set_mtu(mtu).map_err(|error| format!("mtu {mtu}: {}", text(&error)))?;
+        match &interface {
+            // More than DPDK believes of it, perhaps.
+            Some(name) => set_interface_mtu(name, mtu).map_err(|errno| {
+                format!("interface {name:?} can't have an mtu of {mtu}: {}", errno.desc())
+            })?,
+            None => ethdev.set_mtu(mtu).map_err(|error| format!("mtu {mtu}: {}", text(&error)))?,
+        }
         let interface = interface.map(|name| {
             let number = interface_number(&name).unwrap_or(0);
             (name, number)
@@ -225,6 +243,16 @@ impl Device {
             Some((name, _)) => read(name, "speed")?.parse().ok(),
             None => self.ethdev.link().ok()?.speed,
         }
+    }
+
+    /// Gives it another address.
+    ///
+    /// # Errors
+    /// What the driver said.
+    pub fn set_mac(&mut self, mac: Mac) -> Result<(), EthdevError> {
+        self.ethdev.set_mac(vrouter_dpdk::Mac(mac.octets()))?;
+        self.mac = mac;
+        Ok(())
     }
 
     /// Gives the device back.
@@ -338,7 +366,9 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said_with_what_is() {
         let error = check_interface("rw-none").unwrap_err();
-        assert!(error.contains("there is no interface \"rw-none\"; there are") && error.contains("lo"));
+        assert!(
+            error.contains("there is no interface \"rw-none\"; there are") && error.contains("lo")
+        );
         let error = check_pci("ffff:ff:1f.7").unwrap_err();
         assert!(error.contains("there is no PCI device"), "{error}");
         assert_eq!(check_interface("lo"), Ok(()));

@@ -240,6 +240,8 @@ async fn serve(
     let looked = tokio::spawn(regularly(links, LOOK_AT_LINKS_EVERY, Registry::look_at_links));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // What the kernel sends a process that has too many signals of its TAPs to handle; unhandled it would end it.
+    let _too_many = signal(SignalKind::io())?;
     let asked_to_end = async move {
         tokio::select! {
             _ = interrupt.recv() => {}

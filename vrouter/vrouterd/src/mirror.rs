@@ -103,7 +103,10 @@ async fn uplinks(registry: &Arc<Mutex<Registry>>) -> Result<Vec<Known>> {
 fn take_in(registry: &Mutex<Registry>, update: &Update, uplinks: &[Known]) {
     let links: Vec<_> = uplinks.iter().map(|uplink| (uplink.number, uplink.port)).collect();
     for (network, changes) in &update.changes {
-        registry.lock().unwrap_or_else(PoisonError::into_inner).mirror_routes(network, changes, &links);
+        registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .mirror_routes(network, changes, &links);
     }
 }
 

@@ -55,7 +55,8 @@ impl Routes {
         let removed: BTreeSet<_> = removed.map(|change| change.prefix).collect();
         let replaces = |change: &&RouteChange| {
             let known = self.0.get(&change.prefix).filter(|_| !removed.contains(&change.prefix));
-            change.target.is_some() && known.is_some_and(|known| Some(known) != change.target.as_ref())
+            change.target.is_some()
+                && known.is_some_and(|known| Some(known) != change.target.as_ref())
         };
         changes.iter().find(replaces).map(|change| change.prefix)
     }
@@ -107,9 +108,7 @@ fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1::Ro
             mac: vtep.mac.map(|mac| mac.to_string()).unwrap_or_default(),
             ..route(v1::RouteKind::Vxlan)
         },
-        RouteTarget::Via(via) => {
-            v1::Route { via: via.to_string(), ..route(v1::RouteKind::Via) }
-        }
+        RouteTarget::Via(via) => v1::Route { via: via.to_string(), ..route(v1::RouteKind::Via) },
         RouteTarget::Link { port, mac } => {
             let named = uplinks.iter().find(|(_, index)| index == port);
             v1::Route {
@@ -154,7 +153,10 @@ pub fn read(
         changes.push(RouteChange { prefix: prefix(text)?, target: None });
     }
     for route in &wire.set {
-        changes.push(RouteChange { prefix: prefix(&route.prefix)?, target: Some(target(route, uplinks)?) });
+        changes.push(RouteChange {
+            prefix: prefix(&route.prefix)?,
+            target: Some(target(route, uplinks)?),
+        });
     }
     Ok(changes)
 }
@@ -182,10 +184,9 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
     };
     let kind = v1::RouteKind::try_from(route.kind);
     let has_mac = matches!(kind, Ok(v1::RouteKind::Vxlan | v1::RouteKind::Link));
-    for (field, text, is_fine) in [
-        ("mac", &route.mac, has_mac),
-        ("uplink", &route.uplink, kind == Ok(v1::RouteKind::Link)),
-    ] {
+    for (field, text, is_fine) in
+        [("mac", &route.mac, has_mac), ("uplink", &route.uplink, kind == Ok(v1::RouteKind::Link))]
+    {
         if !text.is_empty() && !is_fine {
             return Err(Refusal::Invalid {
                 field,
@@ -212,7 +213,8 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
         Err(_) => Err(Refusal::Invalid {
             field: "kind",
             value: route.kind.to_string(),
-            remedy: "use via, unreachable, drop, vxlan, local, link, kernel or multipath".to_owned(),
+            remedy: "use via, unreachable, drop, vxlan, local, link, kernel or multipath"
+                .to_owned(),
         }),
     }
 }
@@ -283,7 +285,12 @@ mod tests {
     use super::*;
 
     fn route(prefix: &str, kind: v1::RouteKind, via: &str) -> v1::Route {
-        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into(), ..Default::default() }
+        v1::Route {
+            prefix: prefix.into(),
+            kind: kind.into(),
+            via: via.into(),
+            ..Default::default()
+        }
     }
 
     fn request(remove: &[&str], set: Vec<v1::Route>) -> v1::ChangeRoutesRequest {
@@ -322,7 +329,10 @@ mod tests {
         ];
         let expected = [&expected[..], &far].concat();
         let none = Routes::default();
-        assert_eq!((routes.page(&none, None, 9, &[]), routes.len()), ((expected.clone(), false), 6));
+        assert_eq!(
+            (routes.page(&none, None, 9, &[]), routes.len()),
+            ((expected.clone(), false), 6)
+        );
         // Page by page, also from behind a prefix that is not there.
         assert_eq!(routes.page(&none, None, 3, &[]), (expected[..3].to_vec(), true));
         let behind = after(&expected[2].prefix).unwrap();
@@ -401,7 +411,9 @@ mod tests {
         use v1::RouteKind::{Drop, Via};
         let mut routes = Routes::default();
         let [a, b] = ["10.1.0.0/16", "10.2.0.0/16"];
-        routes.apply(&read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")]), &[]).unwrap());
+        routes.apply(
+            &read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")]), &[]).unwrap(),
+        );
         let other = |prefix| route(prefix, Via, "10.66.0.2");
         for (remove, set, expected) in [
             (&[][..], vec![route(a, Drop, ""), other("10.3.0.0/16")], None),

@@ -119,7 +119,8 @@ impl VRouter for Service {
         // Many are read where it may take a while, and before anything is locked but for the names of uplinks.
         let uplinks = self.with_registry(|r| r.uplink_slots()).await?;
         let wanted = tokio::task::spawn_blocking(move || {
-            routes::read(&request, &uplinks).map(|changes| (request.network, changes, request.only_new))
+            routes::read(&request, &uplinks)
+                .map(|changes| (request.network, changes, request.only_new))
         });
         let (network, changes, only_new) = wanted
             .await
@@ -193,7 +194,8 @@ impl VRouter for Service {
 
     async fn get_stats(&self, _: Request<v1::GetStatsRequest>) -> Answer<v1::Stats> {
         let hz = self.ticks_per_second;
-        let counted = move |r: &mut Registry| (r.port_stats(), r.worker_stats(hz), r.uplink_stats());
+        let counted =
+            move |r: &mut Registry| (r.port_stats(), r.worker_stats(hz), r.uplink_stats());
         let (ports, workers, uplinks) = self.with_registry(counted).await?;
         Ok(Response::new(v1::Stats { ports, workers, ticks_per_second: hz, uplinks }))
     }

@@ -75,9 +75,8 @@ impl Software {
         mut push: impl FnMut(&[u8]) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let bytes = head.len() + body.len();
-        let (front, whole) =
-            self.whole.split_at_mut_checked(FRONT_BYTES).ok_or(DropReason::TooBig)?;
-        let whole = whole.get_mut(..bytes).ok_or(DropReason::TooBig)?;
+        let whole =
+            self.whole.get_mut(FRONT_BYTES..FRONT_BYTES + bytes).ok_or(DropReason::TooBig)?;
         let (first, rest) = whole.split_at_mut(head.len());
         first.copy_from_slice(head);
         if body.read(rest) != rest.len() {
@@ -87,37 +86,40 @@ impl Software {
             if let Some((start, at)) = offload.checksum() {
                 complete_checksum(whole, start, at).ok_or(DropReason::UnsupportedOffload)?;
             }
-            put_in_front(front, outer, bytes)?;
+            put_in_front(&mut self.whole, outer, bytes)?;
             return push(framed(&self.whole, outer, bytes));
         };
         let pieces = cut(whole, size).ok_or(DropReason::UnsupportedOffload)?;
         for n in 0..pieces.len() {
-            let (front, piece) =
-                self.piece.split_at_mut_checked(FRONT_BYTES).ok_or(DropReason::TooBig)?;
+            let piece = self.piece.get_mut(FRONT_BYTES..).ok_or(DropReason::TooBig)?;
             let len = pieces.write(n, piece).ok_or(DropReason::TooBig)?;
-            put_in_front(front, outer, len)?;
+            put_in_front(&mut self.piece, outer, len)?;
             push(framed(&self.piece, outer, len))?;
         }
         Ok(())
     }
 }
 
-/// Writes the outer header of a frame of so many bytes to the end of the room in front of it.
-fn put_in_front(front: &mut [u8], outer: &[u8], frame_bytes: usize) -> Result<(), DropReason> {
+/// Where the outer header of a frame starts in the room in front of it. One of MPLS ends where the frame's Ethernet header
+/// does.
+fn start(outer: &[u8]) -> usize {
+    (FRONT_BYTES + vxlan::overlap(outer.len())).saturating_sub(outer.len())
+}
+
+/// Writes the outer header of a frame of so many bytes in front of it.
+fn put_in_front(room: &mut [u8], outer: &[u8], frame_bytes: usize) -> Result<(), DropReason> {
     if outer.is_empty() {
         return Ok(());
     }
-    let start = FRONT_BYTES.checked_sub(outer.len()).ok_or(DropReason::TooBig)?;
-    let front = front.get_mut(start..).filter(|front| front.len() == outer.len());
-    let front = front.ok_or(DropReason::TooBig)?;
+    let start = start(outer);
+    let front = room.get_mut(start..start + outer.len()).ok_or(DropReason::TooBig)?;
     front.copy_from_slice(outer);
     vxlan::set_frame_bytes(front, frame_bytes).ok_or(DropReason::TooBig)
 }
 
 /// A frame of so many bytes with its outer header.
 fn framed<'a>(room: &'a [u8], outer: &[u8], frame_bytes: usize) -> &'a [u8] {
-    let start = FRONT_BYTES.saturating_sub(outer.len());
-    room.get(start..FRONT_BYTES + frame_bytes).unwrap_or(&[])
+    room.get(start(outer)..FRONT_BYTES + frame_bytes).unwrap_or(&[])
 }
 
 /// A frame in pieces, if it can be cut and they are not too many.

@@ -388,9 +388,7 @@ impl Ports for Round<'_> {
             let begun = if work.until_sample == 0 { tsc() } else { 0 };
             let (from, rest, tally) = (polled.port.index, work.rest, &work.tally);
             let taken = match &polled.port.ends {
-                Ends::Pod(queues) => {
-                    work.pipeline.run(self.plane, from, queues, pair, rest, tally)
-                }
+                Ends::Pod(queues) => work.pipeline.run(self.plane, from, queues, pair, rest, tally),
                 Ends::Wire(wire) => {
                     work.pipeline.run_wire(self.plane, from, wire, pair, rest.now, tally)
                 }

@@ -22,6 +22,7 @@ Examples:
   ringway networks add red --ipv4 10.66.0.0/24 --ipv6 fd00:66::/64
   ringway networks add lan --ipv4 10.67.0.0/24 --mode bridged --flood-limit 500
   ringway networks add slow --ipv4 10.68.0.0/24 --packets-per-second 100k --bits-per-second 1G
+  ringway networks add fabric --external --mtu 1600
   ringway networks add far --ipv4 10.69.0.0/24 --vni 7 --underlay red --local 10.66.0.9";
 
 #[derive(Debug, ClapArgs)]
@@ -29,8 +30,11 @@ pub(crate) struct AddNetwork {
     /// Its name: lower case letters, digits and `-`, at most 63. What annotations say.
     pub(crate) name: String,
     /// Where its pods' addresses come from, as 10.66.0.0/24.
-    #[arg(long, value_name = "PREFIX")]
-    pub(crate) ipv4: String,
+    #[arg(long, value_name = "PREFIX", required_unless_present = "external")]
+    pub(crate) ipv4: Option<String>,
+    /// It connects this host to others: its addresses are the kernel's, and its ports are uplinks.
+    #[arg(long, conflicts_with = "ipv4")]
+    pub(crate) external: bool,
     /// The address at which the vRouter answers [default: the first of the prefix].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) gateway: Option<Ipv4Addr>,

@@ -28,7 +28,8 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
     };
     v1::Network {
         name: network.name.clone(),
-        ipv4: network.ipv4.clone(),
+        ipv4: network.ipv4.clone().unwrap_or_default(),
+        external: network.external,
         gateway: network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
         mtu: network.mtu.unwrap_or(0),
         ipv6: network.ipv6.clone().unwrap_or_default(),

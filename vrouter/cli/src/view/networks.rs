@@ -20,6 +20,7 @@ pub(crate) struct Network {
     pub(crate) routes: u64,
     pub(crate) stations: u64,
     pub(crate) tunnel: Option<Tunnel>,
+    pub(crate) external: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -86,6 +87,7 @@ impl From<v1::Network> for Network {
             policer: network.policer.map(Policer::from),
             routes: network.routes,
             stations: network.stations,
+            external: network.external,
             tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
                 vni,
                 underlay,

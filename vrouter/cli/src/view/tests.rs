@@ -61,6 +61,7 @@ pub(crate) fn stats() -> Stats {
         queues: vec![v1::QueueStats { pair: 0, worker: 0, rx_packets: rx, busy_ticks: rx * 50 }],
     };
     let wire = v1::Stats {
+        uplinks: Vec::new(),
         ports: vec![
             port("unknown", 7, &[]),
             port("b/0/net0", 100, &[("ttl_exceeded", 3), ("no_route", 1), ("ttl_exceeded", 2)]),

@@ -52,7 +52,8 @@ impl Network {
 
     fn check_target(&self, prefix: IpPrefix, target: &RouteTarget) -> Result<(), RouteError> {
         let (network, external) = (self.policy.index, self.policy.external);
-        let kind = |fine: bool| if fine { Ok(()) } else { Err(RouteError::Kind { prefix, external }) };
+        let kind =
+            |fine: bool| if fine { Ok(()) } else { Err(RouteError::Kind { prefix, external }) };
         match target {
             RouteTarget::Unreachable | RouteTarget::Drop => Ok(()),
             RouteTarget::Local => kind(external),
@@ -94,6 +95,7 @@ impl Network {
                     | RouteTarget::Vxlan(_)
                     | RouteTarget::MplsUdp(_)
                     | RouteTarget::Link { .. }
+                    | RouteTarget::Kernel
             );
             ends && path.weight != 0
         };

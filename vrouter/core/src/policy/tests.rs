@@ -226,3 +226,5 @@ fn refuses_for_ipv6_and_more() {
     policy.ports[1].ipv6 = address("fd00:66::3");
     assert!(policy.check().is_ok());
 }
+
+mod role;

@@ -83,11 +83,10 @@ pub(super) fn answer(at: &Place<'_>, packet: &mut Packet, wish: Wish) -> Verdict
     let is_known = match at.network.next_hop_ip(target.into()) {
         NextHop::Gateway => true,
         // Only what is on the pod's link is asked for, and not the pod itself.
-        NextHop::Port(hop) | NextHop::Kernel(hop) => {
+        next_hop => {
             let on_link = at.network.policy().ipv6.is_some_and(|six| six.prefix.contains(target));
-            on_link && !is_probe && hop.port != at.port.policy.index
+            on_link && !is_probe && next_hop.is_port(|hop| hop.port != at.port.policy.index)
         }
-        _ => false,
     };
     if !is_known {
         return unanswered;

@@ -4,8 +4,8 @@ use super::{Place, bridge, nd, six, tunnel};
 use crate::hops::{NextHop, PortHop, TunnelHop};
 use crate::icmp::{ipv4_of, may_be_reported};
 use crate::{
-    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, PortRole, PuntClass,
-    Timestamp, Verdict,
+    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, PortRole,
+    PuntClass, Timestamp, Verdict,
 };
 use core::net::Ipv4Addr;
 use vrouter_net::ethernet::{self, EtherType};
@@ -153,12 +153,12 @@ fn check_arp(at: &Place<'_>, payload: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr), Dro
         return Err(DropReason::ArpUnanswered);
     }
     // Only what is on the pod's link is asked for; a route from elsewhere is no reason to answer.
-    match at.network.next_hop(target) {
-        NextHop::Gateway | NextHop::Port(_) | NextHop::Kernel(_)
-            if at.network.policy().prefix.contains(target) => {
-            Ok((target, sender))
-        }
-        _ => Err(DropReason::ArpUnanswered),
+    let next_hop = at.network.next_hop(target);
+    let is_known = *next_hop == NextHop::Gateway || next_hop.is_port(|_| true);
+    if is_known && at.network.policy().prefix.contains(target) {
+        Ok((target, sender))
+    } else {
+        Err(DropReason::ArpUnanswered)
     }
 }
 

@@ -20,6 +20,7 @@ mod hostile;
 mod policed;
 mod six;
 mod tunnel;
+mod uplink;
 
 use hostile::check_error;
 

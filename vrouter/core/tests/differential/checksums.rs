@@ -22,7 +22,7 @@ fn all(frame: &[u8], word: usize, checksum: usize, of: std::ops::Range<usize>) -
 fn agree(frames: &[Vec<u8>]) {
     let policy = policy(true, false, 0);
     let tables = Tables::build(&policy).unwrap();
-    let reference = Reference { policy: &policy, routes: &[] };
+    let reference = Reference { policy: &policy, routes: &[], fabric: &[], down: &[], choice: 0 };
     let mut limits = PortLimits::default();
     for frames in frames.chunks(64) {
         let mut batch: Vec<_> = frames.iter().map(|frame| copied(frame, 0)).collect();

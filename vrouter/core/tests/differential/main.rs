@@ -8,6 +8,7 @@ mod checksums;
 mod edges;
 mod reference;
 mod tunnel;
+mod uplink;
 
 use bolero::TypeGenerator;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -431,7 +432,7 @@ fn copied(frame: &[u8], segment_bytes: u16) -> Packet {
 }
 
 fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], recipes: &[Recipe]) {
-    let reference = Reference { policy, routes };
+    let reference = Reference { policy, routes, fabric: &[], down: &[], choice: 0 };
     for (ingress, port) in policy.ports.iter().enumerate() {
         let own = port.mac.octets()[5];
         let frames: Vec<_> = recipes
@@ -599,7 +600,13 @@ fn every_pair_of_addresses() {
                 .collect();
             check(&policy, &tables, &routes, &recipes);
             for recipe in &recipes {
-                let reference = Reference { policy: &policy, routes: &routes };
+                let reference = Reference {
+                    policy: &policy,
+                    routes: &routes,
+                    fabric: &[],
+                    down: &[],
+                    choice: 0,
+                };
                 let frame = recipe.frame(2);
                 let (verdict, _) = reference.decide(0, &frame, frame.len().min(128), 0);
                 *verdicts.entry(format!("{verdict:?}")).or_default() += 1;

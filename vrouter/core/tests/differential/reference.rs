@@ -1,9 +1,11 @@
 //! A router that is slow and plain: it takes one whole frame at a time, tries every route, computes every checksum
 //! anew, and shares no code with the one under test but the types of its answers.
 
+use crate::tunnel::End;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vrouter_core::{
-    DropReason, IcmpError, NetworkPolicy, Policy, PortPolicy, RouteTarget, Verdict, Vtep,
+    DropReason, IcmpError, NetworkPolicy, Policy, PortIndex, PortPolicy, PortRole, PuntClass,
+    RouteTarget, Verdict,
 };
 use vrouter_net::IpPrefix;
 
@@ -14,15 +16,34 @@ pub enum Hop {
     Nobody,
     NoRoute,
     Gateway,
-    Port(usize),
+    /// The kernel of this host.
+    Local,
+    /// The kernel as a router.
+    Kernel(Out),
+    Port(Out),
     /// Through the tunnel to a port of the underlay.
-    Tunnel(usize, Vtep),
+    Tunnel(Out, End),
+}
+
+/// The way out of a port: between which MAC addresses, and how large packets may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Out {
+    pub port: PortIndex,
+    pub to: [u8; 6],
+    pub from: [u8; 6],
+    pub mtu: usize,
 }
 
 pub struct Reference<'a> {
     pub policy: &'a Policy,
     /// Routes of the first network, one for each prefix.
     pub routes: &'a [(IpPrefix, RouteTarget)],
+    /// Routes of external networks.
+    pub fabric: &'a [(IpPrefix, RouteTarget)],
+    /// Uplinks without a link.
+    pub down: &'a [PortIndex],
+    /// Which of several paths is taken; the slow router does not hash flows.
+    pub choice: usize,
 }
 
 /// What becomes of a frame, and how it looks when it is sent on.
@@ -57,6 +78,12 @@ impl Reference<'_> {
 
     fn frame(&self, seen: &Seen<'_>) -> Result<Answer, Verdict> {
         let frame = seen.frame;
+        match seen.port.role {
+            PortRole::Uplink { host } => return self.from_wire(seen, host),
+            PortRole::Host { .. } if frame.len() < 14 => return drop(DropReason::RuntFrame),
+            PortRole::Host { uplink } => return Ok((Verdict::Forward(uplink), frame.to_vec())),
+            PortRole::Pod | PortRole::Kernel => {}
+        }
         if frame.len() < 14 {
             return drop(DropReason::RuntFrame);
         }
@@ -111,7 +138,10 @@ impl Reference<'_> {
             && target != seen.port.ipv4
             && target != sender
             && on_link
-            && matches!(self.hop(seen, target.into()), Hop::Gateway | Hop::Port(_));
+            && matches!(
+                self.hop(seen, target.into()),
+                Hop::Gateway | Hop::Port(_) | Hop::Kernel(_)
+            );
         if !answered {
             return drop(DropReason::ArpUnanswered);
         }
@@ -196,13 +226,13 @@ impl Reference<'_> {
                 shift(&mut reply, 16 + header, 0x0800);
                 Ok((Verdict::Reply, reply))
             }
-            Hop::Port(to) if self.policy.ports[to].index == seen.port.index => {
-                drop(DropReason::Hairpin)
-            }
+            Hop::Local => panic!("not in this network"),
+            Hop::Kernel(_) if seen.port.role == PortRole::Kernel => drop(DropReason::KernelLoop),
+            Hop::Port(out) if out.port == seen.port.index => drop(DropReason::Hairpin),
             Hop::Port(_) | Hop::Tunnel(..) if ip[8] < 2 => {
                 report(IcmpError::TimeExceeded, DropReason::TtlExceeded)
             }
-            hop @ (Hop::Port(to) | Hop::Tunnel(to, _)) => {
+            hop @ (Hop::Port(out) | Hop::Kernel(out) | Hop::Tunnel(out, _)) => {
                 let mtu = self.mtu(seen, hop);
                 let segments = ip[9] == 6 && !any && self.segments_fit(seen, mtu, header, ip);
                 if frame.len() - 14 > mtu && !segments {
@@ -213,13 +243,16 @@ impl Reference<'_> {
                     }
                     return drop(DropReason::TooBig);
                 }
-                let mut sent = self.send(seen, to);
+                let mut sent = self.send(seen, out);
+                if let Hop::Kernel(out) = hop {
+                    return Ok((Verdict::Punt(out.port, PuntClass::Kernel), sent));
+                }
                 sent[22] -= 1;
                 correct(&mut sent[14..14 + header], 10);
-                if let Hop::Tunnel(to, vtep) = hop {
-                    return Ok(self.encapsulate(seen, to, vtep, &sent, ip[1] & 3));
+                if let Hop::Tunnel(out, end) = hop {
+                    return Ok(self.encapsulate(seen, out, end, &sent, ip[1] & 3));
                 }
-                Ok((Verdict::Forward(self.policy.ports[to].index), sent))
+                Ok((Verdict::Forward(out.port), sent))
             }
         }
     }
@@ -227,13 +260,14 @@ impl Reference<'_> {
     /// The largest packet that goes to a port or into a tunnel.
     fn mtu(&self, seen: &Seen<'_>, hop: Hop) -> usize {
         match hop {
-            Hop::Tunnel(..) => self.room(seen.network).into(),
+            Hop::Tunnel(out, end) => self.room(seen.network, out, end),
+            Hop::Port(out) | Hop::Kernel(out) => out.mtu,
             _ => seen.network.mtu.into(),
         }
     }
 
     /// `tcp`: where the TCP header starts in the packet.
-    fn segments_fit(&self, seen: &Seen<'_>, mtu: usize, tcp: usize, visible: &[u8]) -> bool {
+    pub fn segments_fit(&self, seen: &Seen<'_>, mtu: usize, tcp: usize, visible: &[u8]) -> bool {
         let Some(offset) = visible.get(tcp + 12) else { return false };
         let header = usize::from(offset >> 4) * 4;
         let bytes = tcp + header + usize::from(seen.segment_bytes);
@@ -304,13 +338,13 @@ impl Reference<'_> {
                 shift(&mut reply, 56, 0xfeff);
                 Ok((Verdict::Reply, reply))
             }
-            Hop::Port(to) if self.policy.ports[to].index == seen.port.index => {
-                drop(DropReason::Hairpin)
-            }
+            Hop::Local => panic!("not in this network"),
+            Hop::Kernel(_) if seen.port.role == PortRole::Kernel => drop(DropReason::KernelLoop),
+            Hop::Port(out) if out.port == seen.port.index => drop(DropReason::Hairpin),
             Hop::Port(_) | Hop::Tunnel(..) if ip[7] < 2 => {
                 report(IcmpError::TimeExceeded, DropReason::TtlExceeded)
             }
-            hop @ (Hop::Port(to) | Hop::Tunnel(to, _)) => {
+            hop @ (Hop::Port(out) | Hop::Kernel(out) | Hop::Tunnel(out, _)) => {
                 let mtu = self.mtu(seen, hop);
                 let segments = match upper {
                     Some((6, offset, false, _)) => self.segments_fit(seen, mtu, offset, ip),
@@ -324,12 +358,15 @@ impl Reference<'_> {
                     }
                     return drop(DropReason::TooBig);
                 }
-                let mut sent = self.send(seen, to);
-                sent[21] -= 1;
-                if let Hop::Tunnel(to, vtep) = hop {
-                    return Ok(self.encapsulate(seen, to, vtep, &sent, ip[1] >> 4 & 3));
+                let mut sent = self.send(seen, out);
+                if let Hop::Kernel(out) = hop {
+                    return Ok((Verdict::Punt(out.port, PuntClass::Kernel), sent));
                 }
-                Ok((Verdict::Forward(self.policy.ports[to].index), sent))
+                sent[21] -= 1;
+                if let Hop::Tunnel(out, end) = hop {
+                    return Ok(self.encapsulate(seen, out, end, &sent, ip[1] >> 4 & 3));
+                }
+                Ok((Verdict::Forward(out.port), sent))
             }
         }
     }
@@ -395,9 +432,9 @@ impl Reference<'_> {
         }
         let (is_router, known) = match self.hop(seen, target.into()) {
             Hop::Gateway => (true, true),
-            Hop::Port(to) => {
+            Hop::Port(out) | Hop::Kernel(out) => {
                 let on_link = seen.network.ipv6.unwrap().prefix.contains(target);
-                let other = self.policy.ports[to].index != seen.port.index;
+                let other = out.port != seen.port.index;
                 (false, on_link && other && !probe)
             }
             _ => (false, false),
@@ -432,7 +469,7 @@ impl Reference<'_> {
     }
 
     /// Longest prefix first; for one prefix the network's own before the operator's.
-    fn hop(&self, seen: &Seen<'_>, address: IpAddr) -> Hop {
+    pub fn hop(&self, seen: &Seen<'_>, address: IpAddr) -> Hop {
         self.hop_in(seen.network, address)
     }
 
@@ -440,7 +477,7 @@ impl Reference<'_> {
         if let IpAddr::V6(address) = address {
             let bits = address.to_bits();
             let never = bits >> 32 == 0 || is_link_local(address);
-            if address == link_local(network.gateway_mac.octets()) {
+            if !network.external && address == link_local(network.gateway_mac.octets()) {
                 return Hop::Gateway;
             }
             if address.is_multicast() {
@@ -452,21 +489,27 @@ impl Reference<'_> {
         }
         let mut own: Vec<(IpPrefix, Hop)> = Vec::new();
         for (at, port) in self.policy.ports.iter().enumerate() {
-            if port.network == network.index {
-                own.push((IpPrefix::host(port.ipv4.into()), Hop::Port(at)));
-                own.extend(port.ipv6.map(|six| (IpPrefix::host(six.into()), Hop::Port(at))));
+            if port.network == network.index && !network.external {
+                let hop = self.port(network, at);
+                if port.ipv4 != Ipv4Addr::UNSPECIFIED {
+                    own.push((IpPrefix::host(port.ipv4.into()), hop));
+                }
+                own.extend(port.ipv6.map(|six| (IpPrefix::host(six.into()), hop)));
             }
         }
-        own.push((IpPrefix::host(network.gateway.into()), Hop::Gateway));
+        if !network.external {
+            own.push((IpPrefix::host(network.gateway.into()), Hop::Gateway));
+            own.push((network.prefix.into(), Hop::Nobody));
+            let edges = [network.prefix.network(), network.prefix.last()];
+            let hop = Hop::Silent(DropReason::Multicast);
+            own.extend(edges.map(|address| (IpPrefix::host(address.into()), hop)));
+        }
         let tunnels = self.policy.networks.iter().filter_map(|network| network.tunnel);
         for tunnel in tunnels.filter(|tunnel| tunnel.underlay == network.index) {
             own.push((IpPrefix::host(tunnel.local), Hop::Gateway));
         }
         let broadcast = Hop::Silent(DropReason::Multicast);
-        for address in [network.prefix.network(), network.prefix.last(), Ipv4Addr::BROADCAST] {
-            own.push((IpPrefix::host(address.into()), broadcast));
-        }
-        own.push((network.prefix.into(), Hop::Nobody));
+        own.push((IpPrefix::host(Ipv4Addr::BROADCAST.into()), broadcast));
         for (text, hop) in [
             ("0.0.0.0/8", Hop::Silent(DropReason::NoRoute)),
             ("127.0.0.0/8", Hop::Silent(DropReason::NoRoute)),
@@ -482,23 +525,14 @@ impl Reference<'_> {
             own.push((ipv6.prefix.into(), Hop::Nobody));
         }
         let is_first = network.index == self.policy.networks[0].index;
-        let routes = if is_first { self.routes } else { &[] };
+        let routes = match (is_first, network.external) {
+            (true, _) => self.routes,
+            (_, true) => self.fabric,
+            _ => &[],
+        };
         let fixed = routes.iter().map(|(prefix, target)| {
-            let hop = match target {
-                RouteTarget::Drop => Hop::Silent(DropReason::Blackhole),
-                RouteTarget::Unreachable => Hop::Nobody,
-                RouteTarget::Vxlan(vtep) => self.through_tunnel(network, *vtep),
-                RouteTarget::Via(via) => {
-                    let has = |port: &PortPolicy| {
-                        port.network == network.index
-                            && (IpAddr::from(port.ipv4) == *via
-                                || port.ipv6.is_some_and(|six| IpAddr::from(six) == *via))
-                    };
-                    self.policy.ports.iter().position(has).map_or(Hop::Nobody, Hop::Port)
-                }
-                other => panic!("no route here leads to {other:?}"),
-            };
-            (*prefix, hop)
+            let hops = self.targets(network, target);
+            (*prefix, hops[self.choice % hops.len()])
         });
         let length = |prefix: IpPrefix| match prefix {
             IpPrefix::V4(prefix) => prefix.length(),
@@ -513,8 +547,52 @@ impl Reference<'_> {
         best.map_or(none, |(.., hop)| hop)
     }
 
+    /// Where a target leads, over each of its paths.
+    fn targets(&self, network: &NetworkPolicy, target: &RouteTarget) -> Vec<Hop> {
+        let one = |hop| vec![hop];
+        match target {
+            RouteTarget::Drop => one(Hop::Silent(DropReason::Blackhole)),
+            RouteTarget::Unreachable => one(Hop::Nobody),
+            RouteTarget::Vxlan(vtep) => self.through_tunnel(network, End::Vxlan(*vtep)),
+            RouteTarget::MplsUdp(end) => self.through_tunnel(network, End::Mpls(*end)),
+            RouteTarget::Local => one(Hop::Local),
+            RouteTarget::Link { port, mac } => one(self.over_link(network, *port, *mac)),
+            RouteTarget::Kernel => {
+                let is_kernel =
+                    |p: &PortPolicy| p.role == PortRole::Kernel && p.network == network.index;
+                let at = self.policy.ports.iter().position(is_kernel);
+                one(at.map_or(Hop::Nobody, |at| self.port(network, at)))
+            }
+            RouteTarget::Multipath(paths) => {
+                let paths = paths.paths().iter();
+                let all = paths.flat_map(|path| self.targets(network, &path.target));
+                let all: Vec<_> = all.filter(|hop| *hop != Hop::Nobody).collect();
+                if all.is_empty() { one(Hop::Nobody) } else { all }
+            }
+            RouteTarget::Via(via) => {
+                let has = |port: &PortPolicy| {
+                    port.network == network.index
+                        && (IpAddr::from(port.ipv4) == *via
+                            || port.ipv6.is_some_and(|six| IpAddr::from(six) == *via))
+                };
+                let at = self.policy.ports.iter().position(has);
+                one(at.map_or(Hop::Nobody, |at| self.port(network, at)))
+            }
+        }
+    }
+
+    /// A port of a network that is not external.
+    fn port(&self, network: &NetworkPolicy, at: usize) -> Hop {
+        let port = &self.policy.ports[at];
+        let mtu = port.mtu.unwrap_or(network.mtu).into();
+        let (to, from) = (port.mac.octets(), network.gateway_mac.octets());
+        let out = Out { port: port.index, to, from, mtu };
+        if port.role == PortRole::Kernel { Hop::Kernel(out) } else { Hop::Port(out) }
+    }
+
     fn is_own(&self, port: &PortPolicy, address: IpAddr) -> bool {
-        address == IpAddr::from(port.ipv4)
+        port.role == PortRole::Kernel
+            || address == IpAddr::from(port.ipv4)
             || port.ipv6.map(IpAddr::from) == Some(address)
             || port.allowed.iter().any(|prefix| prefix.contains(address))
     }
@@ -526,10 +604,10 @@ impl Reference<'_> {
     }
 
     /// The frame with the MAC addresses of the next link.
-    fn send(&self, seen: &Seen<'_>, to: usize) -> Vec<u8> {
+    pub fn send(&self, seen: &Seen<'_>, out: Out) -> Vec<u8> {
         let mut frame = seen.frame.to_vec();
-        frame[..6].copy_from_slice(&self.policy.ports[to].mac.octets());
-        frame[6..12].copy_from_slice(&seen.network.gateway_mac.octets());
+        frame[..6].copy_from_slice(&out.to);
+        frame[6..12].copy_from_slice(&out.from);
         frame
     }
 }
@@ -546,7 +624,7 @@ pub fn six(bytes: &[u8]) -> Ipv6Addr {
     Ipv6Addr::from(<[u8; 16]>::try_from(bytes).unwrap())
 }
 
-fn is_link_local(address: Ipv6Addr) -> bool {
+pub fn is_link_local(address: Ipv6Addr) -> bool {
     address.segments()[0] & 0xffc0 == 0xfe80
 }
 
@@ -597,7 +675,7 @@ fn shift(bytes: &mut [u8], at: usize, more: u16) {
 }
 
 /// Protocol, offset, whether it is a fragment and a later one, behind at most seven extension headers.
-fn upper_layer(ip: &[u8]) -> Option<(u8, usize, bool, bool)> {
+pub fn upper_layer(ip: &[u8]) -> Option<(u8, usize, bool, bool)> {
     let (mut next, mut at, mut fragment) = (ip[6], 40, false);
     for _ in 0..8 {
         let bytes = match next {

@@ -1,9 +1,25 @@
 //! Tunnels of the slow router: the outer header is written field by field, and taken away the same way.
 
-use crate::reference::{Answer, Hop, Reference, Seen, adds_up, correct, drop, four, six};
+use crate::reference::{Answer, Hop, Out, Reference, Seen, adds_up, correct, drop, four, six};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use vrouter_core::{DropReason, NetworkPolicy, Packet, Tunnel, Verdict, Vtep};
+use vrouter_core::{DropReason, MplsEnd, NetworkPolicy, Packet, RouteTarget, Verdict, Vtep};
+
+/// The other end of a tunnel of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Vxlan(Vtep),
+    Mpls(MplsEnd),
+}
+
+impl End {
+    fn address(self) -> IpAddr {
+        match self {
+            Self::Vxlan(vtep) => vtep.address,
+            Self::Mpls(end) => end.address,
+        }
+    }
+}
 
 /// The source port that is hashed from the flow, which the slow router leaves to the other.
 pub const ANY_PORT: u16 = 0xffff;
@@ -31,47 +47,61 @@ pub fn is_tunnelled(packet: &Packet) -> bool {
 }
 
 impl Reference<'_> {
-    fn network(&self, slot: vrouter_core::NetworkIndex) -> &NetworkPolicy {
+    pub fn network(&self, slot: vrouter_core::NetworkIndex) -> &NetworkPolicy {
         self.policy.networks.iter().find(|network| network.index == slot).unwrap()
     }
 
-    /// Where the other end of a tunnel is: a port of the underlay.
-    fn far_end(&self, tunnel: &Tunnel, vtep: Vtep) -> Option<usize> {
-        let underlay = self.network(tunnel.underlay);
-        match self.hop_in(underlay, vtep.address) {
-            Hop::Port(to) => Some(to),
-            _ => None,
-        }
+    /// Where a route into a tunnel leads, over each way that the underlay has.
+    pub fn through_tunnel(&self, network: &NetworkPolicy, end: End) -> Vec<Hop> {
+        let underlay = self.network(network.tunnel.unwrap().underlay);
+        let ways = (0..self.ways(underlay)).map(|choice| {
+            let reference = Self { choice, ..*self };
+            match reference.hop_in(underlay, end.address()) {
+                Hop::Port(out) => Hop::Tunnel(out, end),
+                _ => Hop::Nobody,
+            }
+        });
+        let found: Vec<_> = ways.filter(|hop| *hop != Hop::Nobody).collect();
+        if found.is_empty() { vec![Hop::Nobody] } else { found }
     }
 
-    /// Where a route into a tunnel leads.
-    pub fn through_tunnel(&self, network: &NetworkPolicy, vtep: Vtep) -> Hop {
-        let tunnel = network.tunnel.unwrap();
-        self.far_end(&tunnel, vtep).map_or(Hop::Nobody, |to| Hop::Tunnel(to, vtep))
+    /// So many choices show every way to any address.
+    fn ways(&self, underlay: &NetworkPolicy) -> usize {
+        let paths = self.fabric.iter().filter(|_| underlay.external);
+        let paths = paths.filter_map(|(_, target)| match target {
+            RouteTarget::Multipath(paths) => Some(paths.paths().len()),
+            _ => None,
+        });
+        paths.max().unwrap_or(1)
     }
 
     /// The largest packet that goes into a tunnel.
-    pub fn room(&self, network: &NetworkPolicy) -> u16 {
-        let tunnel = network.tunnel.unwrap();
-        let outer = if tunnel.local.is_ipv4() { 20 } else { 40 };
-        network.mtu.min(self.network(tunnel.underlay).mtu - outer - 8 - 8 - 14)
+    pub fn room(&self, network: &NetworkPolicy, out: Out, end: End) -> usize {
+        let outer = if end.address().is_ipv4() { 20 } else { 40 };
+        let shim = match end {
+            End::Vxlan(_) => 8 + 8 + 14,
+            End::Mpls(_) => 8 + 4,
+        };
+        usize::from(network.mtu).min(out.mtu - outer - shim)
     }
 
     /// Puts the outer header in front of a frame.
     pub fn encapsulate(
         &self,
         seen: &Seen<'_>,
-        to: usize,
-        vtep: Vtep,
+        out: Out,
+        end: End,
         inner: &[u8],
         ecn: u8,
     ) -> Answer {
         let tunnel = seen.network.tunnel.unwrap();
-        let underlay = self.network(tunnel.underlay);
-        let mut frame =
-            [&self.policy.ports[to].mac.octets()[..], &underlay.gateway_mac.octets()].concat();
-        let udp = u16::try_from(8 + 8 + inner.len()).unwrap();
-        match (tunnel.local, vtep.address) {
+        let mut frame = [out.to, out.from].concat();
+        let udp = match end {
+            End::Vxlan(_) => 8 + 8 + inner.len(),
+            End::Mpls(_) => 8 + 4 + inner.len() - 14,
+        };
+        let udp = u16::try_from(udp).unwrap();
+        match (tunnel.local, end.address()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 frame.extend([0x08, 0x00, 0x45, ecn]);
                 frame.extend((20 + udp).to_be_bytes());
@@ -90,6 +120,19 @@ impl Reference<'_> {
             _ => panic!("two families"),
         }
         frame.extend(ANY_PORT.to_be_bytes());
+        let verdict = Verdict::Encapsulate(out.port);
+        let vtep = match end {
+            End::Vxlan(vtep) => vtep,
+            End::Mpls(end) => {
+                frame.extend(6635_u16.to_be_bytes());
+                frame.extend(udp.to_be_bytes());
+                frame.extend([0, 0]);
+                // Label, no class, bottom of the stack, time to live.
+                frame.extend((end.label.number() << 12 | 1 << 8 | 255).to_be_bytes());
+                frame.extend(&inner[14..]);
+                return (verdict, frame);
+            }
+        };
         frame.extend(4789_u16.to_be_bytes());
         frame.extend(udp.to_be_bytes());
         frame.extend([0, 0, 8, 0, 0, 0]);
@@ -100,7 +143,7 @@ impl Reference<'_> {
         let mac = vtep.mac.unwrap_or(seen.network.gateway_mac);
         frame[start..start + 6].copy_from_slice(&mac.octets());
         frame[start + 6..start + 12].copy_from_slice(&seen.network.gateway_mac.octets());
-        (Verdict::Encapsulate(self.policy.ports[to].index), frame)
+        (verdict, frame)
     }
 
     /// A packet for an address of the vRouter: `None`, it does not come through a tunnel. `datagram`: where the UDP
@@ -121,32 +164,54 @@ impl Reference<'_> {
         ends.clone().next()?;
         let visible = &seen.frame[..seen.frame.len().min(seen.visible)];
         let (later, any) = fragment;
-        if protocol != 17 || later || visible.get(datagram + 2..datagram + 4)? != [0x12, 0xb5] {
-            return None;
-        }
+        let is_mpls = match visible.get(datagram + 2..datagram + 4)? {
+            _ if protocol != 17 || later => return None,
+            [0x12, 0xb5] => false,
+            [0x19, 0xeb] => true,
+            _ => return None,
+        };
         if seen.segment_bytes != 0 {
             return Some(drop(DropReason::UnsupportedOffload));
         }
-        let malformed = Some(drop(DropReason::MalformedVxlan));
-        let Some(header) = visible.get(datagram..datagram + 16) else { return malformed };
-        let udp = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        if any || udp < 16 || datagram + udp > end || header[8] & 8 == 0 {
-            return malformed;
-        }
-        let vni = u32::from_be_bytes([0, header[12], header[13], header[14]]);
-        let Some(network) = ends.find(|n| n.tunnel.unwrap().vni.unwrap().number() == vni) else {
-            return Some(drop(DropReason::UnknownVni));
+        let (bytes, malformed, unknown) = if is_mpls {
+            (12, DropReason::MalformedMpls, DropReason::UnknownLabel)
+        } else {
+            (16, DropReason::MalformedVxlan, DropReason::UnknownVni)
         };
+        let start = datagram + bytes;
+        let needed = if is_mpls { start + 1 } else { start };
+        let Some(header) = visible.get(datagram..needed) else { return Some(drop(malformed)) };
+        let udp = usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if any || udp < bytes || datagram + udp > end {
+            return Some(drop(malformed));
+        }
+        let network = if is_mpls {
+            if header[10] & 1 == 0 || ![4, 6].contains(&(header[12] >> 4)) {
+                return Some(drop(malformed));
+            }
+            let label = u32::from_be_bytes([0, header[8], header[9], header[10]]) >> 4;
+            ends.find(|n| n.tunnel.unwrap().label.is_some_and(|ours| ours.number() == label))
+        } else {
+            if header[8] & 8 == 0 {
+                return Some(drop(malformed));
+            }
+            let vni = u32::from_be_bytes([0, header[12], header[13], header[14]]);
+            ends.find(|n| n.tunnel.unwrap().vni.is_some_and(|ours| ours.number() == vni))
+        };
+        let Some(network) = network else { return Some(drop(unknown)) };
         // Only the first network has routes here.
-        if !self.routes.iter().any(|(_, target)| {
-            matches!(target, vrouter_core::RouteTarget::Vxlan(vtep) if vtep.address == from)
-        }) {
+        if !self.routes.iter().any(|(_, target)| leads_to(target, from)) {
             return Some(drop(DropReason::UnknownVtep));
         }
-        let start = datagram + 16;
-        let frame = &seen.frame[start..datagram + udp];
+        let payload = &seen.frame[start..datagram + udp];
         let shown = seen.visible.saturating_sub(start);
-        Some(self.inner(network, frame, shown, ecn))
+        if !is_mpls {
+            return Some(self.inner(network, payload, shown, ecn));
+        }
+        // As if there had been an Ethernet header.
+        let kind: [u8; 2] = if header[12] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let link = [&network.gateway_mac.octets()[..], &[0; 6], &kind].concat();
+        Some(self.inner(network, &[&link, payload].concat(), shown + 14, ecn))
     }
 
     fn inner(
@@ -206,12 +271,15 @@ impl Reference<'_> {
             Hop::Nobody | Hop::NoRoute => return drop(DropReason::NoRoute),
             Hop::Gateway => return drop(DropReason::GatewayUnhandled),
             Hop::Tunnel(..) => return drop(DropReason::TunnelTransit),
-            Hop::Port(to) => &self.policy.ports[to],
+            Hop::Local => panic!("not in this network"),
+            Hop::Port(out) => (out, 1),
+            Hop::Kernel(out) => (out, 0),
         };
-        if hops < 2 {
+        if to.1 == 1 && hops < 2 {
             return drop(DropReason::TtlExceeded);
         }
-        if frame.len() - 14 > usize::from(network.mtu) {
+        let (out, step) = to;
+        if frame.len() - 14 > out.mtu {
             return drop(DropReason::TooBig);
         }
         // RFC 6040, figure 4: rows by the inner bits, columns by the outer ones.
@@ -221,17 +289,29 @@ impl Reference<'_> {
             ecn => ecn,
         };
         let mut sent = frame.to_vec();
-        sent[..6].copy_from_slice(&to.mac.octets());
-        sent[6..12].copy_from_slice(&network.gateway_mac.octets());
+        sent[..6].copy_from_slice(&out.to);
+        sent[6..12].copy_from_slice(&out.from);
         if is_six {
             sent[15] = sent[15] & 0xcf | ecn << 4;
-            sent[21] -= 1;
+            sent[21] -= step;
         } else {
             sent[15] = sent[15] & 0xfc | ecn;
-            sent[22] -= 1;
+            sent[22] -= step;
             let end = 14 + usize::from(sent[14] & 15) * 4;
             correct(&mut sent[14..end], 10);
         }
-        Ok((Verdict::Decapsulate(to.index), sent))
+        Ok((Verdict::Decapsulate(out.port), sent))
+    }
+}
+
+/// Whether a target is a tunnel to this address, or has one among its paths.
+fn leads_to(target: &RouteTarget, address: IpAddr) -> bool {
+    match target {
+        RouteTarget::Vxlan(vtep) => vtep.address == address,
+        RouteTarget::MplsUdp(end) => end.address == address,
+        RouteTarget::Multipath(paths) => {
+            paths.paths().iter().any(|path| leads_to(&path.target, address))
+        }
+        _ => false,
     }
 }

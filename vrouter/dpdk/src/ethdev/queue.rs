@@ -14,6 +14,8 @@ use crate::pool::Pool;
 pub struct RxQueue {
     device: u16,
     queue: u16,
+    /// Of the driver's, negative: none. Asked for once: DPDK logs an error where there is none.
+    interrupt: RawFd,
     pool: Pool,
     /// After `pool`, though either order is sound: the device holds a handle to it, too.
     _keep: Arc<Device>,
@@ -30,22 +32,34 @@ pub struct TxQueue {
 }
 
 impl RxQueue {
-    pub(super) fn new(keep: Arc<Device>, device: u16, queue: u16, pool: Pool) -> Self {
-        Self { device, queue, pool, _keep: keep }
+    pub(super) fn new(
+        keep: Arc<Device>,
+        device: u16,
+        queue: u16,
+        pool: Pool,
+        interrupts: bool,
+    ) -> Self {
+        let mut interrupt = -1;
+        if interrupts {
+            // SAFETY: a started device and one of its queues.
+            interrupt = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(device, queue) };
+        }
+        Self { device, queue, interrupt, pool, _keep: keep }
     }
 
     /// The descriptor that becomes readable when packets arrive, if the driver has one and the device was started with
     /// [`super::EthdevConfig::interrupts`]. It is never to be read; watch it edge-triggered.
     pub fn interrupt(&self) -> Option<BorrowedFd<'_>> {
-        // SAFETY: a started device and one of its queues.
-        let fd: RawFd = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.device, self.queue) };
-        // SAFETY: a descriptor of the driver's, which lives as long as the device, which `self` holds.
-        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+        // SAFETY: a descriptor of the driver's, which lives as long as the device is started, which `self` sees to.
+        (self.interrupt >= 0).then(|| unsafe { BorrowedFd::borrow_raw(self.interrupt) })
     }
 
     /// Asks the device to tell of the next packet, or no longer to. Says whether the driver needs to be asked: one that
     /// does not tells of every packet.
     pub fn tell(&mut self, on: bool) -> bool {
+        if self.interrupt < 0 {
+            return false;
+        }
         if on {
             // SAFETY: a started device and one of its queues, which is ours alone.
             unsafe { sys::rte_eth_dev_rx_intr_enable(self.device, self.queue) == 0 }

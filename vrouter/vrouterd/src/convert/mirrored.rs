@@ -35,14 +35,18 @@ fn target(target: &Target, external: bool, links: Links<'_>) -> RouteTarget {
 fn of_external(target: &Target, links: Links<'_>) -> RouteTarget {
     match target {
         Target::Local => RouteTarget::Local,
-        Target::Link { uplink, mac } => link(*uplink, *mac, links).unwrap_or(RouteTarget::Unreachable),
+        Target::Link { uplink, mac } => {
+            link(*uplink, *mac, links).unwrap_or(RouteTarget::Unreachable)
+        }
         Target::Blackhole => RouteTarget::Drop,
         Target::Vxlan { .. } | Target::Kernel | Target::Unreachable => RouteTarget::Unreachable,
         // A router that the kernel has yet to ask for is left out: the others carry its flows until it answers.
-        Target::Multipath(paths) => several(paths.iter().filter_map(|(target, weight)| match target {
-            Target::Link { uplink, mac } => Some((link(*uplink, *mac, links)?, *weight)),
-            _ => None,
-        })),
+        Target::Multipath(paths) => {
+            several(paths.iter().filter_map(|(target, weight)| match target {
+                Target::Link { uplink, mac } => Some((link(*uplink, *mac, links)?, *weight)),
+                _ => None,
+            }))
+        }
     }
 }
 

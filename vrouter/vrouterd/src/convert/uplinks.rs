@@ -65,9 +65,7 @@ impl UplinkRequest {
         }
         let driver = match (wire.driver(), is_pci) {
             (v1::UplinkDriver::Unspecified | v1::UplinkDriver::Pci, true) => Driver::Pci,
-            (v1::UplinkDriver::Unspecified | v1::UplinkDriver::AfPacket, false) => {
-                Driver::AfPacket
-            }
+            (v1::UplinkDriver::Unspecified | v1::UplinkDriver::AfPacket, false) => Driver::AfPacket,
             (v1::UplinkDriver::AfXdp, false) => Driver::AfXdp,
             (v1::UplinkDriver::Tap, false) => Driver::Tap,
             (v1::UplinkDriver::Pci, false) => {
@@ -109,7 +107,8 @@ impl UplinkRequest {
     /// [`Refusal::Invalid`].
     pub fn join(&mut self, network: &NetworkRequest) -> Result<(), Refusal> {
         if !network.external {
-            let remedy = "uplinks belong to networks with `external = true`; make one, or choose one";
+            let remedy =
+                "uplinks belong to networks with `external = true`; make one, or choose one";
             return Err(invalid("network", &network.name, remedy));
         }
         if self.mtu == 0 {

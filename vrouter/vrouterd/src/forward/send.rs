@@ -42,12 +42,7 @@ impl<'a> Sending<'a> {
 
     /// Adds a frame of these bytes.
     #[inline]
-    pub fn push(
-        &mut self,
-        front: &[u8],
-        head: &[u8],
-        body: Body<'_>,
-    ) -> Result<(), DropReason> {
+    pub fn push(&mut self, front: &[u8], head: &[u8], body: Body<'_>) -> Result<(), DropReason> {
         self.make_room();
         let heads = front.len() + head.len();
         let bytes = heads + body.len();
@@ -137,5 +132,4 @@ impl Output<'_> {
             Refusal::Refused(error) => super::refused(error),
         })
     }
-
 }

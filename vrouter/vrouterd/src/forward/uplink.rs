@@ -143,13 +143,7 @@ impl Arrived<'_, '_> {
         }
     }
 
-    fn to_pod(
-        &mut self,
-        to: PortIndex,
-        queues: &PortQueues,
-        group: Mask,
-        scratch: &mut RxScratch,
-    ) {
+    fn to_pod(&mut self, to: PortIndex, queues: &PortQueues, group: Mask, scratch: &mut RxScratch) {
         let Some(mut lease) = queues.rx(self.pair).lease_rx(scratch) else {
             return self.lose(group);
         };
@@ -230,7 +224,6 @@ impl Arrived<'_, '_> {
             sending.sent.originated += 1;
         }
     }
-
 
     /// The port they are for is not there, or its queue is off.
     #[cold]

@@ -61,6 +61,22 @@ impl UplinkRecord {
         self.request.policies(self.network, self.mac, self.port.index, host)
     }
 
+    /// Takes over the address of a device that has replaced another, with the host interface, and says whether there is
+    /// one.
+    fn follow_device(&mut self) -> bool {
+        let Some(device) = &self.port.device else { return false };
+        if device.mac == self.mac {
+            return false;
+        }
+        self.mac = device.mac;
+        self.driver.clone_from(&device.driver);
+        let host = self.host.as_mut().and_then(|host| host.device.as_mut());
+        if let Some(Err(error)) = host.map(|host| host.set_mac(self.mac)) {
+            tracing::warn!(uplink = self.request.name, %error, "its host interface keeps the old address");
+        }
+        true
+    }
+
     fn wire(&self, running: &[WorkerIndex]) -> v1::Uplink {
         let owners = owners(running, &self.port);
         let queues = usize::from(self.request.queues);
@@ -212,11 +228,13 @@ impl Registry {
             let link = {
                 let devices = &mut self.devices;
                 let index = record.port.index;
-                let state = look(&mut record.port, &mut reasons, &mut changed, &request.device, || {
-                    devices.open(&request, index)
-                });
+                let state =
+                    look(&mut record.port, &mut reasons, &mut changed, &request.device, || {
+                        devices.open(&request, index)
+                    });
                 state == State::Up
             };
+            let replaced = record.follow_device();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
                 let (devices, index, mac) = (&mut self.devices, host.index, record.mac);
                 look(host, &mut reasons, &mut changed, interface, || {
@@ -233,13 +251,16 @@ impl Registry {
             (record.link, record.reason) = (link, reason);
             let wire = record.wire(&self.running());
             self.uplinks.insert(name.clone(), record);
-            if turned {
+            if replaced && let Err(error) = self.rebuild() {
+                tracing::error!(uplink = name, %error, "the tables can't have an uplink's new address");
+            }
+            if turned || replaced {
                 self.tables = self.tables.with_link_state(index, link);
                 tracing::warn!(uplink = name, link, "the link of an uplink has changed");
             }
             if changed {
                 self.publish();
-            } else if turned {
+            } else if turned || replaced {
                 self.publish_tables();
             }
             if differs || changed {
