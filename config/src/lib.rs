@@ -31,8 +31,9 @@ pub use profile::{
     ProfileLimits, Spread, SteeringRules, SysctlValue, VrouterNodes, WorkerRules,
 };
 pub use vrouter::{
-    Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
-    PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,
+    Assignment, DpdkSettings, FloodSettings, KernelTable, LimitSettings, MAIN_TABLE, NamedTable,
+    NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig,
+    WorkerSettings,
 };
 
 /// Where the packages put the configuration of the vRouter.

@@ -133,7 +133,7 @@ pub(crate) fn check(config: &VrouterConfig) -> Result<(), Problem> {
 }
 
 /// What a kernel interface can be called (`dev_valid_name` in the kernel), without what ends a word of DPDK's.
-fn interface(key: &str, name: &str) -> Result<(), Problem> {
+pub(crate) fn interface(key: &str, name: &str) -> Result<(), Problem> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let dots = matches!(name, "." | "..");
     if (1..=15).contains(&name.len()) && name.chars().all(plain) && !dots {
@@ -195,6 +195,36 @@ mod tests {
              host_interface = 'eth7'\nmtu = 1800",
         );
         assert_eq!(named.unwrap().uplinks[0].host_interface.name(), Some("eth7"));
+    }
+
+    #[test]
+    fn a_network_may_have_a_table_of_the_kernel() {
+        use crate::vrouter::{KernelTable, NamedTable, VrouterConfig};
+        use std::path::Path;
+        let read = |text: &str| VrouterConfig::from_toml(text, Path::new("vrouter.toml"));
+        let red = "[[networks]]\nname = 'red'\nipv4 = '10.66.0.0/24'\n";
+        let fabric = "[[networks]]\nname = 'fabric'\nexternal = true\n";
+        let both = format!("{red}kernel_table = 100\n{fabric}kernel_table = 'main'");
+        let tables: Vec<_> =
+            read(&both).unwrap().networks.iter().map(|it| it.kernel_table).collect();
+        let main = KernelTable::Named(NamedTable::Main);
+        assert_eq!(tables, [Some(KernelTable::Number(100)), Some(main)]);
+        assert_eq!(main.number(), 254);
+        for (text, error) in [
+            (format!("{red}kernel_table = 'mian'"), "use the number of a table, or \"main\""),
+            (format!("{red}kernel_table = 'main'"), "`networks[0].kernel_table`: only an external"),
+            (format!("{red}kernel_table = 254"), "`networks[0].kernel_table`: only an external"),
+            (format!("{red}kernel_table = 255"), "which belongs to \"main\""),
+            (
+                format!("{fabric}kernel_table = 7\n{red}kernel_table = 7"),
+                "`networks[1].kernel_table`: another network",
+            ),
+            (format!("{red}kernel_table = 7\nkernel_vrf = 'red'"), "leave one of"),
+            (format!("{red}kernel_vrf = 'a/b'"), "`networks[0].kernel_vrf`"),
+        ] {
+            let said = read(&text).unwrap_err().to_string();
+            assert!(said.contains(error), "{text}: {said}");
+        }
     }
 
     #[test]

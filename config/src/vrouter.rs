@@ -128,7 +128,47 @@ pub struct NetworkSettings {
     /// How it reaches other hosts. Default: not at all.
     #[serde(default)]
     pub tunnel: Option<TunnelSettings>,
+    /// Which of the kernel's routing tables it has besides: routes there are its own, as long as none of `routes` or of the
+    /// control API is for the same prefix. Default: none.
+    #[serde(default)]
+    pub kernel_table: Option<KernelTable>,
+    /// The same by name: the table of the VRF device that is called so, whenever there is one.
+    #[serde(default)]
+    pub kernel_vrf: Option<String>,
 }
+
+/// `kernel_table` of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "use the number of a table, or \"main\"")]
+pub enum KernelTable {
+    /// By number.
+    Number(u32),
+    /// By name.
+    Named(NamedTable),
+}
+
+/// The table with a name that is the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NamedTable {
+    /// The node's own, with its addresses.
+    Main,
+}
+
+impl KernelTable {
+    /// Its number.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Number(number) => number,
+            Self::Named(NamedTable::Main) => MAIN_TABLE,
+        }
+    }
+}
+
+/// `RT_TABLE_MAIN`.
+pub const MAIN_TABLE: u32 = 254;
+/// `RT_TABLE_LOCAL`, which belongs to `main`.
+const LOCAL_TABLE: u32 = 255;
 
 /// `tunnel` of a network: VXLAN, over another network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -308,12 +348,45 @@ impl VrouterConfig {
         uplink::check(self)
     }
 
+    fn check_kernel_table(
+        &self,
+        key: &dyn Fn(&str) -> String,
+        index: usize,
+        network: &NetworkSettings,
+    ) -> Result<(), Problem> {
+        if let Some(name) = &network.kernel_vrf {
+            uplink::interface(&key("kernel_vrf"), name)?;
+            if network.kernel_table.is_some() {
+                let remedy = "leave one of kernel_table and kernel_vrf out";
+                return Err(Problem::new(key("kernel_vrf"), name, remedy));
+            }
+            if self.networks[..index].iter().any(|other| other.kernel_vrf.as_ref() == Some(name)) {
+                return Err(Problem::new(key("kernel_vrf"), name, "another network has it"));
+            }
+        }
+        let Some(table) = network.kernel_table.map(KernelTable::number) else { return Ok(()) };
+        let same = |other: &NetworkSettings| {
+            other.kernel_table.is_some_and(|other| other.number() == table)
+        };
+        let remedy = if table == 0 || table == LOCAL_TABLE {
+            "use 1 to 4294967295 but 255, which belongs to \"main\""
+        } else if table == MAIN_TABLE && !network.external {
+            "only an external network can have the node's own table; give this one a table of its own"
+        } else if self.networks[..index].iter().any(same) {
+            "another network has it"
+        } else {
+            return Ok(());
+        };
+        Err(Problem::new(key("kernel_table"), table, remedy))
+    }
+
     fn check_network(&self, index: usize, network: &NetworkSettings) -> Result<(), Problem> {
         let key = |field: &str| format!("networks[{index}].{field}");
         check::network_name(&key("name"), &network.name)?;
         if self.networks[..index].iter().any(|other| other.name == network.name) {
             return Err(Problem::new(key("name"), &network.name, "another network has that name"));
         }
+        self.check_kernel_table(&key, index, network)?;
         if network.external {
             return Self::check_external(&key, network);
         }

@@ -12,8 +12,9 @@ use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
     ChangeRoutesRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest,
-    Info, ListNetworksRequest, ListPortsRequest, ListUplinksRequest, Network, PeerRefused, Port,
-    PortSpec, PortState, PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec, WatchRequest,
+    Info, ListNetworksRequest, ListPortsRequest, ListRoutesRequest, ListUplinksRequest, Network,
+    PeerRefused, Port, PortSpec, PortState, PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec,
+    WatchRequest,
 };
 use vrouter_api::{Client, connect};
 
@@ -181,6 +182,25 @@ impl VRouter {
         };
         let answer = runtime()?.block_on(self.client.clone().change_routes(request));
         answer.map(drop).map_err(status).with_context(|| format!("routes of {network}"))
+    }
+
+    /// Takes routes of a network away.
+    pub fn remove_routes(&self, network: &str, prefixes: &[&str]) -> Result<()> {
+        let request = ChangeRoutesRequest {
+            network: network.to_owned(),
+            remove: prefixes.iter().map(|&prefix| prefix.to_owned()).collect(),
+            ..ChangeRoutesRequest::default()
+        };
+        let answer = runtime()?.block_on(self.client.clone().change_routes(request));
+        answer.map(drop).map_err(status).with_context(|| format!("routes of {network}"))
+    }
+
+    /// The first page of a network's routes.
+    pub fn routes(&self, network: &str) -> Result<Vec<Route>> {
+        let request =
+            ListRoutesRequest { network: network.to_owned(), ..ListRoutesRequest::default() };
+        let answer = runtime()?.block_on(self.client.clone().list_routes(request));
+        Ok(answer.map_err(status)?.into_inner().routes)
     }
 
     /// Its ports.

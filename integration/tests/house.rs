@@ -70,6 +70,7 @@ const DEPENDENCIES: &[Allowed] = &[
             "vrouter-api",
             "vrouter-core",
             "vrouter-dpdk",
+            "vrouter-kernel",
             "vrouter-net",
             "vrouter-vhost",
         ],

@@ -7,6 +7,7 @@
 
 mod bad_days;
 mod host;
+mod mirrored;
 mod rig;
 mod space;
 mod traffic;
@@ -24,9 +25,10 @@ use rig::Rig;
 
 type Test = (&'static str, fn(&Rig) -> Result<()>);
 
-const TESTS: [Test; 4] = [
+const TESTS: [Test; 5] = [
     ("the_host_is_reached_through_its_interface", host::both_ways),
     ("a_tunnel_to_the_kernel", tunnel::both_ways),
+    ("routes_come_from_the_kernel", mirrored::come_and_go),
     ("flows_use_both_wires_and_leave_one_that_is_lost", two_wires::spread_and_fail_over),
     ("bad_days_are_told_and_survived", bad_days::told_and_survived),
 ];

@@ -33,10 +33,12 @@ const CONFIG: &str = r#"
 name = "red"
 ipv4 = "10.66.0.0/24"
 tunnel = { underlay = "fabric", local = "192.0.2.1", vni = 77 }
+kernel_table = 77
 [[networks]]
 name = "fabric"
 external = true
 mtu = 1600
+kernel_table = "main"
 [[uplinks]]
 name = "up0"
 device = "n0"

@@ -1,6 +1,7 @@
 //! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
 
 mod limits;
+pub mod mirrored;
 mod stats;
 pub mod uplinks;
 

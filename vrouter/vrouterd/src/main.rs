@@ -14,6 +14,7 @@ mod dataplane;
 mod device;
 mod forward;
 mod kicks;
+mod mirror;
 mod privileges;
 mod registry;
 mod rota;
@@ -262,6 +263,10 @@ async fn serve(
         served = server => served.context("the control API failed"),
         () = asked_to_end => Ok(()),
         _ = balanced => Err(anyhow!("the task that balances workers has ended")),
+        mirrored = mirror::run(config, Arc::clone(registry)) => {
+            mirrored.context("the kernel's routing tables can't be mirrored")?;
+            Err(anyhow!("the task that mirrors the kernel's routing tables has ended"))
+        }
         _ = looked => Err(anyhow!("the task that looks at links has ended")),
     }
 }

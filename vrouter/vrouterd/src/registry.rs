@@ -1,5 +1,6 @@
 //! Which networks and ports there are. Each change ends in one new snapshot for the workers.
 
+mod mirrored;
 mod uplinks;
 mod workers;
 
@@ -30,12 +31,15 @@ pub const EVENT_BACKLOG: usize = 4096;
 struct NetworkRecord {
     index: NetworkIndex,
     request: NetworkRequest,
+    /// The operator's.
     routes: Routes,
+    /// The kernel's.
+    mirrored: Routes,
 }
 
 impl NetworkRecord {
     fn wire(&self, stations: usize) -> v1::Network {
-        self.request.write(self.routes.len(), stations)
+        self.request.write(self.routes.len_with(&self.mirrored), stations)
     }
 }
 
@@ -178,6 +182,7 @@ impl Registry {
             index: NetworkIndex(index),
             request: request.clone(),
             routes: Routes::default(),
+            mirrored: Routes::default(),
         };
         let made = record.wire(0);
         let name = request.name.clone();
@@ -232,7 +237,7 @@ impl Registry {
             return Err(Refusal::Exists { what: "route", name: prefix.to_string() });
         }
         let index = known.index;
-        self.tables = self.tables.with_routes(index, changes)?;
+        self.tables = self.tables.with_routes(index, &self.uncovered(network, changes))?;
         self.publish_tables();
         let routes = self.networks.get_mut(network).map(|record| {
             record.routes.apply(changes);
@@ -253,7 +258,8 @@ impl Registry {
         limit: usize,
     ) -> Result<(Vec<v1::Route>, bool), Refusal> {
         let uplinks = self.uplink_slots();
-        Ok(self.known_network(network)?.routes.page(after, limit, &uplinks))
+        let record = self.known_network(network)?;
+        Ok(record.routes.page(&record.mirrored, after, limit, &uplinks))
     }
 
     fn known_network(&self, name: &str) -> Result<&NetworkRecord, Refusal> {

@@ -26,6 +26,19 @@ impl Routes {
         self.0.len()
     }
 
+    /// How many, with those of `other` that are for other prefixes.
+    pub fn len_with(&self, other: &Self) -> usize {
+        // Few are for the same, so the smaller of the two is looked through.
+        let (few, many) = if self.len() < other.len() { (self, other) } else { (other, self) };
+        let both = few.0.keys().filter(|prefix| many.0.contains_key(prefix)).count();
+        self.len() + other.len() - both
+    }
+
+    /// Where a prefix leads.
+    pub fn get(&self, prefix: IpPrefix) -> Option<&RouteTarget> {
+        self.0.get(&prefix)
+    }
+
     /// Notes changes that the tables have taken.
     pub fn apply(&mut self, changes: &[RouteChange]) {
         for RouteChange { prefix, target } in changes {
@@ -48,19 +61,37 @@ impl Routes {
         changes.iter().find(replaces).map(|change| change.prefix)
     }
 
-    /// Those behind a prefix, in order; and whether there are more.
+    /// Those behind a prefix, in order, with those of `mirrored` that are for other prefixes; and whether there are more.
     pub fn page(
         &self,
+        mirrored: &Self,
         after: Option<IpPrefix>,
         limit: usize,
         uplinks: Uplinks<'_>,
     ) -> (Vec<v1::Route>, bool) {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = self.0.range((start, Bound::Unbounded));
-        let page =
-            rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, target, uplinks));
-        let page = page.collect();
-        (page, rest.next().is_some())
+        let start = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut own = self.0.range(start).peekable();
+        let mut others = mirrored.0.range(start).peekable();
+        let mut next = || match (own.peek(), others.peek()) {
+            (Some((prefix, _)), Some((other, _))) => {
+                if prefix == other {
+                    others.next();
+                } else if other < prefix {
+                    return others.next().map(|route| (route, true));
+                }
+                own.next().map(|route| (route, false))
+            }
+            (Some(_), None) => own.next().map(|route| (route, false)),
+            (None, _) => others.next().map(|route| (route, true)),
+        };
+        let mut page = Vec::new();
+        while page.len() < limit
+            && let Some(((prefix, target), mirrored)) = next()
+        {
+            page.push(v1::Route { mirrored, ..write(*prefix, target, uplinks) });
+        }
+        let more = next().is_some();
+        (page, more)
     }
 }
 
@@ -297,13 +328,17 @@ mod tests {
             route("10.3.0.0/16", Unreachable, ""),
         ];
         let expected = [&expected[..], &far].concat();
-        assert_eq!((routes.page(None, 9, &[]), routes.len()), ((expected.clone(), false), 6));
-        // Page by page, also from behind a prefix that is not there.
-        assert_eq!(routes.page(None, 3, &[]), (expected[..3].to_vec(), true));
-        let behind = after(&expected[2].prefix).unwrap();
-        assert_eq!(routes.page(behind, 3, &[]), (expected[3..].to_vec(), false));
+        let none = Routes::default();
         assert_eq!(
-            routes.page(after("10.1.128.0/17").unwrap(), 1, &[]),
+            (routes.page(&none, None, 9, &[]), routes.len()),
+            ((expected.clone(), false), 6)
+        );
+        // Page by page, also from behind a prefix that is not there.
+        assert_eq!(routes.page(&none, None, 3, &[]), (expected[..3].to_vec(), true));
+        let behind = after(&expected[2].prefix).unwrap();
+        assert_eq!(routes.page(&none, behind, 3, &[]), (expected[3..].to_vec(), false));
+        assert_eq!(
+            routes.page(&none, after("10.1.128.0/17").unwrap(), 1, &[]),
             (expected[2..3].to_vec(), true)
         );
         assert_eq!(after("").unwrap(), None);
@@ -327,7 +362,7 @@ mod tests {
         let changes = read(&request(&[], set.clone()), &uplinks).unwrap();
         let mut routes = Routes::default();
         routes.apply(&changes);
-        assert_eq!(routes.page(None, 9, &uplinks), (set, false));
+        assert_eq!(routes.page(&Routes::default(), None, 9, &uplinks), (set, false));
         for (bad, text) in [
             (link("10.2.0.0/16", "up7"), "unknown uplink; known uplinks: up0, up1"),
             (v1::Route { mac: String::new(), ..link("10.2.0.0/16", "up0") }, "the neighbour's"),
@@ -344,6 +379,31 @@ mod tests {
             let error = read(&request(&[], vec![bad]), &uplinks).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
+    }
+
+    #[test]
+    fn those_of_the_kernel_are_listed_among_the_others() {
+        use v1::RouteKind::{Drop, Unreachable};
+        let routes = |prefixes: &[&str], kind| {
+            let set = prefixes.iter().map(|prefix| route(prefix, kind, "")).collect();
+            let mut routes = Routes::default();
+            routes.apply(&read(&request(&[], set), &[]).unwrap());
+            routes
+        };
+        let own = routes(&["10.2.0.0/16", "10.3.0.0/16"], Drop);
+        let kernel = routes(&["10.1.0.0/16", "10.2.0.0/16", "10.4.0.0/16"], Unreachable);
+        let theirs = |prefix| v1::Route { mirrored: true, ..route(prefix, Unreachable, "") };
+        let expected = [
+            theirs("10.1.0.0/16"),
+            route("10.2.0.0/16", Drop, ""),
+            route("10.3.0.0/16", Drop, ""),
+            theirs("10.4.0.0/16"),
+        ];
+        assert_eq!(own.page(&kernel, None, 9, &[]), (expected.to_vec(), false));
+        assert_eq!(own.page(&kernel, None, 3, &[]), (expected[..3].to_vec(), true));
+        let behind = after("10.2.0.0/16").unwrap();
+        assert_eq!(own.page(&kernel, behind, 1, &[]), (expected[2..3].to_vec(), true));
+        assert_eq!((own.len_with(&kernel), kernel.len_with(&own)), (4, 4));
     }
 
     #[test]

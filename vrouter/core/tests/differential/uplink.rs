@@ -416,9 +416,7 @@ fn check(reference: &Reference<'_>, tables: &Tables, recipes: &[Recipe]) {
                 reference.decide(ingress, frame, visible, *segment)
             };
             let fits = |(_, (verdict, sent)): &(usize, Answer)| {
-                *verdict == after.verdict
-                    && got.len() == sent.len()
-                    && same(&got, sent, verdict)
+                *verdict == after.verdict && got.len() == sent.len() && same(&got, sent, verdict)
             };
             let mut answers = (0..CHOICES).map(|choice| (choice, answer(choice)));
             let Some((choice, (verdict, sent))) = answers.find(fits) else {
@@ -487,9 +485,8 @@ fn uplinks_agree_with_a_slow_router() {
         let down: Vec<_> =
             [UP, OTHER].into_iter().zip([1, 2]).filter(|(_, bit)| story.down & bit != 0).collect();
         let down: Vec<_> = down.into_iter().map(|(port, _)| port).collect();
-        let lost = down.iter().fold(tables.clone(), |tables, port| {
-            tables.with_link_state(*port, false)
-        });
+        let lost =
+            down.iter().fold(tables.clone(), |tables, port| tables.with_link_state(*port, false));
         let reference =
             Reference { policy: &policy, routes: &routes, fabric: &fabric, down: &down, choice: 0 };
         let recipes = story.recipes.get(..12).unwrap_or(&story.recipes);

@@ -50,6 +50,11 @@ impl UplinkRecord {
         self.ports().map(|port| port.index)
     }
 
+    /// The name of its host interface, and its own slot.
+    pub fn host_interface(&self) -> Option<(String, PortIndex)> {
+        Some((self.request.host.clone()?, self.port.index))
+    }
+
     /// What the tables are to know of it.
     pub fn policies(&self) -> Vec<PortPolicy> {
         let host = self.host.as_ref().map(|host| host.index);
