@@ -33,7 +33,8 @@ pub struct Options {
 /// What happens to a host interface without being asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The TAP is gone. Close the devices and release: the interface goes back to the kernel in a second at the latest.
+    /// The TAP is gone. Within a second either another one has to be made and [installed](HostInterface::install), or the
+    /// devices be closed: the interface goes back to the kernel then.
     TapLost,
     /// The keeper died; there is a new one.
     KeeperReplaced,
@@ -218,7 +219,7 @@ impl HostInterface {
         self.link.state().pid
     }
 
-    /// Gives the TAP of the name `tap` what the interface had. Returns what it would not take, in words: a route by
+    /// Gives the TAP of the name `tap` what the interface had, or an earlier TAP that is gone. Returns what it would not take, in words: a route by
     /// way of something that is gone, a setting that a TAP has not.
     ///
     /// # Errors
@@ -248,7 +249,9 @@ impl HostInterface {
         }
     }
 
-    fn is_back(&self) -> bool {
+    /// Whether it is the kernel's again, though nobody here asked for that.
+    #[must_use]
+    pub fn is_back(&self) -> bool {
         self.link.state().phase == Phase::Back
     }
 

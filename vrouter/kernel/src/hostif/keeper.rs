@@ -250,8 +250,10 @@ impl Keeper {
 
     fn install(&mut self, tap: &str) -> Result<Vec<String>, String> {
         let kept = self.kept.as_mut().ok_or("nothing was taken")?;
-        let (index, missing) = take::install(&mut self.kernel, &kept.record.claim, tap)?;
+        let (index, missing) = take::install(&mut self.kernel, &kept.record, tap)?;
         kept.record.tap = Some(index);
+        // One that was made in place of one that went.
+        kept.back_at = None;
         kept.place.write(&kept.record).map_err(|error| chain(&error))?;
         kept.settling.changed(Instant::now());
         Ok(missing)

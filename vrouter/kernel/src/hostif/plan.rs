@@ -153,10 +153,10 @@ pub fn filter(claim: &Claim) -> Step {
     Step::Filter { table: table(claim.name()), interface: claim.away.clone() }
 }
 
-/// Lets the TAP `name` with the number `tap` carry on what the interface had.
+/// Lets the TAP `name` with the number `tap` carry on what `latest` says: what the interface had, or an earlier TAP.
 #[must_use]
-pub fn install(claim: &Claim, tap: u32, name: &str, now: u64) -> Vec<Step> {
-    let mut carried = claim.before.moved_to(tap, now);
+pub fn install(latest: &Snapshot, tap: u32, name: &str, now: u64) -> Vec<Step> {
+    let mut carried = latest.moved_to(tap, now);
     name.clone_into(&mut carried.name);
     // Nothing of a link-local address that was made before the hardware address was right may stay.
     let mut steps =

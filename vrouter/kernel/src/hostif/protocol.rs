@@ -50,7 +50,7 @@ pub enum Answer {
     /// It could not be done, and nothing has changed.
     Failed(String),
     /// Not asked for: the TAP is gone, and nobody here closed it. The interface goes back as soon as the vRouter has
-    /// closed its devices, or in a second.
+    /// closed its devices, or in a second, unless another TAP is installed.
     TapLost,
 }
 

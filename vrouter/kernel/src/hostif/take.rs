@@ -77,14 +77,14 @@ pub fn describe(record: &Record) -> Taken {
     }
 }
 
-/// Gives the TAP what the interface had. Returns its number, and what it did not take of routes, neighbours and
+/// Gives the TAP what is on record. Returns its number, and what it did not take of routes, neighbours and
 /// settings.
 ///
 /// # Errors
 /// A line that says why the TAP can't carry the interface on.
 pub fn install(
     kernel: &mut Kernel,
-    claim: &Claim,
+    record: &Record,
     tap: &str,
 ) -> Result<(u32, Vec<String>), String> {
     let link = kernel.link_by_name(tap).map_err(|error| chain(&error))?;
@@ -94,7 +94,7 @@ pub fn install(
     }
     let index = link.word(4);
     let mut missing = Vec::new();
-    for step in plan::install(claim, index, tap, now()) {
+    for step in plan::install(&record.latest, index, tap, now()) {
         let Err(error) = kernel.take(&step) else { continue };
         let is_vital = match &step {
             Step::Link(..) => true,
@@ -103,7 +103,8 @@ pub fn install(
         };
         let error = chain(&error);
         if is_vital {
-            return Err(format!("the TAP {tap} cannot carry {} on: {error}", claim.name()));
+            let name = record.claim.name();
+            return Err(format!("the TAP {tap} cannot carry {name} on: {error}"));
         }
         tracing::warn!(tap, error, "the TAP has not all that the interface had");
         missing.push(error);

@@ -16,6 +16,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("a_keeper_that_dies_is_replaced", keeper_killed),
     ("what_both_left_behind_is_repaired", leftovers),
     ("a_tap_that_is_deleted_gives_the_interface_back", tap_deleted),
+    ("a_tap_that_is_deleted_can_be_made_anew", tap_made_anew),
     ("interfaces_that_cannot_be_moved_are_refused", refusals),
 ];
 
@@ -316,6 +317,29 @@ fn tap_deleted() {
     assert!(net.is_heard("10.1.0.1"));
     drop(router);
     // Its end changes nothing any more.
+    net.wait_for_state(&before);
+}
+
+fn tap_made_anew() {
+    let net = Net::new();
+    net.ip("route add 10.70.0.0/16 via 10.1.0.2");
+    let before = net.state("eth1");
+    let mut router = net.vrouter("again");
+    net.ip("addr add 10.7.7.7/24 dev eth1");
+    net.ip("link set eth1 mtu 1444");
+    wait("the keeper to see it", || net.record().is_some_and(|it| it.contains("\"mtu\":1444")));
+    net.ip("link del eth1");
+    router.line("event TapLost");
+    router.ready();
+    let addresses = net.ip("addr show dev eth1");
+    assert!(addresses.contains("10.7.7.7/24") && addresses.contains("mtu 1444"), "{addresses}");
+    assert!(net.is_heard("10.1.0.1"));
+    // Longer than the interface would have taken to go back.
+    net.ip("addr del 10.7.7.7/24 dev eth1");
+    net.ip("link set eth1 mtu 1500");
+    wait("the keeper to see it", || net.record().is_some_and(|it| !it.contains("\"mtu\":1444")));
+    router.kill();
+    net.wait_until_back();
     net.wait_for_state(&before);
 }
 

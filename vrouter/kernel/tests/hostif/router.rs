@@ -1,11 +1,12 @@
 //! The least that can be called a vRouter: it copies frames between the interface it took and the TAP.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::channel;
 use std::thread;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -50,59 +51,76 @@ pub fn repair(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `vrouter NAME RECORDS [deaf]`: takes, serves, and says on standard output what happens. A line on standard input asks
-/// it to give back. With `deaf`, frames are counted instead of copied.
+/// `vrouter NAME RECORDS [deaf|again]`: takes, serves, and says on standard output what happens. A line on standard input
+/// asks it to give back. With `deaf`, frames are counted instead of copied; with `again`, a TAP that is gone is made anew.
 pub fn run(arguments: &[String]) -> ExitCode {
     log();
     let [name, records, mode @ ..] = arguments else { panic!("vrouter NAME RECORDS") };
-    let lost = Arc::new(Mutex::new(None::<()>));
+    let mode = mode.first().map_or("", String::as_str).to_owned();
+    let (asked, requests) = channel();
+    let lost = asked.clone();
     let events = move |event| {
         say(&format!("event {event:?}"));
         if event == Event::TapLost {
-            *lost.lock().unwrap() = Some(());
+            let _ = lost.send(false);
         }
+    };
+    let fail = |error| {
+        say(&format!("error {error}"));
+        ExitCode::FAILURE
     };
     let host = match HostInterface::take(name, &options(Path::new(records)), events) {
         Ok(host) => host,
-        Err(error) => {
-            say(&format!("error {error}"));
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return fail(error),
     };
-    let wire = packet_socket(host.device());
-    let tap = Tap::new_named(Interface::new(name.as_str()).unwrap()).unwrap();
-    // As DPDK opens it: a child that does not take care keeps it.
-    fcntl(tap.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    let missing = match host.install(name) {
-        Ok(missing) => missing,
-        Err(error) => {
-            say(&format!("error {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    for line in missing {
-        say(&format!("missing {line}"));
-    }
-    say(&format!("ready {} {}", host.device(), host.keeper()));
+    thread::spawn(move || {
+        let mut line = String::new();
+        let _ = io::stdin().lock().read_line(&mut line);
+        let _ = asked.send(true);
+    });
     let heard = Arc::new(AtomicU64::new(0));
-    let (stop, stopped) = io::pipe().unwrap();
-    let pump = {
-        let (heard, deaf) = (Arc::clone(&heard), mode.first().is_some_and(|mode| mode == "deaf"));
-        thread::spawn(move || {
-            pump(&wire, &tap, &stop.into(), deaf, &heard);
-            // The devices close here.
-        })
-    };
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).unwrap();
-    say(&format!("heard {}", heard.load(Ordering::Relaxed)));
-    let releasing = host.release().unwrap();
-    drop(stopped);
-    pump.join().unwrap();
-    releasing.wait().unwrap();
-    say("restored");
-    let _ = io::stdin().lock().read_to_string(&mut line);
-    ExitCode::SUCCESS
+    loop {
+        let devices = Devices::start(&host, mode == "deaf", &heard);
+        match host.install(name) {
+            Ok(missing) => missing.iter().for_each(|line| say(&format!("missing {line}"))),
+            Err(error) => return fail(error),
+        }
+        say(&format!("ready {} {}", host.device(), host.keeper()));
+        let is_end = requests.recv().unwrap() || mode != "again" && requests.recv().unwrap();
+        if is_end {
+            say(&format!("heard {}", heard.load(Ordering::Relaxed)));
+            let releasing = host.release().unwrap();
+            devices.close();
+            releasing.wait().unwrap();
+            say("restored");
+            return ExitCode::SUCCESS;
+        }
+        devices.close();
+    }
+}
+
+/// The two devices, and the thread that copies between them.
+struct Devices {
+    stopped: io::PipeWriter,
+    pump: thread::JoinHandle<()>,
+}
+
+impl Devices {
+    fn start(host: &HostInterface, deaf: bool, heard: &Arc<AtomicU64>) -> Self {
+        let wire = packet_socket(host.device());
+        let tap = Tap::new_named(Interface::new(host.name()).unwrap()).unwrap();
+        // As DPDK opens it: a child that does not take care keeps it.
+        fcntl(tap.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let (stop, stopped) = io::pipe().unwrap();
+        let heard = Arc::clone(heard);
+        let pump = thread::spawn(move || pump(&wire, &tap, &stop.into(), deaf, &heard));
+        Self { stopped, pump }
+    }
+
+    fn close(self) {
+        drop(self.stopped);
+        self.pump.join().unwrap();
+    }
 }
 
 fn say(line: &str) {

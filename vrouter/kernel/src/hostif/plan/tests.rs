@@ -158,7 +158,7 @@ fn wherever_an_installation_stops_all_comes_back() {
     let mut released = before.clone();
     release(&claim).iter().for_each(|step| released.take(step));
     released.names.insert(TAP, "eth1".to_owned());
-    let steps = install(&claim, TAP, "eth1", 100);
+    let steps = install(&claim.before, TAP, "eth1", 100);
     for taken in 0..=steps.len() {
         let mut model = released.clone();
         for step in steps[..taken].iter().flat_map(|step| [step, step]) {
@@ -192,7 +192,7 @@ fn a_released_interface_has_nothing_and_hears_nothing() {
 fn the_tap_gets_the_same_address_though_the_way_it_was_made_differs() {
     let mut claim = claim();
     claim.before.settings.insert(ADDR_GEN_MODE.to_owned(), "3".to_owned());
-    let steps = install(&claim, TAP, "eth1", 0);
+    let steps = install(&claim.before, TAP, "eth1", 0);
     assert!(steps.contains(&set("eth1", ADDR_GEN_MODE, NOT_AT_ALL)));
     let back = restore(&claim, &claim.before, "eth1", 0);
     assert!(!back.iter().any(|step| matches!(step, Step::Set { key, .. } if key == ADDR_GEN_MODE)));
