@@ -56,6 +56,7 @@ const DEPENDENCIES: &[Allowed] = &[
             "vrouter-api",
             "vrouter-core",
             "vrouter-dpdk",
+            "vrouter-kernel",
             "vrouter-net",
             "vrouter-vhost",
         ],

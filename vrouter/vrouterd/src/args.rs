@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ringway_config::{ConfigError, VROUTER_FILE, VrouterConfig};
 
 /// The virtual router of one node: serves the vhost-user sockets of its pods on DPDK.
@@ -24,6 +24,17 @@ pub struct Args {
     /// Read the configuration, say whether it is right, and exit.
     #[arg(long)]
     pub check: bool,
+    /// What else the binary is for.
+    #[command(subcommand)]
+    pub role: Option<Role>,
+}
+
+/// Roles that the vRouter gives to processes it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Role {
+    /// Puts a network interface back when the vRouter is gone.
+    #[command(hide = true)]
+    Keeper,
 }
 
 /// Reads the file that was asked for, or the usual one if there is one.

@@ -41,7 +41,7 @@ use vrouter_api::v1::v_router_server::VRouterServer;
 use vrouter_core::{Policy, Tables};
 use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus, tsc};
 
-use crate::args::Args;
+use crate::args::{Args, Role};
 use crate::convert::NetworkRequest;
 use crate::crew::{Crew, Kit};
 use crate::dataplane::{Dataplane, Slot};
@@ -70,6 +70,9 @@ enum Exit {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.role == Some(Role::Keeper) {
+        return keep();
+    }
     let config = match args::load(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return end(&error.into(), Exit::Configuration),
@@ -79,15 +82,28 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Levels without a target are meant for us, not for the HTTP/2 library below the control API.
-    tracing_subscriber::fmt()
-        .with_env_filter(format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{}", config.log))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr(&format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{}", config.log));
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(&error, Exit::Failed),
     }
+}
+
+/// The keeper of a host interface. It knows no configuration: the vRouter tells it all.
+fn keep() -> ExitCode {
+    log_to_stderr("info");
+    match vrouter_kernel::hostif::keeper::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(&error.into(), Exit::Failed),
+    }
+}
+
+fn log_to_stderr(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn end(error: &anyhow::Error, exit: Exit) -> ExitCode {

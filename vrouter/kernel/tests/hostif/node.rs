@@ -128,7 +128,7 @@ impl Net {
         }
         let state = self.state("eth1");
         for (what, value) in wanted {
-            assert_eq!(&state[what], value, "{what}");
+            assert_same(what, &state[what], value);
         }
     }
 
@@ -301,6 +301,18 @@ impl Drop for Router {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Says what there is more, and what less, than wanted.
+#[track_caller]
+pub fn assert_same(what: &str, found: &Value, wanted: &Value) {
+    let lines = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().map(ToString::to_string).collect()
+    };
+    let (there, expected) = (lines(found), lines(wanted));
+    let more: Vec<_> = there.iter().filter(|line| !expected.contains(line)).collect();
+    let less: Vec<_> = expected.iter().filter(|line| !there.contains(line)).collect();
+    assert!(found == wanted, "{what}: more {more:#?}, less {less:#?}");
 }
 
 /// Waits until something is so.
