@@ -11,11 +11,13 @@ mod error;
 mod locate;
 mod nri;
 mod prefix;
+mod uplink;
 mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
+pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
     PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,

@@ -56,7 +56,7 @@ fn commented_parts_of_the_sample_are_valid_too() {
     assert_eq!(config.control_group.as_deref(), Some("ringway"));
     let [red, lan] = config.networks.as_slice() else { panic!("{config:?}") };
     assert_eq!((red.name.as_str(), red.mtu), ("red", 1500));
-    assert_eq!(red.ipv4.to_string(), "10.66.0.0/24");
+    assert_eq!(red.ipv4.unwrap().to_string(), "10.66.0.0/24");
     assert_eq!(red.gateway, Some([10, 66, 0, 1].into()));
     assert_eq!(red.ipv6.map(|prefix| prefix.to_string()).as_deref(), Some("fd00:66::/64"));
     assert_eq!(red.gateway6, Some("fd00:66::1".parse().unwrap()));
@@ -256,7 +256,7 @@ fn errors_of_vrouter_toml() {
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",
             &[
                 "vrouter.toml:4: unknown key `networks[0].vni`",
-                "known here: name, ipv4, gateway, mtu, ipv6, gateway6, mode, flood_limit, policer, routes, tunnel",
+                "known here: name, external, ipv4, gateway, mtu, ipv6, gateway6, mode, flood_limit, policer, routes, tunnel",
             ],
         ),
     ] {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
+use crate::uplink::{self, UplinkSettings};
 use crate::{ConfigError, Ipv4Prefix, Ipv6Prefix, locate};
 
 /// Configuration of `ringway-vrouter`. `VrouterConfig::default()` is what runs without a file.
@@ -28,6 +29,8 @@ pub struct VrouterConfig {
     pub limits: LimitSettings,
     /// Networks that exist from the start.
     pub networks: Vec<NetworkSettings>,
+    /// Ways out of this host that exist from the start.
+    pub uplinks: Vec<UplinkSettings>,
 }
 
 /// `[dpdk]`: how DPDK is started.
@@ -40,6 +43,10 @@ pub struct DpdkSettings {
     pub extra_args: Vec<String>,
     /// Whether that memory is hugepages. Without, DPDK runs on ordinary pages: slower, and no NIC can be used.
     pub hugepages: bool,
+    /// Packet buffers of all uplinks together, made with the first of them. Part of `memory_mb`.
+    pub buffers: u32,
+    /// Bytes that each holds: a frame of the largest MTU of an uplink, and 200 more.
+    pub buffer_bytes: u32,
 }
 
 /// `[workers]`: the threads that move packets.
@@ -55,6 +62,9 @@ pub struct WorkerSettings {
     /// How long a large frame may wait in its pod's ring, once its worker has much to do, to leave the cache of the
     /// CPU that wrote it, µs: copying it costs a third then. 0: not at all.
     pub max_rest_us: u32,
+    /// How often a sleeping worker looks at uplinks whose driver does not tell of packets (af_packet), µs: what their first
+    /// packet may have to wait.
+    pub uplink_poll_us: u32,
     /// How queues get their workers.
     pub assignment: Assignment,
 }
@@ -84,8 +94,13 @@ pub struct LimitSettings {
 pub struct NetworkSettings {
     /// What annotations call it: lower case letters, digits and `-`, at most 63.
     pub name: String,
-    /// Where its addresses come from.
-    pub ipv4: Ipv4Prefix,
+    /// Its addresses belong to the kernel, and its ports are uplinks: it connects this host to others, and carries the
+    /// tunnels of other networks. It has a name and an `mtu`, and nothing else of what follows.
+    #[serde(default)]
+    pub external: bool,
+    /// Where its addresses come from; every network but an external one needs it.
+    #[serde(default)]
+    pub ipv4: Option<Ipv4Prefix>,
     /// The address at which the vRouter answers. Default: the first host address.
     #[serde(default)]
     pub gateway: Option<Ipv4Addr>,
@@ -210,13 +225,20 @@ impl Default for VrouterConfig {
             workers: WorkerSettings::default(),
             limits: LimitSettings::default(),
             networks: Vec::new(),
+            uplinks: Vec::new(),
         }
     }
 }
 
 impl Default for DpdkSettings {
     fn default() -> Self {
-        Self { memory_mb: 64, extra_args: Vec::new(), hugepages: true }
+        Self {
+            memory_mb: 64,
+            extra_args: Vec::new(),
+            hugepages: true,
+            buffers: 8191,
+            buffer_bytes: 2048,
+        }
     }
 }
 
@@ -227,6 +249,7 @@ impl Default for WorkerSettings {
             idle_spin_us: 50,
             max_sleep_ms: 1000,
             max_rest_us: 300,
+            uplink_poll_us: 100,
             assignment: Assignment::Load,
         }
     }
@@ -255,6 +278,8 @@ impl VrouterConfig {
         check::directory("run_dir", &self.run_dir)?;
         check::log("log", &self.log)?;
         check::range("dpdk.memory_mb", self.dpdk.memory_mb, 16, 1 << 20)?;
+        check::range("dpdk.buffers", self.dpdk.buffers, 1023, 1 << 22)?;
+        check::range("dpdk.buffer_bytes", self.dpdk.buffer_bytes, 2048, 16_384)?;
         for (index, word) in self.dpdk.extra_args.iter().enumerate() {
             if word.is_empty() || word.contains(char::is_whitespace) || word.contains('\0') {
                 return Err(Problem::new(
@@ -274,11 +299,13 @@ impl VrouterConfig {
         check::range("workers.idle_spin_us", self.workers.idle_spin_us, 0, 1_000_000)?;
         check::range("workers.max_sleep_ms", self.workers.max_sleep_ms, 1, 60_000)?;
         check::range("workers.max_rest_us", self.workers.max_rest_us, 0, 400)?;
+        check::range("workers.uplink_poll_us", self.workers.uplink_poll_us, 10, 100_000)?;
         check::range("limits.ports", self.limits.ports, 1, 65_535)?;
         self.networks
             .iter()
             .enumerate()
-            .try_for_each(|(index, network)| self.check_network(index, network))
+            .try_for_each(|(index, network)| self.check_network(index, network))?;
+        uplink::check(self)
     }
 
     fn check_network(&self, index: usize, network: &NetworkSettings) -> Result<(), Problem> {
@@ -287,13 +314,20 @@ impl VrouterConfig {
         if self.networks[..index].iter().any(|other| other.name == network.name) {
             return Err(Problem::new(key("name"), &network.name, "another network has that name"));
         }
+        if network.external {
+            return Self::check_external(&key, network);
+        }
+        let Some(ipv4) = network.ipv4 else {
+            let remedy = "is required: the prefix of its addresses, as \"10.66.0.0/24\"";
+            return Err(Problem::new(key("ipv4"), "", remedy));
+        };
         if let Some(gateway) = network.gateway
-            && !network.ipv4.is_host(gateway)
+            && !ipv4.is_host(gateway)
         {
             return Err(Problem::new(
                 key("gateway"),
                 gateway,
-                format!("must be a host address inside {}, or left out", network.ipv4),
+                format!("must be a host address inside {ipv4}, or left out"),
             ));
         }
         check::range(&key("mtu"), network.mtu, 68, 9216)?;
@@ -330,6 +364,37 @@ impl VrouterConfig {
             }
         }
         Ok(())
+    }
+
+    fn check_external(
+        key: &impl Fn(&str) -> String,
+        network: &NetworkSettings,
+    ) -> Result<(), Problem> {
+        let remedy = "must be left out: the addresses of an `external` network are the kernel's";
+        let texts = [
+            ("ipv4", network.ipv4.map(|v| v.to_string())),
+            ("gateway", network.gateway.map(|v| v.to_string())),
+            ("ipv6", network.ipv6.map(|v| v.to_string())),
+            ("gateway6", network.gateway6.map(|v| v.to_string())),
+            ("tunnel.underlay", network.tunnel.as_ref().map(|v| v.underlay.clone())),
+            (
+                "flood_limit.frames_per_second",
+                network.flood_limit.map(|v| v.frames_per_second.to_string()),
+            ),
+            (
+                "policer.packets_per_second",
+                network.policer.map(|v| v.packets_per_second.to_string()),
+            ),
+            ("routes[0].prefix", network.routes.first().map(|v| v.prefix.clone())),
+            ("mode", (network.mode == NetworkMode::Bridged).then(|| "bridged".to_owned())),
+        ];
+        if let Some((field, value)) =
+            texts.into_iter().find_map(|(field, value)| Some((field, value?)))
+        {
+            return Err(Problem::new(key(field), value, remedy));
+        }
+        // RFC 8200 section 5: IPv6 can always be among what it carries.
+        check::range(&key("mtu"), network.mtu, 1280, 9216)
     }
 
     fn check_tunnel(

@@ -6,7 +6,7 @@ packages=(
     build-essential pkg-config libclang-dev protobuf-compiler  # to build
     dpdk dpdk-dev libdpdk-dev                                  # DPDK and its testpmd
     runc busybox-static                                        # containers and their images
-    iproute2 ca-certificates debian-archive-keyring
+    iproute2 ethtool ca-certificates debian-archive-keyring
     help2man                                                   # manual pages of the package
 )
 

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    ChangeRoutesRequest, DeletePortRequest, GetInfoRequest, GetStatsRequest, Info,
-    ListNetworksRequest, ListPortsRequest, Network, PeerRefused, Port, PortSpec, PortState,
-    PortStats, Route, RouteKind, Stats, WatchRequest,
+    ChangeRoutesRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest, Info,
+    ListNetworksRequest, ListPortsRequest, ListUplinksRequest, Network, PeerRefused, Port, PortSpec, PortState,
+    PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec, WatchRequest,
 };
 use vrouter_api::{Client, connect};
 
@@ -85,7 +85,16 @@ impl VRouter {
 
     /// Starts it with the configuration file `config`, which names `socket`, and waits until it answers there.
     pub fn start_with(config: &Path, socket: &Path, log: &Path) -> Result<Self> {
-        let mut command = Command::new(program("ringway-vrouter")?);
+        Self::start_as(Command::new(program("ringway-vrouter")?), config, socket, log)
+    }
+
+    /// The same by a command to which its arguments are added, such as one that enters a network namespace first.
+    pub fn start_as(
+        mut command: Command,
+        config: &Path,
+        socket: &Path,
+        log: &Path,
+    ) -> Result<Self> {
         command.arg("--config").arg(config);
         let mut process = Daemon::start("ringway-vrouter", command, log)?;
         let client = process.wait_for("its control API answers", START, || {
@@ -139,6 +148,39 @@ impl VRouter {
         let name = network.name.clone();
         let answer = runtime()?.block_on(self.client.clone().create_network(network));
         answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
+    }
+
+    /// Opens an uplink.
+    pub fn create_uplink(&self, spec: UplinkSpec) -> Result<Uplink> {
+        let name = spec.name.clone();
+        let answer = runtime()?.block_on(self.client.clone().create_uplink(spec));
+        answer.map_err(status).map(Response::into_inner).with_context(|| format!("uplink {name}"))
+    }
+
+    /// Closes an uplink.
+    pub fn delete_uplink(&self, name: &str) -> Result<()> {
+        let request = DeleteUplinkRequest { name: name.to_owned() };
+        let answer = runtime()?.block_on(self.client.clone().delete_uplink(request));
+        answer.map(drop).map_err(status).with_context(|| format!("uplink {name}"))
+    }
+
+    /// An uplink by name.
+    pub fn uplink(&self, name: &str) -> Result<Uplink> {
+        let answer = runtime()?.block_on(self.client.clone().list_uplinks(ListUplinksRequest {}));
+        let uplinks = answer.map_err(status)?.into_inner().uplinks;
+        let is_it = |uplink: &Uplink| uplink.spec.as_ref().is_some_and(|spec| spec.name == name);
+        uplinks.into_iter().find(is_it).with_context(|| format!("no uplink {name}"))
+    }
+
+    /// Sets routes of a network.
+    pub fn set_routes(&self, network: &str, set: Vec<Route>) -> Result<()> {
+        let request = ChangeRoutesRequest {
+            network: network.to_owned(),
+            set,
+            ..ChangeRoutesRequest::default()
+        };
+        let answer = runtime()?.block_on(self.client.clone().change_routes(request));
+        answer.map(drop).map_err(status).with_context(|| format!("routes of {network}"))
     }
 
     /// Its ports.

@@ -116,7 +116,9 @@ pub fn vrouter(info: &v1::Info) -> Vrouter {
 
 /// The vRouter's networks and what its ports take of them.
 pub fn networks(list: &[v1::Network], ports: &[v1::Port]) -> Result<Vec<Network>, WireError> {
-    list.iter().map(|network| self::network(network, ports)).collect()
+    // Pods have no addresses in an external one.
+    let inside = list.iter().filter(|network| !network.external);
+    inside.map(|network| self::network(network, ports)).collect()
 }
 
 fn network(wire: &v1::Network, ports: &[v1::Port]) -> Result<Network, WireError> {

@@ -37,6 +37,13 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_close",
     "rte_eth_promiscuous_enable",
     "rte_eth_promiscuous_disable",
+    "rte_eth_dev_set_mtu",
+    "rte_eth_dev_rx_intr_ctl_q_get_fd",
+    "rte_eth_dev_rx_intr_enable",
+    "rte_eth_dev_rx_intr_disable",
+    // devices made and taken away at run time
+    "rte_eal_hotplug_add",
+    "rte_eal_hotplug_remove",
 ];
 
 /// Structures of the shim that Rust fills or reads.

@@ -214,6 +214,7 @@ impl Port {
             rx_pool: pool("rx")?,
             mtu: (settings.len + outer).max(1514) - 14,
             tx_free_threshold: settings.tx_free_threshold,
+            interrupts: false,
         })?;
         let receiver = |queue: RxQueue| Receiver { batch: queue.batch(settings.burst), queue };
         let rx = queues.rx.into_iter().map(receiver).collect();

@@ -49,6 +49,8 @@ fn policy() -> Policy {
         mode: Mode::Routed,
         floods: FloodLimit::default(),
         tunnel: None,
+        external: false,
+        punts: Default::default(),
     };
     let port = |index| PortPolicy {
         index: PortIndex(index),
@@ -59,6 +61,8 @@ fn policy() -> Policy {
         allowed: Vec::new(),
         trunk: false,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     };
     let ports = (0..PORTS).map(port).collect();
     Policy { networks: vec![network], ports }
@@ -196,7 +200,7 @@ fn tunnel(c: &mut Criterion) {
     let (here, there) = (IpAddr::from([10, 66, 0, 1]), IpAddr::from(address(2)));
     let vni = Vni::new(7).unwrap();
     let mut policy = policy();
-    let tunnel = Tunnel { vni, underlay: NetworkIndex(0), local: here };
+    let tunnel = Tunnel { vni: Some(vni), label: None, underlay: NetworkIndex(0), local: here };
     policy.networks.push(NetworkPolicy {
         index: NetworkIndex(1),
         tunnel: Some(tunnel),
@@ -279,7 +283,7 @@ fn change(c: &mut Criterion) {
         let mut some = changes.iter().step_by(7919).cycle();
         group.bench_function(BenchmarkId::new("one of routes", count), |b| {
             b.iter(|| {
-                let change = *some.next().unwrap();
+                let change = some.next().unwrap().clone();
                 let gone = RouteChange { target: None, ..change };
                 let without = tables.with_routes(NetworkIndex(0), &[gone]).unwrap();
                 tables = without.with_routes(NetworkIndex(0), &[change]).unwrap();

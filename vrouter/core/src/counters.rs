@@ -1,6 +1,6 @@
 //! Counters of one port, kept by one worker.
 
-use crate::DropReason;
+use crate::{DropReason, PuntClass};
 
 /// Plain counters. Each worker keeps its own; whoever reads adds them up with [`Counters::merge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +15,14 @@ pub struct Counters {
     pub tx_bytes: u64,
     /// Packets the pod sent that were dropped, by `DropReason as usize`.
     pub drops: [u64; DropReason::COUNT],
+    /// Packets the port sent that were handed to the kernel, by `PuntClass as usize`.
+    pub punts: [u64; PuntClass::COUNT],
 }
 
 impl Counters {
     /// Nothing happened.
     pub const ZERO: Self =
-        Self { rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0, drops: [0; _] };
+        Self { rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0, drops: [0; _], punts: [0; _] };
 
     /// Counts one frame the pod sent.
     #[inline]
@@ -42,6 +44,12 @@ impl Counters {
         self.drops[reason as usize] += 1;
     }
 
+    /// Counts one packet of the port that was handed to the kernel.
+    #[inline]
+    pub fn punted(&mut self, class: PuntClass) {
+        self.punts[class as usize] += 1;
+    }
+
     /// Adds what another worker counted.
     pub fn merge(&mut self, other: &Self) {
         self.rx_packets += other.rx_packets;
@@ -49,6 +57,9 @@ impl Counters {
         self.tx_packets += other.tx_packets;
         self.tx_bytes += other.tx_bytes;
         for (mine, theirs) in self.drops.iter_mut().zip(&other.drops) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.punts.iter_mut().zip(&other.punts) {
             *mine += theirs;
         }
     }
@@ -83,8 +94,12 @@ mod tests {
         b.sent(3);
         b.dropped(DropReason::NoRoute);
         b.dropped(DropReason::NoMbuf);
+        a.punted(PuntClass::Control);
+        b.punted(PuntClass::Control);
+        b.punted(PuntClass::Kernel);
         a.merge(&b);
         assert_eq!((a.rx_packets, a.rx_bytes, a.tx_packets, a.tx_bytes), (3, 1575, 3, 105));
+        assert_eq!(a.punts, [0, 2, 0, 1]);
         assert_eq!(
             a.drops().collect::<Vec<_>>(),
             [(DropReason::NoRoute, 2), (DropReason::NoMbuf, 1)]

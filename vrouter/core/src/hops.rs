@@ -1,13 +1,15 @@
 //! Next hops, and the slots that the forwarding tables of one network lead to.
 
-use crate::{DropReason, PortIndex, Vtep};
+use crate::group::{Group, Way, identity};
+use crate::{DropReason, MplsEnd, Paths, PortIndex, RouteTarget, Vtep};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use vrouter_net::Mac;
-use vrouter_net::vxlan::{Encapsulation, Inner, OUTER_ROOM};
+use vrouter_net::vxlan::{Inner, OUTER_ROOM};
+use vrouter_net::{Mac, mpls, vxlan};
 
 /// Where a packet goes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextHop {
     /// Nowhere.
     Drop(DropReason),
@@ -17,10 +19,27 @@ pub enum NextHop {
     NoRoute,
     /// To the vRouter itself.
     Gateway,
-    /// To a port.
+    /// To a port; behind an uplink to a neighbour.
     Port(PortHop),
     /// Into a tunnel.
-    Vxlan(TunnelHop),
+    Tunnel(TunnelHop),
+    /// To this host, whose kernel has the address.
+    Local,
+    /// To the kernel, which routes it.
+    Kernel(PortHop),
+    /// One of several ways.
+    Multipath(Arc<Group>),
+}
+
+impl NextHop {
+    /// Itself, or the way of several that a flow takes.
+    #[inline]
+    pub fn of_flow(&self, flow: impl FnOnce() -> u32) -> &Self {
+        match self {
+            Self::Multipath(group) => group.choose(flow()),
+            single => single,
+        }
+    }
 }
 
 /// A port as a next hop, with all that forwarding to it needs.
@@ -41,24 +60,43 @@ pub struct TunnelHop {
     /// The rewrite of the inner frame. Its port and MTU are those that packets of the inner network see: the port of the
     /// underlay through which the endpoint is reached, and what the underlay's MTU leaves for an inner packet.
     pub inner: PortHop,
-    pub(crate) outer: Encapsulation,
+    pub(crate) outer: Outer,
+}
+
+/// What is put in front of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outer {
+    Vxlan(vxlan::Encapsulation),
+    Mpls(mpls::Encapsulation),
 }
 
 impl TunnelHop {
-    /// Writes the outer header; returns its bytes.
+    /// Writes the outer header; returns its bytes. That of MPLS takes the place of the inner Ethernet header.
     #[inline]
     pub(crate) fn write(&self, out: &mut [u8; OUTER_ROOM], inner: Inner) -> Option<u8> {
-        u8::try_from(self.outer.write(out, inner)?).ok()
+        let bytes = match &self.outer {
+            Outer::Vxlan(outer) => outer.write(out, inner),
+            Outer::Mpls(outer) => outer.write(out, inner),
+        };
+        u8::try_from(bytes?).ok()
     }
 }
 
 /// Who a slot leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Neighbour {
     /// The port with an address.
     Port(IpAddr),
     /// The other end of a tunnel.
     Vtep(Vtep),
+    /// The other end of a tunnel of the other kind.
+    Mpls(MplsEnd),
+    /// Behind an uplink.
+    Link(PortIndex, Mac),
+    /// The network's kernel port.
+    Kernel,
+    /// Several of the above.
+    Paths(Paths),
 }
 
 impl From<IpAddr> for Neighbour {
@@ -117,9 +155,11 @@ impl HopIndex {
     pub const BLACKHOLE: Self = Self(5);
     /// IPv6 addresses that no route contains.
     pub const NO_ROUTE: Self = Self(6);
+    /// The kernel's own.
+    pub const LOCAL: Self = Self(7);
 
     /// What is in the slots above.
-    const FIXED: [NextHop; 7] = [
+    const FIXED: [NextHop; 8] = [
         NextHop::Drop(DropReason::NoRoute),
         NextHop::Drop(DropReason::NoRoute),
         NextHop::Drop(DropReason::Multicast),
@@ -127,6 +167,7 @@ impl HopIndex {
         NextHop::Gateway,
         NextHop::Drop(DropReason::Blackhole),
         NextHop::NoRoute,
+        NextHop::Local,
     ];
 
     fn at(self) -> usize {
@@ -155,18 +196,26 @@ pub(crate) struct Hops {
     default: HopIndex,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     hop: NextHop,
-    /// Routes and ports that use it.
+    /// Routes and ports that use it, and slots that lead to it among others.
     users: u32,
+    /// The slots it leads to if it leads to several: who is there, and its weight.
+    paths: Option<Arc<[(HopIndex, u64, u16)]>>,
+}
+
+impl Slot {
+    fn new(hop: NextHop) -> Self {
+        Self { hop, users: 1, paths: None }
+    }
 }
 
 impl Hops {
     pub fn new() -> Self {
         Self {
             ports: [PortHop::NONE; HopIndex::FIXED.len()].into(),
-            slots: HopIndex::FIXED.iter().map(|hop| Slot { hop: *hop, users: 1 }).collect(),
+            slots: HopIndex::FIXED.into_iter().map(Slot::new).collect(),
             neighbours: Vec::new(),
             free: Vec::new(),
             default: HopIndex::DEFAULT,
@@ -188,14 +237,14 @@ impl Hops {
 
     /// The next hop in a slot.
     pub fn get(&self, index: HopIndex) -> &NextHop {
-        const NO_ROUTE: NextHop = NextHop::Drop(DropReason::NoRoute);
+        static NO_ROUTE: NextHop = NextHop::Drop(DropReason::NoRoute);
         self.slots.get(index.at()).map_or(&NO_ROUTE, |slot| &slot.hop)
     }
 
     /// The slot of the neighbour with this address, for one more user. A new one leads to nobody.
     pub fn acquire(&mut self, neighbour: impl Into<Neighbour>) -> HopIndex {
         let neighbour = neighbour.into();
-        let at = match self.find(neighbour) {
+        let at = match self.find(&neighbour) {
             Ok(at) => {
                 let index = self.neighbours[at].1;
                 self.slots[index.at()].users += 1;
@@ -203,7 +252,11 @@ impl Hops {
             }
             Err(at) => at,
         };
-        let slot = Slot { hop: NextHop::Unreachable, users: 1 };
+        let mut slot = Slot::new(NextHop::Unreachable);
+        if let Neighbour::Paths(paths) = &neighbour {
+            slot.paths = Some(self.acquire_paths(paths));
+        }
+        let slot = slot;
         let index = match self.free.pop() {
             Some(index) => {
                 self.slots[index.at()] = slot;
@@ -215,8 +268,32 @@ impl Hops {
                 HopIndex::of(self.slots.len() - 1)
             }
         };
+        // The paths have come before it, if there are any.
+        let at = self.find(&neighbour).map_or_else(|at| at, |_| at);
         self.neighbours.insert(at, (neighbour, index));
         index
+    }
+
+    /// The slot that a target leads to, for one more user.
+    pub fn acquire_target(&mut self, target: &RouteTarget) -> HopIndex {
+        match target {
+            RouteTarget::Via(via) => self.acquire(*via),
+            RouteTarget::Unreachable => HopIndex::UNREACHABLE,
+            RouteTarget::Drop => HopIndex::BLACKHOLE,
+            RouteTarget::Vxlan(vtep) => self.acquire(Neighbour::Vtep(*vtep)),
+            RouteTarget::MplsUdp(end) => self.acquire(Neighbour::Mpls(*end)),
+            RouteTarget::Local => HopIndex::LOCAL,
+            RouteTarget::Link { port, mac } => self.acquire(Neighbour::Link(*port, *mac)),
+            RouteTarget::Kernel => self.acquire(Neighbour::Kernel),
+            RouteTarget::Multipath(paths) => self.acquire(Neighbour::Paths(paths.clone())),
+        }
+    }
+
+    fn acquire_paths(&mut self, paths: &Paths) -> Arc<[(HopIndex, u64, u16)]> {
+        let slots = paths.paths().iter().map(|path| {
+            (self.acquire_target(&path.target), identity(&path.target), path.weight)
+        });
+        slots.collect()
     }
 
     /// Takes one user from a slot; without users it is free.
@@ -227,18 +304,22 @@ impl Hops {
         let slot = &mut self.slots[index.at()];
         slot.users -= 1;
         if slot.users == 0 {
+            let paths = slot.paths.take();
             self.set(index, NextHop::Unreachable);
             // Rare enough to search: the last route or port of an address goes.
             self.neighbours.retain(|(_, neighbour)| *neighbour != index);
             self.free.push(index);
+            for (path, ..) in paths.iter().flat_map(|paths| paths.iter()) {
+                self.release(*path);
+            }
         }
     }
 
     /// A port with this address is there, or has changed. Returns its slot.
-    pub fn join(&mut self, neighbour: IpAddr, hop: NextHop) -> HopIndex {
+    pub fn join(&mut self, neighbour: impl Into<Neighbour>, hop: NextHop) -> HopIndex {
         let index = self.acquire(neighbour);
         // A port is one user of its slot, however often it changes.
-        if matches!(self.slots[index.at()].hop, NextHop::Port(_)) {
+        if matches!(self.slots[index.at()].hop, NextHop::Port(_) | NextHop::Kernel(_)) {
             self.slots[index.at()].users -= 1;
         }
         self.set(index, hop);
@@ -246,44 +327,76 @@ impl Hops {
     }
 
     /// The port with this address is gone; routes via it lead to nobody from now on.
-    pub fn leave(&mut self, neighbour: IpAddr) {
-        if let Ok(at) = self.find(neighbour.into()) {
+    pub fn leave(&mut self, neighbour: impl Into<Neighbour>) {
+        if let Ok(at) = self.find(&neighbour.into()) {
             let index = self.neighbours[at].1;
             self.set(index, NextHop::Unreachable);
             self.release(index);
         }
     }
 
-    /// The other ends of tunnels that routes lead to, with their slots.
-    pub fn vteps(&self) -> impl Iterator<Item = (Vtep, HopIndex)> {
-        self.neighbours.iter().filter_map(|(neighbour, index)| match neighbour {
-            Neighbour::Vtep(vtep) => Some((*vtep, *index)),
-            Neighbour::Port(_) => None,
+    /// All neighbours, with their slots.
+    pub fn neighbours(&self) -> impl Iterator<Item = (&Neighbour, HopIndex)> {
+        self.neighbours.iter().map(|(neighbour, index)| (neighbour, *index))
+    }
+
+    /// The addresses of the other ends of tunnels that routes lead to; one may come several times.
+    pub fn tunnel_ends(&self) -> impl Iterator<Item = IpAddr> {
+        self.neighbours.iter().filter_map(|(neighbour, _)| match neighbour {
+            Neighbour::Vtep(vtep) => Some(vtep.address),
+            Neighbour::Mpls(end) => Some(end.address),
+            _ => None,
         })
+    }
+
+    /// What a slot that leads to several is, as those are now.
+    pub fn over_paths(&self, index: HopIndex) -> NextHop {
+        /// Unit of the weights, so that parts of one can be told.
+        const ONE: u32 = 1 << 15;
+        let paths = self.slots.get(index.at()).and_then(|slot| slot.paths.as_deref());
+        let mut ways = Vec::new();
+        for (path, who, weight) in paths.unwrap_or(&[]) {
+            let (who, weight) = (*who, u32::from(*weight) * ONE);
+            match self.get(*path) {
+                NextHop::Multipath(group) => {
+                    let all: u64 = group.ways().iter().map(|way| u64::from(way.weight)).sum();
+                    ways.extend(group.ways().iter().map(|way| {
+                        let part = u64::from(weight) * u64::from(way.weight) / all.max(1);
+                        let weight = u32::try_from(part).unwrap_or(u32::MAX).max(1);
+                        Way { who: identity(&(who, way.who)), weight, hop: way.hop.clone() }
+                    }));
+                }
+                hop @ (NextHop::Port(_) | NextHop::Tunnel(_)) => {
+                    ways.push(Way { who, weight, hop: hop.clone() });
+                }
+                _ => {}
+            }
+        }
+        Group::next_hop(ways, self.get(index))
     }
 
     /// Gives the neighbour in a slot another next hop.
     pub fn set(&mut self, index: HopIndex, hop: NextHop) {
         let indexes = [Some(index), (self.default == index).then_some(HopIndex::DEFAULT)];
         for index in indexes.into_iter().flatten() {
-            self.slots[index.at()].hop = hop;
             self.ports[index.at()] = match hop {
                 NextHop::Port(port) => port,
                 _ => PortHop::NONE,
             };
+            self.slots[index.at()].hop = hop.clone();
         }
     }
 
     /// Makes the default route lead where another slot leads; `None`: there is none.
     pub fn set_default(&mut self, index: Option<HopIndex>) {
         self.default = HopIndex::DEFAULT;
-        let hop = *self.get(index.unwrap_or(HopIndex::NEVER));
+        let hop = self.get(index.unwrap_or(HopIndex::NEVER)).clone();
         self.set(HopIndex::DEFAULT, hop);
         self.default = index.unwrap_or(HopIndex::DEFAULT);
     }
 
-    fn find(&self, neighbour: Neighbour) -> Result<usize, usize> {
-        self.neighbours.binary_search_by_key(&neighbour, |(neighbour, _)| *neighbour)
+    fn find(&self, neighbour: &Neighbour) -> Result<usize, usize> {
+        self.neighbours.binary_search_by(|(other, _)| other.cmp(neighbour))
     }
 
     #[cfg(test)]
@@ -320,23 +433,23 @@ mod tests {
         let a = hops.acquire(neighbour(1));
         let b = hops.acquire(neighbour(2));
         assert_ne!(a, b);
-        assert_eq!((*hops.get(a), hops.port(a).mtu), (NextHop::Unreachable, 0));
+        assert_eq!((hops.get(a).clone(), hops.port(a).mtu), (NextHop::Unreachable, 0));
         for index in [1, 7, 3] {
             assert_eq!(hops.join(neighbour(1), port(index)), a);
-            assert_eq!((*hops.get(a), hops.port(a).port), (port(index), PortIndex(index)));
+            assert_eq!((hops.get(a).clone(), hops.port(a).port), (port(index), PortIndex(index)));
         }
         hops.leave(neighbour(1));
-        assert_eq!((*hops.get(a), hops.port(a).mtu), (NextHop::Unreachable, 0));
+        assert_eq!((hops.get(a).clone(), hops.port(a).mtu), (NextHop::Unreachable, 0));
         assert_eq!(hops.join(neighbour(1), port(2)), a);
         hops.release(a);
-        assert_eq!((*hops.get(a), hops.used()), (port(2), 2));
+        assert_eq!((hops.get(a).clone(), hops.used()), (port(2), 2));
         hops.leave(neighbour(1));
         hops.leave(neighbour(1));
-        assert_eq!((hops.used(), hops.find(neighbour(1).into()).is_err()), (1, true));
+        assert_eq!((hops.used(), hops.find(&neighbour(1).into()).is_err()), (1, true));
         // Its slot is used again, for whoever is next.
         assert_eq!(hops.acquire(neighbour(3)), a);
         assert_eq!(hops.used(), 2);
-        for fixed in 0..7 {
+        for fixed in 0..8 {
             hops.release(HopIndex(fixed));
         }
         assert_eq!(*hops.get(HopIndex::GATEWAY), NextHop::Gateway);
@@ -357,7 +470,7 @@ mod tests {
         hops.set(a, port(2));
         assert_eq!(*hops.get(HopIndex::DEFAULT), NextHop::Drop(DropReason::Blackhole));
         hops.set_default(None);
-        assert_eq!((*hops.get(HopIndex::DEFAULT), *hops.get(a)), (none, port(2)));
+        assert_eq!((hops.get(HopIndex::DEFAULT).clone(), hops.get(a).clone()), (none, port(2)));
         assert_eq!(hops.port(HopIndex::DEFAULT).mtu, 0);
     }
 }

@@ -22,6 +22,7 @@ extern crate std;
 mod counters;
 mod fib;
 mod fib6;
+mod group;
 mod hops;
 mod icmp;
 mod index;
@@ -31,6 +32,7 @@ mod packet;
 mod policer;
 mod policy;
 mod process;
+mod punts;
 mod routes;
 mod stations;
 mod tables;
@@ -38,6 +40,7 @@ mod tunnels;
 mod verdict;
 
 pub use counters::Counters;
+pub use group::Group;
 pub use hops::{NextHop, PortHop, TunnelHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
 pub use limiter::{FloodLimiter, IcmpLimiter, PortLimits, Timestamp};
@@ -46,9 +49,10 @@ pub use packet::{HEADER_BYTES, Packet};
 pub use policer::{Policer, Rate, Rates};
 pub use policy::{
     FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Policy, PolicyError, PortIndex,
-    PortPolicy, Tunnel,
+    PortPolicy, PortRole, Tunnel,
 };
 pub use process::{Outcome, process};
-pub use routes::{RouteChange, RouteError, RouteTarget, Vtep};
+pub use punts::{PuntClass, PuntLimiter, PuntRate, PuntRates};
+pub use routes::{MplsEnd, Path, Paths, RouteChange, RouteError, RouteTarget, Vtep, reserved_around};
 pub use tables::Tables;
 pub use verdict::{DropReason, Flood, IcmpError, Verdict};

@@ -1,5 +1,7 @@
 //! Time as an argument, and limits on what one port can make the vRouter do.
 
+use crate::PuntLimiter;
+
 /// A moment of a monotonic clock whose start does not matter, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
@@ -26,6 +28,8 @@ pub struct PortLimits {
     pub errors: IcmpLimiter,
     /// Frames repeated to other ports of a bridged network, which says how many ([`crate::FloodLimit`]).
     pub floods: FloodLimiter,
+    /// Packets handed to the kernel, of which the network says how many ([`crate::PuntRates`]).
+    pub punts: PuntLimiter,
 }
 
 /// A token bucket without a clock of its own.
@@ -33,7 +37,7 @@ pub struct PortLimits {
 /// Kept as the moment at which the bucket would be full again (the "virtual scheduling" form): one compare
 /// and one addition for each question, and a clock that jumps back can only delay tokens.
 #[derive(Clone, Copy, Debug)]
-struct Bucket {
+pub(crate) struct Bucket {
     /// Nanoseconds until one token is back.
     interval: u64,
     /// Nanoseconds of the whole bucket less one token.
@@ -43,7 +47,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    const fn new(per_second: u32, burst: u32) -> Self {
+    pub(crate) const fn new(per_second: u32, burst: u32) -> Self {
         if per_second == 0 || burst == 0 {
             return Self { interval: 0, tolerance: 0, full_at: u64::MAX };
         }
@@ -53,7 +57,7 @@ impl Bucket {
     }
 
     /// Goes on with the rate and burst of another one.
-    fn follow(&mut self, other: &Self) {
+    pub(crate) fn follow(&mut self, other: &Self) {
         if (self.interval, self.tolerance) != (other.interval, other.tolerance) {
             // One that allows none is full at the end of time.
             let full_at = if self.full_at == u64::MAX { 0 } else { self.full_at };
@@ -61,7 +65,7 @@ impl Bucket {
         }
     }
 
-    fn allow(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn allow(&mut self, now: Timestamp) -> bool {
         if self.full_at > now.nanoseconds.saturating_add(self.tolerance) {
             return false;
         }

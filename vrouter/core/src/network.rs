@@ -1,25 +1,27 @@
 //! One virtual network: what it is, who is in it, and where its addresses lead.
 
+mod connect;
+mod route;
+
 use crate::fib::Fib;
 use crate::fib6::Fib6;
-use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop, TunnelHop};
+use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop};
 use crate::index::{Index, Key};
-use crate::routes::{RouteChange, RouteError, RouteTarget, reserved_around};
 use crate::stations::Stations;
 use crate::{
-    FloodLimit, FloodLimiter, Mode, NetworkPolicy, PortIndex, PortPolicy, Timestamp, Vtep,
+    FloodLimit, FloodLimiter, Mode, NetworkPolicy, PortIndex, PortPolicy, PortRole, PuntLimiter,
+    Timestamp,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use vrouter_net::vxlan::{Encapsulation, Endpoint};
-use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
+use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// A network in the tables.
 #[derive(Clone, Debug)]
 pub struct Network {
     policy: NetworkPolicy,
-    /// Sorted by IPv4 address.
+    /// Sorted by IPv4 address and slot.
     members: Vec<PortPolicy>,
     hops: Hops,
     fib: Fib,
@@ -27,6 +29,8 @@ pub struct Network {
     bridge: Bridge,
     /// Ends of tunnels that this network carries, sorted.
     tunnel_ends: Vec<IpAddr>,
+    /// How many packets are handed to the kernel.
+    punts: PuntLimiter,
 }
 
 /// What a bridged network knows of its ports; empty in a routed one.
@@ -67,9 +71,16 @@ impl Network {
             stations: None,
         };
         let (hops, fib6) = (Hops::new(), Fib6::new());
-        let (members_yet, ends_yet) = (Vec::new(), Vec::new());
-        let mut network =
-            Self { policy, members: members_yet, hops, fib, fib6, bridge, tunnel_ends: ends_yet };
+        let mut network = Self {
+            policy,
+            members: Vec::new(),
+            hops,
+            fib,
+            fib6,
+            bridge,
+            tunnel_ends: Vec::new(),
+            punts: PuntLimiter::new(&policy.punts),
+        };
         network.set_own_routes(true);
         network.change_members(members);
         network.set_tunnel_ends(tunnel_ends);
@@ -91,6 +102,7 @@ impl Network {
             network.change_members(&[]);
             network.set_own_routes(false);
             network.policy = policy;
+            network.punts = PuntLimiter::new(&policy.punts);
             network.set_own_routes(true);
         }
         network.change_members(members);
@@ -102,7 +114,7 @@ impl Network {
     fn set_tunnel_ends(&mut self, ends: &[IpAddr]) {
         let old = core::mem::replace(&mut self.tunnel_ends, ends.to_vec());
         let gateways = [
-            Some(IpAddr::V4(self.policy.gateway)),
+            (!self.policy.external).then_some(IpAddr::V4(self.policy.gateway)),
             self.policy.ipv6.map(|ipv6| IpAddr::V6(ipv6.gateway)),
         ];
         let gone = old.into_iter().map(|end| (end, None));
@@ -118,7 +130,10 @@ impl Network {
 
     /// Sets or takes away the routes that follow from the network's own addresses.
     fn set_own_routes(&mut self, set: bool) {
-        let NetworkPolicy { prefix, gateway, gateway_mac, ipv6, .. } = self.policy;
+        let NetworkPolicy { prefix, gateway, gateway_mac, ipv6, external, .. } = self.policy;
+        if external {
+            return;
+        }
         let hop = |hop| set.then_some(hop);
         let fib = &mut self.fib;
         fib.set_own(prefix, hop(HopIndex::UNREACHABLE));
@@ -141,12 +156,12 @@ impl Network {
     fn change_members(&mut self, members: &[PortPolicy]) {
         let old_members = core::mem::replace(&mut self.members, members.to_vec());
         for old in &old_members {
-            if find(members, old.ipv4) != Some(old) {
+            if find(members, old) != Some(old) {
                 self.leave(old);
             }
         }
         for new in members {
-            if find(&old_members, new.ipv4) != Some(new) {
+            if find(&old_members, new) != Some(new) {
                 self.join(new);
             }
         }
@@ -165,11 +180,16 @@ impl Network {
     }
 
     fn leave(&mut self, port: &PortPolicy) {
-        self.fib.set_own(Ipv4Prefix::host(port.ipv4), None);
-        self.hops.leave(port.ipv4.into());
+        if port.role == PortRole::Kernel {
+            self.hops.leave(Neighbour::Kernel);
+        }
+        if let Some(address) = port.own_ipv4() {
+            self.fib.set_own(Ipv4Prefix::host(address), None);
+            self.hops.leave(IpAddr::V4(address));
+        }
         if let Some(address) = port.ipv6 {
             self.fib6.set_own(Ipv6Prefix::host(address), None);
-            self.hops.leave(address.into());
+            self.hops.leave(IpAddr::V6(address));
         }
         self.bridge.macs.set(key(port.mac), None);
         if let Some(stations) = self.bridge.stations.as_ref().filter(|_| port.trunk) {
@@ -180,100 +200,27 @@ impl Network {
     }
 
     fn join(&mut self, port: &PortPolicy) {
-        let NetworkPolicy { gateway_mac, mtu, .. } = self.policy;
-        let hop = NextHop::Port(PortHop::new(port.index, port.mac, gateway_mac, mtu));
-        let index = self.hops.join(port.ipv4.into(), hop);
-        self.fib.set_own(Ipv4Prefix::host(port.ipv4), Some(index));
+        let mtu = port.mtu_in(&self.policy);
+        let hop = PortHop::new(port.index, port.mac, self.policy.gateway_mac, mtu);
+        let hop = match port.role {
+            PortRole::Pod => NextHop::Port(hop),
+            PortRole::Kernel => {
+                self.hops.join(Neighbour::Kernel, NextHop::Kernel(hop));
+                NextHop::Kernel(hop)
+            }
+            // Routes lead to what is behind an uplink, see `connect`; nothing leads to the kernel's side of it.
+            PortRole::Uplink { .. } | PortRole::Host { .. } => return,
+        };
+        if let Some(address) = port.own_ipv4() {
+            let index = self.hops.join(IpAddr::V4(address), hop.clone());
+            self.fib.set_own(Ipv4Prefix::host(address), Some(index));
+        }
         if let Some(address) = port.ipv6 {
-            let index = self.hops.join(address.into(), hop);
+            let index = self.hops.join(IpAddr::V6(address), hop);
             self.fib6.set_own(Ipv6Prefix::host(address), Some(index));
         }
         if self.policy.mode == Mode::Bridged {
             self.bridge.macs.set(key(port.mac), Some(port.index));
-        }
-    }
-
-    /// The same network with other routes; all changes or none.
-    pub(crate) fn with_routes(&self, changes: &[RouteChange]) -> Result<Self, RouteError> {
-        for change in changes {
-            self.check_route(change)?;
-        }
-        let mut network = self.clone();
-        // In order of the prefixes a route comes before those inside it and neighbours are painted together.
-        // Changes of one prefix keep their order, so that the last one holds.
-        let mut sorted: Vec<_> = changes.iter().collect();
-        sorted.sort_by_key(|change| change.prefix);
-        for change in sorted {
-            network.change_route(change);
-        }
-        Ok(network)
-    }
-
-    fn check_route(&self, change: &RouteChange) -> Result<(), RouteError> {
-        let RouteChange { prefix, target } = *change;
-        if let Some(reserved) = reserved_around(prefix) {
-            return Err(RouteError::Reserved { prefix, reserved });
-        }
-        match target {
-            Some(RouteTarget::Via(via)) if !self.policy.may_have(via) => {
-                Err(RouteError::Via { prefix, via, network: self.policy.index })
-            }
-            Some(RouteTarget::Vxlan(vtep)) => self.check_vtep(prefix, vtep),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_vtep(&self, prefix: IpPrefix, vtep: Vtep) -> Result<(), RouteError> {
-        let Vtep { address, mac } = vtep;
-        let network = self.policy.index;
-        let tunnel = self.policy.tunnel.ok_or(RouteError::NoTunnel { prefix, network })?;
-        let local = tunnel.local;
-        let is_host = reserved_around(IpPrefix::host(address)).is_none();
-        if address == local || address.is_ipv4() != local.is_ipv4() || !is_host {
-            return Err(RouteError::Vtep { prefix, address, local });
-        }
-        match mac {
-            Some(mac) if !mac.is_station() => Err(RouteError::VtepMac { prefix, mac }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The network with its tunnel as the underlay is now. `None`: it is so already.
-    pub(crate) fn with_tunnel(&self, underlay: Option<&Self>) -> Option<Self> {
-        let leads = |vtep: Vtep| {
-            let tunnel = self.policy.tunnel?;
-            let NextHop::Port(port) = underlay?.next_hop_ip(vtep.address) else { return None };
-            let from = Endpoint { mac: port.source_mac(), address: tunnel.local };
-            let to = Endpoint { mac: port.destination_mac(), address: vtep.address };
-            let gateway = self.policy.gateway_mac;
-            let mtu = port.mtu.saturating_sub(tunnel.overhead()).min(self.policy.mtu);
-            let inner = PortHop::new(port.port, vtep.mac.unwrap_or(gateway), gateway, mtu);
-            let outer = Encapsulation::new(tunnel.vni, from, to)?;
-            Some(NextHop::Vxlan(TunnelHop { inner, outer }))
-        };
-        let mut changed: Option<Self> = None;
-        for (vtep, index) in self.hops.vteps() {
-            let hop = leads(vtep).unwrap_or(NextHop::Unreachable);
-            if *self.hops.get(index) != hop {
-                changed.get_or_insert_with(|| self.clone()).hops.set(index, hop);
-            }
-        }
-        changed
-    }
-
-    fn change_route(&mut self, change: &RouteChange) {
-        let hop = change.target.map(|target| match target {
-            RouteTarget::Via(via) => self.hops.acquire(via),
-            RouteTarget::Unreachable => HopIndex::UNREACHABLE,
-            RouteTarget::Drop => HopIndex::BLACKHOLE,
-            RouteTarget::Vxlan(vtep) => self.hops.acquire(Neighbour::Vtep(vtep)),
-        });
-        let old = match change.prefix {
-            IpPrefix::V4(prefix) => self.fib.set_fixed(&mut self.hops, prefix, hop),
-            IpPrefix::V6(prefix) => self.fib6.set_fixed(prefix, hop),
-        };
-        if let Some(old) = old {
-            self.hops.release(old);
         }
     }
 
@@ -330,6 +277,11 @@ impl Network {
         &self.bridge.floods
     }
 
+    /// How many packets of each port are handed to the kernel.
+    pub(crate) fn punts(&self) -> &PuntLimiter {
+        &self.punts
+    }
+
     /// In a bridged network, all its ports.
     pub(crate) fn bridged_ports(&self) -> &[PortIndex] {
         &self.bridge.ports
@@ -356,9 +308,10 @@ impl Network {
     }
 }
 
-fn find(list: &[PortPolicy], address: Ipv4Addr) -> Option<&PortPolicy> {
-    let at = list.binary_search_by_key(&address, |port| port.ipv4).ok()?;
-    list.get(at)
+/// The port in the same slot with the same address.
+fn find<'a>(list: &'a [PortPolicy], like: &PortPolicy) -> Option<&'a PortPolicy> {
+    let key = |port: &PortPolicy| (port.ipv4, port.index);
+    list.get(list.binary_search_by_key(&key(like), key).ok()?)
 }
 
 fn key(mac: Mac) -> Key {

@@ -1,7 +1,7 @@
 //! The private copy of a packet's head.
 
 use crate::{DropReason, Verdict};
-use vrouter_net::{ethernet, vxlan};
+use vrouter_net::{ethernet, mpls, vxlan};
 
 /// Most bytes of a frame that are copied into the scratch: Ethernet, IPv4 with all options, and 54 bytes
 /// of payload for the quote of an ICMP error.
@@ -55,7 +55,7 @@ impl Packet {
     ///
     /// So it is for IPv4 without options and for TCP and UDP over IPv6: headers and at least 8 bytes more, as RFC
     /// 792 asks of a quote. (RFC 1812 and RFC 4443 wish for longer quotes, of frames nobody wants to copy twice.)
-    /// But not for what goes to VXLAN's port, and may have another head inside.
+    /// But not for what goes to a tunnel's port, and may have another head inside.
     /// A wrong answer costs no safety: headers that are not there make [`crate::DropReason::RuntFrame`].
     #[inline]
     pub fn enough(head: &[u8; 64]) -> bool {
@@ -66,10 +66,12 @@ impl Packet {
         // The destination ports of TCP and UDP, behind either header.
         let to4 = u16::from_be_bytes([words[4][4], words[4][5]]);
         let to6 = u16::from_be_bytes([words[7][0], words[7][1]]);
+        // Without a branch for each port.
+        let plain = |port: u16| (port != vxlan::PORT) & (port != mpls::PORT);
         if kind & 0xff_ffff == 0x45_0008 {
-            return to4 != vxlan::PORT;
+            return plain(to4);
         }
-        kind & 0xf0_ffff == 0x60_dd86 && matches!(next_header, 6 | 17) && to6 != vxlan::PORT
+        kind & 0xf0_ffff == 0x60_dd86 && matches!(next_header, 6 | 17) && plain(to6)
     }
 
     /// The first five words of the head, little-endian. Nothing says how many of them are valid.
@@ -186,10 +188,12 @@ mod tests {
         for other in [[(12, 8), (13, 0), (14, 0x46)], [(12, 8), (13, 6), (14, 0x45)]] {
             assert!(!frame(&other));
         }
-        // VXLAN's port, behind either header.
+        // The ports of VXLAN and MPLS, behind either header.
         for (head, at) in [(four.as_slice(), 36), (&six(17), 56)] {
-            let port = |low| [head, &[(at, 0x12), (at + 1, low)]].concat();
-            assert!(!frame(&port(0xb5)) && frame(&port(0xb6)));
+            let port = |high, low| [head, &[(at, high), (at + 1, low)]].concat();
+            assert!(!frame(&port(0x12, 0xb5)) && frame(&port(0x12, 0xb6)));
+            assert!(!frame(&port(0x19, 0xeb)) && frame(&port(0x19, 0xea)));
+            assert!(frame(&port(0x12, 0xeb)) && frame(&port(0x19, 0xb5)));
         }
         for at in 0..3 {
             let mut bad = [(12, 0x86), (13, 0xdd), (14, 0x60), (20, 17)];

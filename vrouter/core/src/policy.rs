@@ -1,13 +1,16 @@
 //! What the tables are built from: plain values, checked as a whole.
 
 mod error;
+mod role;
 mod tunnel;
 
 use crate::routes::{reserved_around, reserved4, reserved6};
-use crate::{FloodLimiter, Rates};
+use crate::{FloodLimiter, PuntRates, Rates};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub use error::PolicyError;
+pub use role::PortRole;
+use vrouter_net::mpls::{self, Label};
 use vrouter_net::vxlan::{self, Vni};
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
@@ -49,29 +52,56 @@ pub struct NetworkPolicy {
     pub floods: FloodLimit,
     /// How it reaches other hosts, if it does.
     pub tunnel: Option<Tunnel>,
+    /// Its addresses are the kernel's, and its ports are uplinks and their host interfaces
+    /// ([`NetworkPolicy::external`]).
+    pub external: bool,
+    /// How many packets one worker hands to the kernel for each of its ports.
+    pub punts: PuntRates,
 }
 
-/// The VXLAN tunnel between a network here and the same one on other hosts. What is routed into it is said by routes
-/// ([`crate::RouteTarget::Vxlan`]).
+/// The tunnel between a network here and the same one on other hosts. What is routed into it is said by routes
+/// ([`crate::RouteTarget::Vxlan`], [`crate::RouteTarget::MplsUdp`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// The network's number on the wire; no other network has it on this underlay.
-    pub vni: Vni,
+    /// The network's number on the wire in VXLAN, both ways; no other network has it on this underlay. `None`: the
+    /// network does not speak VXLAN.
+    pub vni: Option<Vni>,
+    /// The label on MPLS packets for the network; no other network has it on this underlay. The other end's label is the
+    /// route's. `None`: nothing comes by MPLS.
+    pub label: Option<Label>,
     /// The network that carries the packets. It has no tunnel itself.
     pub underlay: NetworkIndex,
-    /// This end's address in the underlay: the gateway's, or one that no port has. The vRouter answers for it.
+    /// This end's address in the underlay: the gateway's, or one that no port has. The vRouter answers for it. In an
+    /// external network any address of this host; other packets for it still go to the kernel.
     pub local: IpAddr,
 }
 
+/// How a packet is carried through a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    Vxlan,
+    Mpls,
+}
+
 impl Tunnel {
-    /// Bytes that the tunnel takes from an IP packet of the underlay before an IP packet of the network.
-    pub fn overhead(&self) -> u16 {
-        const OUTER4: u16 = 50;
-        const OUTER6: u16 = 70;
-        const _: () = assert!(OUTER4 as usize == vxlan::OUTER4_BYTES);
-        const _: () = assert!(OUTER6 as usize == vxlan::OUTER6_BYTES);
-        // The outer Ethernet header is not in the underlay's packet, but the inner one is, and is as long.
-        if self.local.is_ipv4() { OUTER4 } else { OUTER6 }
+    /// Bytes that a tunnel takes from an IP packet of the underlay before an IP packet of the network.
+    pub(crate) fn overhead(&self, carrier: Carrier) -> u16 {
+        const VXLAN4: u16 = 50;
+        const VXLAN6: u16 = 70;
+        const _: () = assert!(VXLAN4 as usize == vxlan::OUTER4_BYTES);
+        const _: () = assert!(VXLAN6 as usize == vxlan::OUTER6_BYTES);
+        const MPLS4: u16 = 32;
+        const MPLS6: u16 = 52;
+        const _: () = assert!(MPLS4 as usize + 14 == mpls::OUTER4_BYTES);
+        const _: () = assert!(MPLS6 as usize + 14 == mpls::OUTER6_BYTES);
+        match (carrier, self.local.is_ipv4()) {
+            // The outer Ethernet header is not in the underlay's packet, but the inner one is, and is as long.
+            (Carrier::Vxlan, true) => VXLAN4,
+            (Carrier::Vxlan, false) => VXLAN6,
+            // MPLS carries the inner packet without one.
+            (Carrier::Mpls, true) => MPLS4,
+            (Carrier::Mpls, false) => MPLS6,
+        }
     }
 }
 
@@ -118,9 +148,12 @@ pub struct PortPolicy {
     pub index: PortIndex,
     /// The network it belongs to.
     pub network: NetworkIndex,
-    /// The pod's MAC address.
+    /// What is behind it.
+    pub role: PortRole,
+    /// The pod's MAC address; an uplink's own and its host interface's, which is the same; a kernel port's.
     pub mac: Mac,
-    /// The pod's address.
+    /// The pod's address. A kernel port can have one, so that the network's ports reach the kernel itself; 0.0.0.0: it
+    /// has none, as uplinks and host interfaces never have one here.
     pub ipv4: Ipv4Addr,
     /// The pod's IPv6 address, if it has one. It may use link-local ones too, to talk to the gateway.
     pub ipv6: Option<Ipv6Addr>,
@@ -133,6 +166,8 @@ pub struct PortPolicy {
     pub trunk: bool,
     /// What the pod may send.
     pub rates: Rates,
+    /// Bytes of the largest IP packet it takes, if that is less than the network's.
+    pub mtu: Option<u16>,
 }
 
 /// Smallest MTU every IPv4 link must take (RFC 791 section 3.2).
@@ -170,6 +205,7 @@ impl Policy {
         if let Some([first, _]) = pairs(&ports).find(|[a, b]| a.index == b.index) {
             return Err(PolicyError::DuplicatePort { port: first.index });
         }
+        role::check(&ports)?;
         for port in &ports {
             let found = networks.binary_search_by_key(&port.network, |network| network.index);
             let network = found
@@ -179,15 +215,19 @@ impl Policy {
             port.check(network)?;
         }
 
-        ports.sort_unstable_by_key(|port| (port.network, port.mac));
-        if let Some([a, b]) = pairs(&ports).find(|[a, b]| (a.network, a.mac) == (b.network, b.mac))
-        {
-            let (first, second) = in_order(a, b);
-            return Err(PolicyError::DuplicateMac { first, second, mac: a.mac });
+        let mut macs: Vec<_> = ports.iter().filter(|port| !port.role.is_host()).collect();
+        macs.sort_unstable_by_key(|port| (port.network, port.mac));
+        for pair in macs.windows(2) {
+            if let [a, b] = pair
+                && (a.network, a.mac) == (b.network, b.mac)
+            {
+                let (first, second) = in_order(a, b);
+                return Err(PolicyError::DuplicateMac { first, second, mac: a.mac });
+            }
         }
-        ports.sort_unstable_by_key(|port| (port.network, port.ipv4));
-        if let Some([a, b]) =
-            pairs(&ports).find(|[a, b]| (a.network, a.ipv4) == (b.network, b.ipv4))
+        ports.sort_unstable_by_key(|port| (port.network, port.ipv4, port.index));
+        if let Some([a, b]) = pairs(&ports)
+            .find(|[a, b]| (a.network, a.own_ipv4()) == (b.network, b.own_ipv4()) && a.has_ipv4())
         {
             let (first, second) = in_order(a, b);
             return Err(PolicyError::DuplicateAddress { first, second, address: a.ipv4 });
@@ -220,7 +260,40 @@ fn is_host_address(prefix: Ipv4Prefix, address: Ipv4Addr) -> bool {
 }
 
 impl NetworkPolicy {
+    /// A network whose addresses belong to the kernel: one that hosts are connected by. Its routes say what is the
+    /// kernel's ([`crate::RouteTarget::Local`]) and what lies behind its uplinks ([`crate::RouteTarget::Link`]).
+    /// `mtu`: bytes of the largest IP packet.
+    pub fn external(index: NetworkIndex, mtu: u16) -> Self {
+        Self {
+            index,
+            prefix: Ipv4Prefix::ALL,
+            gateway: Ipv4Addr::UNSPECIFIED,
+            gateway_mac: Mac::new([0; 6]),
+            mtu,
+            ipv6: None,
+            mode: Mode::Routed,
+            floods: FloodLimit::default(),
+            tunnel: None,
+            external: true,
+            punts: PuntRates::default(),
+        }
+    }
+
+    fn check_external(&self) -> Result<(), PolicyError> {
+        let Self { index: network, mtu, floods, punts, .. } = *self;
+        if *self != (Self { floods, punts, ..Self::external(network, mtu) }) {
+            return Err(PolicyError::External { network });
+        }
+        if mtu < ipv6::MIN_MTU {
+            return Err(PolicyError::Ipv6Mtu { network, mtu });
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<(), PolicyError> {
+        if self.external {
+            return self.check_external();
+        }
         let Self { index: network, prefix, gateway, gateway_mac, mtu, ipv6, .. } = *self;
         if let Some(reserved) = reserved4().into_iter().find(|other| prefix.overlaps(*other)) {
             return Err(PolicyError::PrefixReserved { network, prefix, reserved });
@@ -243,6 +316,7 @@ impl NetworkPolicy {
     /// Whether a port of the network could have this address.
     pub(crate) fn may_have(&self, address: IpAddr) -> bool {
         match address {
+            _ if self.external => false,
             IpAddr::V4(address) => is_host_address(self.prefix, address) && address != self.gateway,
             IpAddr::V6(address) => self
                 .ipv6
@@ -278,22 +352,41 @@ impl Ipv6Network {
 }
 
 impl PortPolicy {
-    /// Whether the pod may send from this address beside its own ones.
+    /// Whether the pod may send from this address beside its own ones. The kernel sends for others.
     pub(crate) fn allows(&self, source: IpAddr) -> bool {
-        self.allowed.iter().any(|prefix| prefix.contains(source))
+        self.role == PortRole::Kernel || self.allowed.iter().any(|prefix| prefix.contains(source))
+    }
+
+    /// Whether it has an IPv4 address.
+    pub(crate) fn has_ipv4(&self) -> bool {
+        !self.ipv4.is_unspecified()
+    }
+
+    /// Its IPv4 address, if it has one.
+    pub(crate) fn own_ipv4(&self) -> Option<Ipv4Addr> {
+        self.has_ipv4().then_some(self.ipv4)
+    }
+
+    /// Bytes of the largest IP packet that it takes in a network.
+    pub(crate) fn mtu_in(&self, network: &NetworkPolicy) -> u16 {
+        self.mtu.map_or(network.mtu, |mtu| mtu.min(network.mtu))
     }
 
     fn check(&self, network: &NetworkPolicy) -> Result<(), PolicyError> {
-        let Self { index: port, network: _, mac, ipv4: address, ipv6, ref allowed, trunk, rates } =
-            *self;
-        if !is_host_address(network.prefix, address) {
+        let Self { index: port, mac, ipv4: address, ipv6, ref allowed, trunk, rates, .. } = *self;
+        if !mac.is_station() {
+            return Err(PolicyError::PortMac { port, mac });
+        }
+        self.check_role(network)?;
+        if network.external {
+            return Ok(());
+        }
+        let none = self.role == PortRole::Kernel && !self.has_ipv4();
+        if !none && !is_host_address(network.prefix, address) {
             return Err(PolicyError::Address { port, address, prefix: network.prefix });
         }
         if address == network.gateway {
             return Err(PolicyError::AddressOfGateway { port, address });
-        }
-        if !mac.is_station() {
-            return Err(PolicyError::PortMac { port, mac });
         }
         if mac == network.gateway_mac {
             return Err(PolicyError::MacOfGateway { port, mac });

@@ -2,15 +2,20 @@
 
 mod bridge;
 mod fast;
+mod ingress;
 mod nd;
 pub(crate) mod six;
 pub(crate) mod slow;
 mod tunnel;
+mod uplink;
 
 use crate::hops::HopIndex;
 use crate::tables::Port;
-use crate::tunnels::TunnelEnd;
-use crate::{DropReason, Network, Packet, PortIndex, PortLimits, Tables, Timestamp, Verdict};
+use crate::tunnels::Ends;
+use crate::{
+    DropReason, Network, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp, Verdict,
+};
+use ingress::Ingress;
 use slow::Step;
 
 /// Packets that go through the stages together; a longer batch goes in pieces. One bit each in a word.
@@ -29,6 +34,9 @@ pub struct Outcome {
 /// headers of those that go on. Last, the port's policer drops what is above its rates: it counts what would go on,
 /// answers included.
 ///
+/// What comes from the kernel's side of an uplink goes there as it is; what comes in by an uplink and is not forwarded is
+/// the kernel's, if it is for this host.
+///
 /// Safe with any bytes and any lengths. Verdicts that were there before do not matter. A packet that is
 /// not forwarded or replied to keeps its header as received, unless it was for the policer alone to drop.
 pub fn process(
@@ -45,21 +53,36 @@ pub fn process(
         return Outcome::default();
     };
     let at = Place { tables, port, network, tunnels: tables.tunnels(port.policy.network), now };
+    let outcome = match port.policy.role {
+        PortRole::Pod => stages::<ingress::Pod>(&at, batch, limits),
+        PortRole::Kernel => stages::<ingress::Kernel>(&at, batch, limits),
+        PortRole::Uplink { .. } => stages::<ingress::Uplink>(&at, batch, limits),
+        PortRole::Host { uplink } => uplink::cross(batch, uplink),
+    };
+    match &port.policer {
+        Some(policer) if policer.police(now, batch) > 0 => Outcome::default(),
+        _ => outcome,
+    }
+}
+
+/// The stages for packets from one kind of sender.
+#[inline]
+fn stages<I: Ingress>(at: &Place<'_>, whole: &mut [Packet], limits: &mut PortLimits) -> Outcome {
+    let Place { port, network, .. } = *at;
     let mut outcome = None;
     let mut tunnelled = false;
-    let whole = batch;
     for batch in whole.chunks_mut(STAGE_PACKETS) {
         let mut found = [0; STAGE_PACKETS];
         let mut decided = 0;
         let mut targets = Targets::default();
-        for i in bits(fast::classify(port, batch, &mut found)) {
+        for i in bits(fast::classify::<I>(port, batch, &mut found)) {
             let packet = &mut batch[i];
-            if let Some(to) = six::forward(&at, packet) {
+            if let Some(to) = I::forward6(at, packet) {
                 targets.add(to, !matches!(packet.verdict, Verdict::Forward(_)));
                 decided |= 1 << i;
                 continue;
             }
-            match slow::classify(&at, packet, limits) {
+            match I::classify(at, packet, limits) {
                 Step::LookUp(address) => found[i] = address,
                 Step::Done(verdict) => {
                     packet.verdict = verdict;
@@ -71,25 +94,21 @@ pub fn process(
         let (left, mut all_to) = fast::forward(port, network.hops(), batch, &found);
         let mut left = left & !decided;
         if left != 0 {
-            left &= !tunnel::encapsulate(network.hops(), batch, &found, left, &mut targets);
+            left &= !tunnel::encapsulate(at, batch, &found, left, &mut targets);
         }
         if left != 0 && !at.tunnels.is_empty() {
-            left &= !tunnel::decapsulate(&at, batch, &mut found, left, &mut targets);
+            left &= !tunnel::decapsulate(at, batch, &mut found, left, &mut targets);
         }
         for i in bits(left) {
             let next_hop = network.hops().get(HopIndex(found[i]));
-            batch[i].verdict = slow::resolve(&at, next_hop, &mut batch[i], limits);
+            batch[i].verdict = I::resolve(at, next_hop, &mut batch[i], limits);
         }
         all_to = all_to.or(targets.all_to(batch.len()));
         tunnelled |= targets.tunnelled;
         let same = *outcome.get_or_insert(all_to) == all_to;
         outcome = Some(all_to.filter(|_| same));
     }
-    let outcome = Outcome { all_to: outcome.flatten(), tunnelled };
-    match &port.policer {
-        Some(policer) if policer.police(now, whole) > 0 => Outcome::default(),
-        _ => outcome,
-    }
+    Outcome { all_to: outcome.flatten(), tunnelled }
 }
 
 /// Where and when packets are decided about.
@@ -98,7 +117,7 @@ struct Place<'a> {
     port: &'a Port,
     network: &'a Network,
     /// The ends of tunnels that the network carries.
-    tunnels: &'a [TunnelEnd],
+    tunnels: Ends<'a>,
     now: Timestamp,
 }
 

@@ -1,16 +1,17 @@
 //! The immutable snapshot that packets are judged by.
 
+mod expect;
+
 use crate::policy::Checked;
 use crate::routes::{RouteChange, RouteError};
-use crate::tunnels::{self, TunnelEnd, Tunnels};
+use crate::tunnels::{self, Ends, Tunnels};
 use crate::{
-    Flood, Network, NetworkIndex, NetworkPolicy, Policer, Policy, PolicyError, PortIndex,
+    Flood, Network, NetworkIndex, Policer, Policy, PolicyError, PortIndex,
     PortPolicy,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::net::Ipv6Addr;
-use vrouter_net::ethernet::EtherType;
+pub(crate) use expect::{Expect, Expect6, Sender};
 
 /// All networks and ports, immutable. A change makes new tables, which share with the old ones every
 /// network that did not change.
@@ -21,6 +22,8 @@ pub struct Tables {
     /// By slot.
     networks: Vec<Option<Arc<Network>>>,
     tunnels: Arc<Tunnels>,
+    /// Ports without a link, sorted.
+    down: Arc<Vec<PortIndex>>,
 }
 
 /// One port as its ingress check wants it.
@@ -32,71 +35,6 @@ pub(crate) struct Port {
     pub expect6: Option<Expect6>,
     /// What its pod may send, if that is limited. Later versions of the port that may send as much have the same one.
     pub policer: Option<Arc<Policer>>,
-}
-
-/// What the first 32 bytes of a frame must be that is right in the common way, as little-endian words with a mask
-/// for each: from this port's MAC and IPv4 address to the gateway, IPv4, no options. Type of service and all that
-/// differs from packet to packet may be anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Expect {
-    words: [u64; 4],
-}
-
-impl Expect {
-    /// The bytes that must be right.
-    const MASK: [u64; 4] = [u64::MAX, u64::MAX >> 8, 0, 0x0000_ffff_ffff_0000];
-
-    fn new(port: &PortPolicy, network: &NetworkPolicy) -> Self {
-        let mut bytes = [0; 32];
-        bytes[..6].copy_from_slice(&network.gateway_mac.octets());
-        bytes[6..12].copy_from_slice(&port.mac.octets());
-        bytes[12..14].copy_from_slice(&EtherType::IPV4.0.to_be_bytes());
-        bytes[14] = 0x45;
-        bytes[26..30].copy_from_slice(&port.ipv4.octets());
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Self { words }
-    }
-
-    /// Whether words 0, 1 and 3 of a frame are as expected.
-    #[inline]
-    pub fn agrees(&self, first: u64, second: u64, fourth: u64) -> bool {
-        let wrong = (first ^ self.words[0])
-            | ((second ^ self.words[1]) & Self::MASK[1])
-            | ((fourth ^ self.words[3]) & Self::MASK[3]);
-        wrong == 0
-    }
-}
-
-/// The same for IPv6: words 0 and 1, and the source address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Expect6 {
-    words: [u64; 2],
-    pub source: Ipv6Addr,
-}
-
-impl Expect6 {
-    /// In word 1: all but the traffic class and the flow label behind the version.
-    const MASK: u64 = 0x00f0_ffff_ffff_ffff;
-
-    fn new(port: &PortPolicy, network: &NetworkPolicy) -> Option<Self> {
-        let mut bytes = [0; 16];
-        bytes[..6].copy_from_slice(&network.gateway_mac.octets());
-        bytes[6..12].copy_from_slice(&port.mac.octets());
-        bytes[12..14].copy_from_slice(&EtherType::IPV6.0.to_be_bytes());
-        bytes[14] = 0x60;
-        let [first, second] = *bytes.as_chunks().0 else { return None };
-        let words = [u64::from_le_bytes(first), u64::from_le_bytes(second)];
-        Some(Self { words, source: port.ipv6? })
-    }
-
-    /// Whether words 0 and 1 of a frame are as expected.
-    #[inline]
-    pub fn agrees(&self, first: u64, second: u64) -> bool {
-        (first ^ self.words[0]) | ((second ^ self.words[1]) & Self::MASK) == 0
-    }
 }
 
 impl Tables {
@@ -148,7 +86,16 @@ impl Tables {
             put(&mut tables.networks, network.index.0, built);
         }
         tables.ports = Arc::new(slots);
-        tables.connect_tunnels();
+        tables.down = Arc::clone(&self.down);
+        // What is now in the slot of a port that had no link has one until somebody says that it has not.
+        let who = |port: &PortPolicy| (port.network, port.mac, port.role);
+        let same = |index: &PortIndex| {
+            self.port(*index).map(who).is_some_and(|old| tables.port(*index).map(who) == Some(old))
+        };
+        if !self.down.iter().all(same) {
+            tables.down = Arc::new(self.down.iter().copied().filter(same).collect());
+        }
+        tables.connect();
         Ok(tables)
     }
 
@@ -171,17 +118,47 @@ impl Tables {
         let old = self.shared(network).ok_or(RouteError::UnknownNetwork { network })?;
         let mut tables = self.clone();
         put(&mut tables.networks, network.0, Arc::new(old.with_routes(changes)?));
-        tables.connect_tunnels();
+        tables.connect();
         Ok(tables)
     }
 
-    /// Brings all tunnels in line with the networks that carry them.
-    fn connect_tunnels(&mut self) {
-        for at in 0..self.networks.len() {
-            let Some(network) = self.networks.get(at).and_then(Option::as_ref) else { continue };
-            let Some(tunnel) = network.policy().tunnel else { continue };
-            if let Some(changed) = network.with_tunnel(self.network(tunnel.underlay)) {
-                self.networks[at] = Some(Arc::new(changed));
+    /// The tables with the link of an uplink up or down. Flows that went over it take other paths at once, where routes
+    /// have several; all others stay where they are. Links are up until this says otherwise; it holds as long as the port
+    /// is there, whatever else changes.
+    #[must_use]
+    pub fn with_link_state(&self, port: PortIndex, up: bool) -> Self {
+        let mut tables = self.clone();
+        match (self.down.binary_search(&port), up) {
+            (Ok(at), true) => {
+                Arc::make_mut(&mut tables.down).remove(at);
+            }
+            (Err(at), false) if self.port(port).is_some() => {
+                Arc::make_mut(&mut tables.down).insert(at, port);
+            }
+            _ => return tables,
+        }
+        tables.connect();
+        tables
+    }
+
+    /// Whether a port has a link, as far as [`Tables::with_link_state`] was told.
+    pub fn has_link(&self, port: PortIndex) -> bool {
+        self.down.binary_search(&port).is_err()
+    }
+
+    /// Brings all next hops in line with links and with the networks that carry tunnels; those come first.
+    fn connect(&mut self) {
+        for over in [false, true] {
+            for at in 0..self.networks.len() {
+                let Some(network) = self.networks.get(at).and_then(Option::as_ref) else { continue };
+                let tunnel = network.policy().tunnel;
+                if tunnel.is_some() != over {
+                    continue;
+                }
+                let underlay = tunnel.and_then(|tunnel| self.network(tunnel.underlay));
+                if let Some(changed) = network.connected(&self.down, underlay) {
+                    self.networks[at] = Some(Arc::new(changed));
+                }
             }
         }
         let tunnels = Tunnels::new(self.networks.iter().flatten().map(Arc::as_ref));
@@ -192,7 +169,7 @@ impl Tables {
 
     /// The ends of tunnels that the network in a slot carries.
     #[inline]
-    pub(crate) fn tunnels(&self, underlay: NetworkIndex) -> &[TunnelEnd] {
+    pub(crate) fn tunnels(&self, underlay: NetworkIndex) -> Ends<'_> {
         self.tunnels.over(underlay)
     }
 

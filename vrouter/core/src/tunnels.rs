@@ -3,13 +3,17 @@
 use crate::{Network, NetworkIndex, NetworkPolicy};
 use alloc::vec::Vec;
 use core::net::IpAddr;
+use vrouter_net::mpls::Label;
 use vrouter_net::vxlan::Vni;
 
 /// One end of a tunnel of one network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TunnelEnd {
     pub underlay: NetworkIndex,
-    pub vni: Vni,
+    /// The network's number in VXLAN.
+    pub vni: Option<Vni>,
+    /// The label that packets for it have.
+    pub label: Option<Label>,
     /// Where packets have to go to.
     pub local: IpAddr,
     /// The network they are for.
@@ -28,21 +32,61 @@ impl TunnelEnd {
 /// All ends of tunnels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tunnels {
-    /// Sorted by underlay, then by VNI, each pair once.
+    /// Sorted by underlay, then by VNI; each pair once, but for those without a VNI.
     ends: Vec<TunnelEnd>,
+    /// The places of those with a label, sorted by underlay and label.
+    labels: Vec<(NetworkIndex, Label, usize)>,
+}
+
+/// The ends of tunnels that one network carries.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ends<'a> {
+    underlay: NetworkIndex,
+    /// Of all networks.
+    all: &'a [TunnelEnd],
+    /// Of this one.
+    ends: &'a [TunnelEnd],
+    labels: &'a [(NetworkIndex, Label, usize)],
+}
+
+impl<'a> Ends<'a> {
+    /// Whether there is none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Whether one has this address.
+    pub fn are_at(&self, address: IpAddr) -> bool {
+        self.ends.iter().any(|end| end.local == address)
+    }
+
+    /// The one with a VNI.
+    pub fn with_vni(&self, vni: Vni) -> Option<&'a TunnelEnd> {
+        let at = self.ends.binary_search_by_key(&Some(vni), |end| end.vni).ok()?;
+        self.ends.get(at)
+    }
+
+    /// The one with a label.
+    pub fn with_label(&self, label: Label) -> Option<&'a TunnelEnd> {
+        let key = (self.underlay, label);
+        let at = self.labels.binary_search_by_key(&key, |(network, label, _)| (*network, *label));
+        self.all.get(self.labels.get(at.ok()?)?.2)
+    }
 }
 
 impl Tunnels {
     pub fn new<'a>(networks: impl Iterator<Item = &'a Network>) -> Self {
         let end = |network: &Network| {
             let tunnel = network.policy().tunnel?;
-            let mut remotes: Vec<_> =
-                network.hops().vteps().map(|(vtep, _)| vtep.address).collect();
-            // They are sorted by address already; one can have several MAC addresses.
+            let mut remotes: Vec<_> = network.hops().tunnel_ends().collect();
+            // One can have several MAC addresses and labels.
+            remotes.sort_unstable();
             remotes.dedup();
             Some(TunnelEnd {
                 underlay: tunnel.underlay,
                 vni: tunnel.vni,
+                label: tunnel.label,
                 local: tunnel.local,
                 overlay: network.policy().index,
                 remotes,
@@ -50,18 +94,23 @@ impl Tunnels {
         };
         let mut ends: Vec<_> = networks.filter_map(end).collect();
         ends.sort_unstable_by_key(|end| (end.underlay, end.vni));
-        Self { ends }
+        let labels = ends.iter().zip(0..);
+        let labels = labels.filter_map(|(end, at)| Some((end.underlay, end.label?, at)));
+        let mut labels: Vec<_> = labels.collect();
+        labels.sort_unstable();
+        Self { ends, labels }
     }
 
-    /// Those that a network carries, sorted by VNI.
+    /// Those that a network carries.
     #[inline]
-    pub fn over(&self, underlay: NetworkIndex) -> &[TunnelEnd] {
+    pub fn over(&self, underlay: NetworkIndex) -> Ends<'_> {
         if self.ends.is_empty() {
-            return &[];
+            return Ends::default();
         }
         let start = self.ends.partition_point(|end| end.underlay < underlay);
         let end = self.ends.partition_point(|end| end.underlay <= underlay);
-        self.ends.get(start..end).unwrap_or(&[])
+        let ends = self.ends.get(start..end).unwrap_or(&[]);
+        Ends { underlay, all: &self.ends, ends, labels: &self.labels }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What becomes of a packet.
 
-use crate::PortIndex;
+use crate::{PortIndex, PuntClass};
 use core::fmt;
 
 /// An ICMP error the vRouter reports to the sender of a packet.
@@ -19,6 +19,9 @@ pub enum Verdict {
     /// To another port, out of a tunnel: without the first [`crate::Packet::removed`] bytes;
     /// [`crate::Packet::sent_head`] is the header to send.
     Decapsulate(PortIndex),
+    /// To the kernel, through a host interface or a kernel port. The header in the scratch is the one to send; the frame
+    /// keeps its length. But for [`PuntClass::Kernel`] it is as received.
+    Punt(PortIndex, PuntClass),
     /// Back to the port it came from. The header in the scratch is the one to send; the frame keeps its
     /// length.
     Reply,
@@ -89,7 +92,7 @@ drop_reasons! {
     Multicast = "multicast",
         "The packet goes to a multicast, broadcast or network address, which a routed network does not forward.";
     NotForGatewayMac = "not_for_gateway_mac",
-        "The frame's destination MAC address is not the gateway's.";
+        "The frame's destination MAC address is not the gateway's, or at an uplink not the uplink's.";
     NoRoute = "no_route",
         "The network has no route or no port for the destination address.";
     TtlExceeded = "ttl_exceeded",
@@ -141,11 +144,21 @@ drop_reasons! {
     UnknownVni = "unknown_vni",
         "No network has this VXLAN network identifier at the address the packet went to.";
     UnknownVtep = "unknown_vtep",
-        "The VXLAN packet comes from an endpoint that no route of its network leads to.";
+        "The packet through a tunnel comes from an endpoint that no route of its network leads to.";
     TunnelTransit = "tunnel_transit",
         "The packet came out of a tunnel and would go into one again.";
     TunnelCongestion = "tunnel_congestion",
         "The tunnel was congested and the packet inside cannot say so (RFC 6040).";
+    KernelLoop = "kernel_loop",
+        "The kernel sent the packet, and a route says that the kernel routes it: it would go round for ever.";
+    PuntLimited = "punt_limited",
+        "The packet is for the kernel, which has got as many of its class from this port as it may.";
+    NoHostInterface = "no_host_interface",
+        "The packet is for the kernel, but its uplink has no host interface.";
+    MalformedMpls = "malformed_mpls",
+        "The MPLS packet is a fragment, its lengths are impossible, it has more than one label, or what is inside is no IP packet.";
+    UnknownLabel = "unknown_label",
+        "No network has this MPLS label at the address the packet went to.";
 }
 
 impl fmt::Display for DropReason {
@@ -199,7 +212,8 @@ mod tests {
              receiver_ring_full receiver_buffer_too_small receiver_bad_descriptor bad_descriptor \
              chain_too_long unsupported_offload no_mbuf blackhole malformed_ipv6 \
              malformed_nd nd_spoof nd_unanswered unknown_mac flood_limited policed \
-             malformed_vxlan unknown_vni unknown_vtep tunnel_transit tunnel_congestion"
+             malformed_vxlan unknown_vni unknown_vtep tunnel_transit tunnel_congestion \
+             kernel_loop punt_limited no_host_interface malformed_mpls unknown_label"
         );
     }
 }

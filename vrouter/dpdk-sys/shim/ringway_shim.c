@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "ringway_shim.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_cycles.h>
@@ -80,6 +81,21 @@ uint8_t *ringway_mbuf_append(struct rte_mbuf *mbuf, uint16_t len)
 	return (uint8_t *)rte_pktmbuf_append(mbuf, len);
 }
 
+uint8_t *ringway_mbuf_prepend(struct rte_mbuf *mbuf, uint16_t len)
+{
+	return (uint8_t *)rte_pktmbuf_prepend(mbuf, len);
+}
+
+uint8_t *ringway_mbuf_adj(struct rte_mbuf *mbuf, uint16_t len)
+{
+	return (uint8_t *)rte_pktmbuf_adj(mbuf, len);
+}
+
+int ringway_mbuf_trim(struct rte_mbuf *mbuf, uint16_t len)
+{
+	return rte_pktmbuf_trim(mbuf, len);
+}
+
 void ringway_mbuf_reset(struct rte_mbuf *mbuf)
 {
 	/* A reset alone would forget the rest of a packet that a device received in pieces. */
@@ -133,13 +149,29 @@ int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)
 	info->min_tx_descriptors = from.tx_desc_lim.nb_min;
 	info->max_tx_descriptors = from.tx_desc_lim.nb_max;
 	info->tx_descriptor_step = from.tx_desc_lim.nb_align;
+	info->tx_ipv4_checksum = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_IPV4_CKSUM) != 0;
+	info->tx_udp_checksum = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_UDP_CKSUM) != 0;
+	info->tx_tcp_checksum = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_CKSUM) != 0;
+	info->tx_tcp_segmentation = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0;
 	return 0;
 }
 
-int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu)
+int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu,
+			     int interrupts)
 {
 	struct rte_eth_conf conf = { .rxmode = { .mtu = mtu } };
+	struct rte_eth_dev_info info;
+	int status = rte_eth_dev_info_get(port, &info);
 
+	if (status != 0)
+		return status;
+	conf.intr_conf.rxq = interrupts != 0;
+	if (rx_queues > 1) {
+		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
+						   (RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_TCP);
+		if (conf.rx_adv_conf.rss_conf.rss_hf != 0)
+			conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+	}
 	return rte_eth_dev_configure(port, rx_queues, tx_queues, &conf);
 }
 
@@ -189,6 +221,37 @@ int ringway_ethdev_stats(uint16_t port, struct ringway_ethdev_stats *stats)
 	stats->tx_errors = from.oerrors;
 	stats->rx_no_mbuf = from.rx_nombuf;
 	return 0;
+}
+
+int ringway_ethdev_xstats(uint16_t port, struct ringway_ethdev_xstat *stats, uint32_t count)
+{
+	struct rte_eth_xstat_name *names = calloc(count + 1, sizeof(*names));
+	struct rte_eth_xstat *values = calloc(count + 1, sizeof(*values));
+	int there = -ENOMEM;
+
+	if (names != NULL && values != NULL) {
+		there = rte_eth_xstats_get_names(port, names, count);
+		if (there >= 0 && (uint32_t)there <= count)
+			there = rte_eth_xstats_get(port, values, count);
+		for (int i = 0; i < there && (uint32_t)there <= count; i++) {
+			if (values[i].id >= (uint64_t)there)
+				continue;
+			memcpy(stats[i].name, names[values[i].id].name, sizeof(stats[i].name) - 1);
+			stats[i].name[sizeof(stats[i].name) - 1] = 0;
+			stats[i].value = values[i].value;
+		}
+	}
+	free(names);
+	free(values);
+	return there;
+}
+
+int ringway_ethdev_set_mac(uint16_t port, const uint8_t mac[6])
+{
+	struct rte_ether_addr addr;
+
+	memcpy(addr.addr_bytes, mac, sizeof(addr.addr_bytes));
+	return rte_eth_dev_default_mac_addr_set(port, &addr);
 }
 
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)

@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include <rte_config.h>
+#include <rte_dev.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -30,11 +31,13 @@ static const uint16_t RINGWAY_MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
 /* lcore id of a thread that DPDK does not know. */
 static const uint32_t RINGWAY_LCORE_ID_ANY = LCORE_ID_ANY;
 
-/* Where struct rte_mbuf has its `void *buf_addr`, and its `uint16_t` data_off, data_len and buf_len. */
+/* Where struct rte_mbuf has its `void *buf_addr`, and its `uint16_t` data_off, data_len and buf_len, and its
+ * `uint32_t` pkt_len. */
 static const size_t RINGWAY_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr);
 static const size_t RINGWAY_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off);
 static const size_t RINGWAY_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len);
 static const size_t RINGWAY_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len);
+static const size_t RINGWAY_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len);
 
 /* rte_errno of the calling thread. */
 int ringway_errno(void);
@@ -64,6 +67,15 @@ void ringway_mbuf_prefetch_write(struct rte_mbuf *const *mbufs, uint32_t count, 
 /* Grows the packet at its end; the start of the new bytes, or NULL when there is no room. */
 uint8_t *ringway_mbuf_append(struct rte_mbuf *mbuf, uint16_t len);
 
+/* Grows the packet at its start; the start of the new bytes, or NULL when there is no room. */
+uint8_t *ringway_mbuf_prepend(struct rte_mbuf *mbuf, uint16_t len);
+
+/* Shortens the packet at its start; NULL, and nothing is changed, when it is shorter. */
+uint8_t *ringway_mbuf_adj(struct rte_mbuf *mbuf, uint16_t len);
+
+/* Shortens the packet at its end; -1, and nothing is changed, when its last segment is shorter. */
+int ringway_mbuf_trim(struct rte_mbuf *mbuf, uint16_t len);
+
 /* Empties the packet, gives back what is chained to it, and restores the headroom. */
 void ringway_mbuf_reset(struct rte_mbuf *mbuf);
 
@@ -83,6 +95,11 @@ struct ringway_ethdev_info {
 	uint16_t min_tx_descriptors;
 	uint16_t max_tx_descriptors;
 	uint16_t tx_descriptor_step;
+	/* Not 0: the device fills in checksums of packets to be sent, or cuts TCP packets. */
+	uint8_t tx_ipv4_checksum;
+	uint8_t tx_udp_checksum;
+	uint8_t tx_tcp_checksum;
+	uint8_t tx_tcp_segmentation;
 };
 
 /* Where a device's cable stands. */
@@ -107,6 +124,13 @@ struct ringway_ethdev_stats {
 	uint64_t rx_no_mbuf;
 };
 
+/* One of a device's own further counters. */
+struct ringway_ethdev_xstat {
+	/* Ends with NUL. */
+	char name[64];
+	uint64_t value;
+};
+
 /* Number of the device that EAL knows as `name`; 0 or a negative errno. */
 int ringway_ethdev_by_name(const char *name, uint16_t *port);
 
@@ -117,12 +141,21 @@ int ringway_ethdev_disown(uint16_t port, uint64_t owner);
 int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info);
 
 /* All of these return 0 or a negative errno. */
-int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu);
+/* `interrupts`: receive queues are to have descriptors that tell of packets, if the driver can. Packets are spread
+ * over several receive queues by flow, if it can. */
+int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu,
+			     int interrupts);
 int ringway_ethdev_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool);
 /* `free_threshold` 0: the driver's own. */
 int ringway_ethdev_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, uint16_t free_threshold);
 int ringway_ethdev_link(uint16_t port, struct ringway_ethdev_link *link);
 int ringway_ethdev_stats(uint16_t port, struct ringway_ethdev_stats *stats);
+
+/* Names and values of a device's own further counters, up to `count`; how many there are, or a negative errno. */
+int ringway_ethdev_xstats(uint16_t port, struct ringway_ethdev_xstat *stats, uint32_t count);
+
+/* Sets the device's address. */
+int ringway_ethdev_set_mac(uint16_t port, const uint8_t mac[6]);
 
 /* Up to `count` packets received; how many there are. */
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

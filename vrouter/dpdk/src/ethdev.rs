@@ -1,5 +1,6 @@
 //! Ethernet devices: opened by name, started once with their queues, closed when nothing of them is left.
 
+pub(crate) mod plug;
 pub(crate) mod queue;
 
 use std::ffi::{CStr, CString};
@@ -21,6 +22,17 @@ pub enum EthdevError {
     Unknown {
         /// The name.
         name: String,
+    },
+    /// It could not be made.
+    #[error("cannot make the Ethernet device {name:?} ({arguments}): what DPDK logged says why")]
+    NotMade {
+        /// Its name.
+        name: String,
+        /// What it was to be made with.
+        arguments: String,
+        /// DPDK's reason.
+        #[source]
+        errno: Errno,
     },
     /// It is open already, here or elsewhere in the process.
     #[error("Ethernet device {name:?} has an owner already")]
@@ -99,6 +111,21 @@ pub struct Info {
     pub rx_descriptors: (u16, u16),
     /// Fewest and most descriptors of a send queue.
     pub tx_descriptors: (u16, u16),
+    /// What it can do with packets to be sent.
+    pub offloads: Offloads,
+}
+
+/// What a device can do with packets to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// Fill in the checksum of an IPv4 header.
+    pub ipv4_checksum: bool,
+    /// Fill in that of UDP.
+    pub udp_checksum: bool,
+    /// Fill in that of TCP.
+    pub tcp_checksum: bool,
+    /// Cut a TCP packet into pieces.
+    pub tcp_segmentation: bool,
 }
 
 /// How a device is started.
@@ -119,6 +146,8 @@ pub struct EthdevConfig {
     /// Free descriptors below which a send queue takes sent buffers back, in some drivers the number of sent ones
     /// it keeps; 0: the driver's choice.
     pub tx_free_threshold: u16,
+    /// Receive queues are to have a descriptor that tells of packets ([`RxQueue::interrupt`]), if the driver has that.
+    pub interrupts: bool,
 }
 
 /// State of a device's link.
@@ -178,6 +207,8 @@ pub(crate) struct Device {
     name: String,
     /// Pools with buffers that the device may hold. They must outlive it: it gives the buffers back when closed.
     pools: Mutex<Vec<Pool>>,
+    /// It was made by [`Ethdev::plug`] and goes when it is closed.
+    plugged: Option<plug::Plugged>,
     /// After `pools`: everything goes before the environment it lies in.
     _eal: Arc<Running>,
 }
@@ -189,6 +220,10 @@ impl Ethdev {
     /// # Errors
     /// `Unknown`, `Owned`, `Unsupported`, `Refused`.
     pub fn open(eal: &Eal, name: &str) -> Result<Self, EthdevError> {
+        Self::take(eal, name, None)
+    }
+
+    fn take(eal: &Eal, name: &str, plugged: Option<plug::Plugged>) -> Result<Self, EthdevError> {
         let unknown = || EthdevError::Unknown { name: name.to_owned() };
         let c_name = CString::new(name).map_err(|_| unknown())?;
         let mut port = 0;
@@ -212,6 +247,7 @@ impl Ethdev {
             owner,
             name: name.to_owned(),
             pools: Mutex::default(),
+            plugged,
             _eal: Arc::clone(eal.running()),
         };
         let ethdev = Self { device: Arc::new(device), started: false };
@@ -242,6 +278,12 @@ impl Ethdev {
             max_mtu: info.max_mtu,
             rx_descriptors: (info.min_rx_descriptors, info.max_rx_descriptors),
             tx_descriptors: (info.min_tx_descriptors, info.max_tx_descriptors),
+            offloads: Offloads {
+                ipv4_checksum: info.tx_ipv4_checksum != 0,
+                udp_checksum: info.tx_udp_checksum != 0,
+                tcp_checksum: info.tx_tcp_checksum != 0,
+                tcp_segmentation: info.tx_tcp_segmentation != 0,
+            },
         })
     }
 
@@ -264,6 +306,7 @@ impl Ethdev {
                 config.rx_queues,
                 config.tx_queues,
                 u32::from(config.mtu),
+                i32::from(config.interrupts),
             )
         };
         device.check("configure it", status)?;
@@ -350,6 +393,59 @@ impl Ethdev {
         })
     }
 
+    /// The device's further counters, by the names its driver gives them.
+    ///
+    /// # Errors
+    /// `Refused`.
+    pub fn extended_stats(&self) -> Result<Vec<(String, u64)>, EthdevError> {
+        let mut stats = Vec::new();
+        // More than any driver in Debian's build has; one that has more tells how many, and is asked again.
+        let mut room = 256;
+        loop {
+            stats.resize(room, sys::ringway_ethdev_xstat { name: [0; 64], value: 0 });
+            let count = u32::try_from(room).unwrap_or(u32::MAX);
+            // SAFETY: an open device, and `count` places for the answer.
+            let there =
+                unsafe { sys::ringway_ethdev_xstats(self.device.port, stats.as_mut_ptr(), count) };
+            let Ok(there) = usize::try_from(there) else {
+                return Err(self
+                    .device
+                    .refused("read its further counters", Errno::from_raw(there.wrapping_neg())));
+            };
+            if there <= room {
+                stats.truncate(there);
+                break;
+            }
+            room = there;
+        }
+        let named = |stat: &sys::ringway_ethdev_xstat| {
+            let name = stat.name.map(i8::cast_unsigned);
+            let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
+            (name.to_string_lossy().into_owned(), stat.value)
+        };
+        Ok(stats.iter().map(named).collect())
+    }
+
+    /// Changes the MTU of a device, running or not.
+    ///
+    /// # Errors
+    /// `Refused`.
+    pub fn set_mtu(&mut self, mtu: u16) -> Result<(), EthdevError> {
+        // SAFETY: an open device; the driver checks the number.
+        let status = unsafe { sys::rte_eth_dev_set_mtu(self.device.port, mtu) };
+        self.device.check("set its MTU", status)
+    }
+
+    /// Changes the device's address.
+    ///
+    /// # Errors
+    /// `Refused`.
+    pub fn set_mac(&mut self, mac: Mac) -> Result<(), EthdevError> {
+        // SAFETY: an open device, and six bytes.
+        let status = unsafe { sys::ringway_ethdev_set_mac(self.device.port, mac.0.as_ptr()) };
+        self.device.check("set its address", status)
+    }
+
     /// Receives frames for other addresses too, or no longer.
     ///
     /// # Errors
@@ -404,5 +500,8 @@ impl Drop for Device {
         unsafe { sys::ringway_ethdev_disown(self.port, self.owner) };
         // SAFETY: stopped, and without users. The pools its buffers return to are dropped after this.
         unsafe { sys::rte_eth_dev_close(self.port) };
+        if let Some(plugged) = self.plugged.take() {
+            plugged.remove();
+        }
     }
 }

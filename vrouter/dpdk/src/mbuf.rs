@@ -173,6 +173,20 @@ impl MbufBatch {
         Ok(())
     }
 
+    /// Adds one packet of `len` bytes and returns them, to be written whole as those of [`Packet::append`].
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    #[inline]
+    pub fn push(&mut self, len: u16) -> Result<&mut [u8], AllocError> {
+        self.alloc_as_left(1, len)?;
+        let last = usize::from(self.len.saturating_sub(1));
+        let raw = self.raws.get(last).copied().ok_or(AllocError::Exhausted { wanted: 1 })?;
+        // SAFETY: the batch owns this live buffer, and `&mut self` keeps everybody else away while the bytes are
+        // borrowed.
+        Ok(unsafe { data_mut(raw) })
+    }
+
     /// Returns all buffers to the pool.
     pub fn clear(&mut self) {
         let count = u32::from(std::mem::take(&mut self.len));
@@ -273,6 +287,90 @@ impl Drop for MbufBatch {
     }
 }
 
+/// The packets of a batch while they go different ways, each known by its place at the beginning. Those that were not
+/// taken are in the batch again, in order, when this is dropped.
+#[derive(Debug)]
+pub struct Spread<'b> {
+    /// Says that it is empty meanwhile, so that nothing is owned twice even if this is leaked.
+    batch: &'b mut MbufBatch,
+    len: u16,
+    /// Bit n: packet n was taken.
+    taken: u64,
+}
+
+impl MbufBatch {
+    /// Lets the first 64 packets go different ways; those behind them are returned to the pool.
+    pub fn spread(&mut self) -> Spread<'_> {
+        const MOST: u16 = 64;
+        if self.len > MOST {
+            let count = u32::from(std::mem::replace(&mut self.len, MOST) - MOST);
+            let rest = self.raws.get_mut(usize::from(MOST)..).unwrap_or_default();
+            // SAFETY: as in `clear`: the batch owned these buffers of its pool, and has just forgotten them.
+            unsafe { sys::ringway_mbuf_free_bulk_pool(self.pool.raw(), rest.as_mut_ptr(), count) };
+        }
+        let len = std::mem::take(&mut self.len);
+        Spread { batch: self, len, taken: 0 }
+    }
+}
+
+impl Spread<'_> {
+    /// Packets it began with.
+    pub fn len(&self) -> usize {
+        usize::from(self.len)
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn raw(&self, at: usize) -> Option<*mut sys::rte_mbuf> {
+        if at >= self.len() || self.taken >> at & 1 != 0 {
+            return None;
+        }
+        self.batch.raws.get(at).copied()
+    }
+
+    /// Packet `at`, unless it was taken.
+    #[inline]
+    pub fn packet(&mut self, at: usize) -> Option<Packet<'_>> {
+        Some(Packet { raw: self.raw(at)?, owner: PhantomData })
+    }
+
+    /// Moves packet `at` to the end of `to`; `false` when it was taken already, or `to` has no place for it.
+    ///
+    /// # Errors
+    /// [`WrongPool`]: `to` must be of the same pool.
+    #[inline]
+    pub fn take(&mut self, at: usize, to: &mut MbufBatch) -> Result<bool, WrongPool> {
+        if !to.pool.is(&self.batch.pool) {
+            return Err(WrongPool);
+        }
+        let len = to.len;
+        let (Some(raw), Some(place)) = (self.raw(at), to.raws.get_mut(usize::from(len))) else {
+            return Ok(false);
+        };
+        *place = raw;
+        to.len = len + 1;
+        self.taken |= 1 << at;
+        Ok(true)
+    }
+}
+
+impl Drop for Spread<'_> {
+    fn drop(&mut self) {
+        let mut kept = 0;
+        for at in 0..self.len() {
+            let Some(raw) = self.raw(at) else { continue };
+            if let Some(place) = self.batch.raws.get_mut(usize::from(kept)) {
+                *place = raw;
+                kept += 1;
+            }
+        }
+        self.batch.len = kept;
+    }
+}
+
 /// The packet in a buffer that a [`Mbuf`] or a [`MbufBatch`] owns.
 #[derive(Debug)]
 pub struct Packet<'a> {
@@ -303,6 +401,46 @@ impl Packet<'_> {
         // SAFETY: the owner is borrowed exclusively for this value's lifetime, and `&mut self` excludes
         // every other use of the packet while the bytes are borrowed.
         unsafe { append(self.raw, len) }
+    }
+
+    /// Grows the packet by `len` bytes at its start and returns them. Write every one of them, as for
+    /// [`Packet::append`].
+    ///
+    /// # Errors
+    /// [`NoRoom`]: what is in front of a packet that was received is DPDK's headroom, 128 bytes.
+    #[inline]
+    pub fn prepend(&mut self, len: u16) -> Result<&mut [u8], NoRoom> {
+        // SAFETY: a live buffer that nobody else uses, as in `append`; DPDK checks the room.
+        let start = unsafe { sys::ringway_mbuf_prepend(self.raw, len) };
+        if start.is_null() {
+            return Err(NoRoom { len });
+        }
+        // SAFETY: DPDK found `len` bytes of room at `start` inside the buffer, in memory that came zeroed from EAL;
+        // `&mut self` makes them ours alone.
+        Ok(unsafe { slice::from_raw_parts_mut(start, usize::from(len)) })
+    }
+
+    /// Takes `len` bytes off the packet's start. `false`, and nothing is changed, when its first segment has fewer.
+    #[inline]
+    pub fn trim_front(&mut self, len: u16) -> bool {
+        // SAFETY: a live buffer that nobody else uses, as in `append`; DPDK checks the length.
+        let start = unsafe { sys::ringway_mbuf_adj(self.raw, len) };
+        !start.is_null()
+    }
+
+    /// Takes `len` bytes off the packet's end. `false`, and nothing is changed, when its last segment has fewer.
+    #[inline]
+    pub fn trim_end(&mut self, len: u16) -> bool {
+        // SAFETY: a live buffer that nobody else uses, as in `append`; DPDK checks the length.
+        unsafe { sys::ringway_mbuf_trim(self.raw, len) == 0 }
+    }
+
+    /// Whether [`Packet::data`] is all of it. It is not when a device received it in pieces.
+    #[inline]
+    pub fn is_whole(&self) -> bool {
+        // SAFETY: a live buffer, and the offset is that of a field of this type.
+        let all = unsafe { field::<u32>(self.raw, sys::RINGWAY_MBUF_PKT_LEN) };
+        all as usize == self.data().len()
     }
 
     /// Makes the packet empty again.

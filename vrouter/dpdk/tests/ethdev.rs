@@ -49,6 +49,7 @@ fn config(rx_pool: &Pool) -> EthdevConfig {
         rx_pool: rx_pool.clone(),
         mtu: 1500,
         tx_free_threshold: 0,
+        interrupts: false,
     }
 }
 

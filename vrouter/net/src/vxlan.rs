@@ -95,32 +95,7 @@ impl Encapsulation {
     /// tunnels, as the inner packet has a checksum of its own and whoever terminates this one knows its senders.
     /// The packets may not be fragmented (RFC 7348 section 4.3).
     pub fn new(vni: Vni, from: Endpoint, to: Endpoint) -> Option<Self> {
-        let mut template = [0; OUTER_ROOM];
-        template[..6].copy_from_slice(&to.mac.octets());
-        template[6..12].copy_from_slice(&from.mac.octets());
-        let (ether_type, udp) = match (from.address, to.address) {
-            (IpAddr::V4(from), IpAddr::V4(to)) => {
-                template[IP] = 0x45;
-                template[IP + 6] = 0x40;
-                template[IP + 8] = ipv4::DEFAULT_TTL;
-                template[IP + 9] = Protocol::UDP.0;
-                template[IP + 12..IP + 16].copy_from_slice(&from.octets());
-                template[IP + 16..IP + 20].copy_from_slice(&to.octets());
-                (EtherType::IPV4, UDP4)
-            }
-            (IpAddr::V6(from), IpAddr::V6(to)) => {
-                template[IP] = 0x60;
-                template[IP + 6] = Protocol::UDP.0;
-                template[IP + 7] = ipv6::DEFAULT_HOP_LIMIT;
-                template[IP + 8..IP + 24].copy_from_slice(&from.octets());
-                template[IP + 24..IP + 40].copy_from_slice(&to.octets());
-                (EtherType::IPV6, UDP6)
-            }
-            _ => return None,
-        };
-        template[12..14].copy_from_slice(&ether_type.0.to_be_bytes());
-        let sum = checksum::sum(&template[IP..UDP4]);
-        template[udp + 2..udp + 4].copy_from_slice(&PORT.to_be_bytes());
+        let Template { bytes: mut template, udp, sum } = Template::new(from, to, PORT)?;
         template[udp + UDP_BYTES] = FLAG_VNI;
         let [_, vni @ ..] = vni.0.to_be_bytes();
         template[udp + UDP_BYTES + 4..udp + UDP_BYTES + 7].copy_from_slice(&vni);
@@ -138,27 +113,83 @@ impl Encapsulation {
     #[inline]
     pub fn write(&self, out: &mut [u8; OUTER_ROOM], inner: Inner) -> Option<usize> {
         let udp = u16::try_from(inner.frame_bytes).ok()?.checked_add(TUNNEL)?;
-        let port = FIRST_SOURCE_PORT | inner.flow & 0x3fff;
-        let ecn = inner.ecn & 3;
         *out = self.template;
-        if self.is_ipv6 {
-            // RFC 6438: the flow label has entropy too, for routers that do not look at ports.
-            out[IP + 1] = ecn << 4;
-            put(out, IP + 2, inner.flow);
-            put(out, IP + 4, udp);
-            put(out, UDP6, port);
-            put(out, UDP6 + 4, udp);
-            return Some(OUTER6_BYTES);
-        }
-        let total = udp.checked_add(IPV4)?;
-        out[IP + 1] = ecn;
-        put(out, IP + 2, total);
-        let sum = u32::from(self.sum) + u32::from(total) + u32::from(ecn);
-        put(out, IP + 10, !fold(sum));
-        put(out, UDP4, port);
-        put(out, UDP4 + 4, udp);
-        Some(OUTER4_BYTES)
+        write_lengths(out, self.is_ipv6, self.sum, udp, inner)
+            .map(|()| if self.is_ipv6 { OUTER6_BYTES } else { OUTER4_BYTES })
     }
+}
+
+/// What all packets from one end of a tunnel over UDP to the other begin with.
+pub(crate) struct Template {
+    pub bytes: [u8; OUTER_ROOM],
+    /// Where the UDP header starts.
+    pub udp: usize,
+    /// One's complement sum of the IPv4 header, whose length and checksum are zero. Not used over IPv6.
+    pub sum: u16,
+}
+
+impl Template {
+    /// Up to the UDP header; the rest is zero. `None`: the two ends are of different families.
+    pub fn new(from: Endpoint, to: Endpoint, port: u16) -> Option<Self> {
+        let mut bytes = [0; OUTER_ROOM];
+        bytes[..6].copy_from_slice(&to.mac.octets());
+        bytes[6..12].copy_from_slice(&from.mac.octets());
+        let (ether_type, udp) = match (from.address, to.address) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                bytes[IP] = 0x45;
+                bytes[IP + 6] = 0x40;
+                bytes[IP + 8] = ipv4::DEFAULT_TTL;
+                bytes[IP + 9] = Protocol::UDP.0;
+                bytes[IP + 12..IP + 16].copy_from_slice(&from.octets());
+                bytes[IP + 16..IP + 20].copy_from_slice(&to.octets());
+                (EtherType::IPV4, UDP4)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                bytes[IP] = 0x60;
+                bytes[IP + 6] = Protocol::UDP.0;
+                bytes[IP + 7] = ipv6::DEFAULT_HOP_LIMIT;
+                bytes[IP + 8..IP + 24].copy_from_slice(&from.octets());
+                bytes[IP + 24..IP + 40].copy_from_slice(&to.octets());
+                (EtherType::IPV6, UDP6)
+            }
+            _ => return None,
+        };
+        bytes[12..14].copy_from_slice(&ether_type.0.to_be_bytes());
+        let sum = checksum::sum(&bytes[IP..UDP4]);
+        bytes[udp + 2..udp + 4].copy_from_slice(&port.to_be_bytes());
+        Some(Self { bytes, udp, sum })
+    }
+}
+
+/// Writes into a copy of a template what differs from packet to packet. `udp`: the UDP length. `None`: the packet is too
+/// long for IP.
+#[inline(always)]
+pub(crate) fn write_lengths(
+    out: &mut [u8; OUTER_ROOM],
+    is_ipv6: bool,
+    sum: u16,
+    udp: u16,
+    inner: Inner,
+) -> Option<()> {
+    let port = FIRST_SOURCE_PORT | inner.flow & 0x3fff;
+    let ecn = inner.ecn & 3;
+    if is_ipv6 {
+        // RFC 6438: the flow label has entropy too, for routers that do not look at ports.
+        out[IP + 1] = ecn << 4;
+        put(out, IP + 2, inner.flow);
+        put(out, IP + 4, udp);
+        put(out, UDP6, port);
+        put(out, UDP6 + 4, udp);
+        return Some(());
+    }
+    let total = udp.checked_add(IPV4)?;
+    out[IP + 1] = ecn;
+    put(out, IP + 2, total);
+    let sum = u32::from(sum) + u32::from(total) + u32::from(ecn);
+    put(out, IP + 10, !fold(sum));
+    put(out, UDP4, port);
+    put(out, UDP4 + 4, udp);
+    Some(())
 }
 
 /// Makes a written outer header ([`OUTER4_BYTES`] or [`OUTER6_BYTES`] long) that of a frame of another length: for the

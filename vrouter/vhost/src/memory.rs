@@ -302,6 +302,13 @@ impl Segment {
         n
     }
 
+    /// Private memory, to be read only, and only while the slice is borrowed; the first 4 GiB of it.
+    #[inline(always)]
+    pub(crate) fn of_private(bytes: &[u8]) -> Self {
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Self { ptr: bytes.as_ptr().cast_mut(), len }
+    }
+
     #[inline(always)]
     pub(crate) fn len(&self) -> u32 {
         self.len

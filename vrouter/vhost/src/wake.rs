@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::time::TimeSpec;
 
 /// What is said of the control side; no port has it.
 const CONTROL: u64 = u64::MAX;
@@ -83,6 +85,7 @@ impl Wake {
     /// epoll_wait(2) other than EINTR.
     pub fn wait(&self, limit: Duration) -> io::Result<Woken> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
+        let limit = self.wait_finely(limit)?;
         let limit = EpollTimeout::try_from(limit).unwrap_or(EpollTimeout::MAX);
         let n = match self.epoll.wait(&mut events, limit) {
             Ok(n) => n,
@@ -100,6 +103,32 @@ impl Wake {
             reasons.ports.drain(..).for_each(|port| woken.add(port));
         }
         Ok(woken)
+    }
+
+    /// Waits for as long as epoll_wait(2), which counts milliseconds, can't; returns for how long to wait still.
+    fn wait_finely(&self, limit: Duration) -> io::Result<Duration> {
+        const FINE: Duration = Duration::from_millis(10);
+        if limit.is_zero() || limit >= FINE {
+            return Ok(limit);
+        }
+        let mut epoll = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
+        match ppoll(&mut epoll, Some(TimeSpec::from_duration(limit)), None) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(Duration::ZERO),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Watches a descriptor that is no pod's kick but tells of packets, too. It is watched edge-triggered and never read.
+    ///
+    /// # Errors
+    /// epoll_ctl(2).
+    pub fn watch(&self, descriptor: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        self.add(descriptor, token)
+    }
+
+    /// Watches it no more.
+    pub fn unwatch(&self, descriptor: BorrowedFd<'_>) {
+        self.remove(descriptor);
     }
 
     fn reasons(&self) -> MutexGuard<'_, Reasons> {
@@ -203,6 +232,21 @@ mod tests {
         let start = Instant::now();
         wake.wait(Duration::from_millis(20)).unwrap();
         assert!(start.elapsed() >= Duration::from_millis(19), "a removed kick woke");
+    }
+
+    #[test]
+    fn a_wait_can_be_shorter_than_a_millisecond() {
+        let wake = Wake::new().unwrap();
+        let start = Instant::now();
+        wake.wait(Duration::from_micros(300)).unwrap();
+        assert!(start.elapsed() >= Duration::from_micros(300));
+        let kick = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+        wake.watch(kick.as_fd(), Token(3)).unwrap();
+        kick.write(1).unwrap();
+        assert_eq!(wake.wait(Duration::from_millis(9)).unwrap().ports(), [Token(3)]);
+        wake.unwatch(kick.as_fd());
+        kick.write(1).unwrap();
+        assert_eq!(wake.wait(Duration::from_micros(1)).unwrap(), Woken::default());
     }
 
     #[test]

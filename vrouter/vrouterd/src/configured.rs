@@ -1,6 +1,8 @@
 //! Networks as the configuration file has them, as requests of the API. Pure.
 
-use ringway_config::{NetworkMode, NetworkSettings, RouteAction, RouteSettings};
+use ringway_config::{
+    NetworkMode, NetworkSettings, RouteAction, RouteSettings, UplinkDriver, UplinkSettings,
+};
 use vrouter_api::v1;
 
 /// The request for a network.
@@ -11,7 +13,8 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
     };
     v1::Network {
         name: network.name.clone(),
-        ipv4: network.ipv4.to_string(),
+        ipv4: network.ipv4.map(|prefix| prefix.to_string()).unwrap_or_default(),
+        external: network.external,
         gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
         mtu: network.mtu,
         ipv6: network.ipv6.map(|prefix| prefix.to_string()).unwrap_or_default(),
@@ -36,6 +39,26 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
     }
 }
 
+/// The request for an uplink.
+pub fn uplink(uplink: &UplinkSettings) -> v1::UplinkSpec {
+    let driver = match uplink.driver {
+        UplinkDriver::Auto => v1::UplinkDriver::Unspecified,
+        UplinkDriver::Pci => v1::UplinkDriver::Pci,
+        UplinkDriver::AfPacket => v1::UplinkDriver::AfPacket,
+        UplinkDriver::AfXdp => v1::UplinkDriver::AfXdp,
+        UplinkDriver::Tap => v1::UplinkDriver::Tap,
+    };
+    v1::UplinkSpec {
+        name: uplink.name.clone(),
+        device: uplink.device.clone(),
+        driver: driver.into(),
+        network: uplink.network.clone(),
+        host_interface: uplink.host_interface.name().unwrap_or_default().to_owned(),
+        queues: uplink.queues,
+        mtu: uplink.mtu.unwrap_or(0),
+    }
+}
+
 /// The request for its routes.
 pub fn routes(network: &NetworkSettings) -> v1::ChangeRoutesRequest {
     let set = network.routes.iter().map(route).collect();
@@ -51,5 +74,5 @@ fn route(route: &RouteSettings) -> v1::Route {
     };
     let via = route.via.map(|via| via.to_string()).unwrap_or_default();
     let mac = route.mac.clone().unwrap_or_default();
-    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac }
+    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac, ..v1::Route::default() }
 }

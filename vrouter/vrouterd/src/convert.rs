@@ -1,6 +1,8 @@
 //! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
 
 mod limits;
+mod stats;
+pub mod uplinks;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,16 +10,18 @@ use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
-    DropReason, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
-    PortPolicy, Rates, RouteError, Tunnel,
+    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex,
+    PortPolicy, PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
+use vrouter_dpdk::PoolError;
 use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
 
 use crate::assign::{Owners, WorkerIndex};
-use crate::counters::{PortCounts, WorkerTally};
+pub use stats::{port_stats, worker_stats};
+pub use uplinks::{Driver, UplinkRequest};
 
 /// Longest name of a network, and of the words people see.
 const MAX_NAME: usize = 63;
@@ -107,6 +111,25 @@ pub enum Refusal {
         /// What the system or DPDK said.
         source: io::Error,
     },
+    /// Two uplinks on one device.
+    #[error("device {device:?} is in use by uplink {uplink:?}; delete that first, or choose another")]
+    DeviceTaken {
+        /// The device.
+        device: String,
+        /// Whose it is.
+        uplink: String,
+    },
+    /// An uplink's device can't be had.
+    #[error("uplink {name:?}: {why}")]
+    Uplink {
+        /// The uplink.
+        name: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
+    /// There is no memory for packets.
+    #[error("no packet buffers for uplinks (dpdk.buffers): {0}")]
+    Buffers(#[from] PoolError),
     /// The network can't have the route.
     #[error(transparent)]
     Route(#[from] RouteError),
@@ -131,8 +154,11 @@ impl From<Refusal> for tonic::Status {
             | Refusal::NetworkCarries { .. }
             | Refusal::Socket(_)
             | Refusal::Pinned { .. }
-            | Refusal::Worker { .. } => Code::FailedPrecondition,
+            | Refusal::Worker { .. }
+            | Refusal::Uplink { .. }
+            | Refusal::Buffers(_) => Code::FailedPrecondition,
             Refusal::Exists { .. }
+            | Refusal::DeviceTaken { .. }
             | Refusal::Policy(
                 PolicyError::DuplicateAddress { .. }
                 | PolicyError::DuplicateMac { .. }
@@ -141,7 +167,9 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::DuplicateIpv6 { .. }
                 | PolicyError::Ipv6OfGateway { .. }
                 | PolicyError::TunnelAddressTaken { .. }
-                | PolicyError::DuplicateVni { .. },
+                | PolicyError::DuplicateVni { .. }
+                | PolicyError::DuplicateLabel { .. }
+                | PolicyError::DuplicateKernel { .. },
             ) => Code::AlreadyExists,
             Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
                 Code::InvalidArgument
@@ -179,6 +207,8 @@ pub struct NetworkRequest {
     pub rates: Rates,
     /// How it reaches other hosts.
     pub tunnel: Option<TunnelRequest>,
+    /// Its addresses are the kernel's.
+    pub external: bool,
 }
 
 /// A tunnel as asked for.
@@ -226,6 +256,14 @@ impl NetworkRequest {
             let remedy = "use 1 to 63 lower case letters, digits and `-`, not at an end";
             return Err(invalid("name", name, remedy));
         }
+        let mtu = if wire.mtu == 0 { DEFAULT_MTU } else { wire.mtu };
+        let mtu = u16::try_from(mtu)
+            .ok()
+            .filter(|m| (68..=9216).contains(m))
+            .ok_or_else(|| invalid("mtu", mtu, "use 68 to 9216"))?;
+        if wire.external {
+            return Self::read_external(wire, mtu);
+        }
         let prefix: Ipv4Prefix = wire
             .ipv4
             .parse()
@@ -238,11 +276,6 @@ impl NetworkRequest {
                 invalid("gateway", text, "use an IPv4 address inside the network's prefix")
             })?,
         };
-        let mtu = if wire.mtu == 0 { DEFAULT_MTU } else { wire.mtu };
-        let mtu = u16::try_from(mtu)
-            .ok()
-            .filter(|m| (68..=9216).contains(m))
-            .ok_or_else(|| invalid("mtu", mtu, "use 68 to 9216"))?;
         let gateway_mac = gateway_mac(&name);
         let ipv6 = ipv6_network(&wire.ipv6, &wire.gateway6)?;
         let mode = match v1::NetworkMode::try_from(wire.mode) {
@@ -253,7 +286,50 @@ impl NetworkRequest {
         let floods = limits::floods(wire.flood_limit, mode)?;
         let rates = limits::network_rates(wire.policer.as_ref(), mtu)?;
         let tunnel = wire.tunnel.as_ref().map(TunnelRequest::read).transpose()?;
-        Ok(Self { name, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, rates, tunnel })
+        let external = false;
+        Ok(Self {
+            name,
+            prefix,
+            gateway,
+            gateway_mac,
+            mtu,
+            ipv6,
+            mode,
+            floods,
+            rates,
+            tunnel,
+            external,
+        })
+    }
+
+    fn read_external(wire: &v1::Network, mtu: u16) -> Result<Self, Refusal> {
+        let asked = v1::Network {
+            name: wire.name.clone(),
+            mtu: wire.mtu,
+            external: true,
+            mode: wire.mode,
+            ..v1::Network::default()
+        };
+        let routed = wire.mode != i32::from(v1::NetworkMode::Bridged);
+        if *wire != asked || !routed {
+            let remedy = "an external network has a name and an mtu only: its addresses are the kernel's";
+            return Err(invalid("external", "true", remedy));
+        }
+        let NetworkPolicy { prefix, gateway, gateway_mac, ipv6, mode, floods, .. } =
+            NetworkPolicy::external(NetworkIndex::default(), mtu);
+        Ok(Self {
+            name: wire.name.clone(),
+            prefix,
+            gateway,
+            gateway_mac,
+            mtu,
+            ipv6,
+            mode,
+            floods,
+            rates: Rates::default(),
+            tunnel: None,
+            external: true,
+        })
     }
 
     /// What the tables are to know of it. `find`: the slot of a network.
@@ -262,13 +338,26 @@ impl NetworkRequest {
         index: NetworkIndex,
         find: impl Fn(&str) -> Option<NetworkIndex>,
     ) -> NetworkPolicy {
-        let Self { prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, .. } = *self;
+        let Self { prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, external, .. } = *self;
         let tunnel = self.tunnel.as_ref().map(|TunnelRequest { vni, underlay, local }| {
             // A network over itself: refused like any other that is not there.
             let underlay = find(underlay).unwrap_or(index);
-            Tunnel { vni: *vni, underlay, local: *local }
+            Tunnel { vni: Some(*vni), label: None, underlay, local: *local }
         });
-        NetworkPolicy { index, prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, tunnel }
+        let punts = PuntRates::default();
+        NetworkPolicy {
+            index,
+            prefix,
+            gateway,
+            gateway_mac,
+            mtu,
+            ipv6,
+            mode,
+            floods,
+            tunnel,
+            external,
+            punts,
+        }
     }
 
     /// Writes it with everything filled in. `routes`: how many it has; `stations`: how many its trunks lead to.
@@ -277,6 +366,16 @@ impl NetworkRequest {
             Mode::Routed => v1::NetworkMode::Routed,
             Mode::Bridged => v1::NetworkMode::Bridged,
         };
+        if self.external {
+            return v1::Network {
+                name: self.name.clone(),
+                mtu: u32::from(self.mtu),
+                mode: mode.into(),
+                routes: u64::try_from(routes).unwrap_or(u64::MAX),
+                external: true,
+                ..v1::Network::default()
+            };
+        }
         v1::Network {
             name: self.name.clone(),
             ipv4: self.prefix.to_string(),
@@ -291,6 +390,7 @@ impl NetworkRequest {
             policer: limits::policer(self.rates),
             stations: u64::try_from(stations).unwrap_or(u64::MAX),
             tunnel: self.tunnel.as_ref().map(TunnelRequest::write),
+            external: false,
         }
     }
 }
@@ -422,7 +522,8 @@ impl PortRequest {
         let Self { mac, ipv4, ipv6, .. } = *self;
         let (allowed, trunk) = (self.allowed.clone(), self.spec.trunk);
         let rates = self.rates.unwrap_or_default();
-        PortPolicy { index, network, mac, ipv4, ipv6, allowed, trunk, rates }
+        let role = PortRole::Pod;
+        PortPolicy { index, network, role, mac, ipv4, ipv6, allowed, trunk, rates, mtu: None }
     }
 
     /// Whether another request is for the same port, whoever may connect and whoever polls it.
@@ -454,77 +555,6 @@ pub fn port(request: &PortRequest, status: &Status, owners: &Owners) -> v1::Port
         numa_node: status.numa_node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1),
         policer: request.rates.and_then(limits::policer),
     }
-}
-
-fn per_packet(ticks: u64, packets: u64) -> f64 {
-    // Both far below 2^53 for years of traffic; it is a figure for people and benches.
-    if packets == 0 { 0.0 } else { ticks as f64 / packets as f64 }
-}
-
-/// A port's counters.
-pub fn port_stats(id: &str, counts: &PortCounts, owners: &Owners) -> v1::PortStats {
-    let PortCounts { total, bursts, latency, full_ns, crossings, queues } = counts;
-    let used = queues.iter().zip(0..).filter(|(queue, _)| queue.packets > 0);
-    v1::PortStats {
-        id: id.to_owned(),
-        rx_packets: total.rx_packets,
-        rx_bytes: total.rx_bytes,
-        tx_packets: total.tx_packets,
-        tx_bytes: total.tx_bytes,
-        drops: drops(total.drops()),
-        burst_sizes: bursts.to_vec(),
-        busy_ticks: counts.ticks(),
-        cycles_per_packet: per_packet(counts.ticks(), total.rx_packets),
-        ring_full_ns: *full_ns,
-        latency: latency.to_vec(),
-        numa_crossings: *crossings,
-        queues: used
-            .map(|(queue, pair)| v1::QueueStats {
-                pair,
-                worker: u32::from(owners.of(pair as usize).0),
-                rx_packets: queue.packets,
-                busy_ticks: queue.ticks,
-            })
-            .collect(),
-    }
-}
-
-/// A worker's counters. `queues`: sending queues it polls; `hz`: TSC ticks in a second.
-pub fn worker_stats(
-    worker: v1::Worker,
-    tally: &WorkerTally,
-    queues: usize,
-    hz: u64,
-) -> v1::WorkerStats {
-    let all = tally.read_all();
-    let (packets, ticks) = (tally.packets.get(), tally.busy_ticks.get());
-    let busy_ns = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
-    let counted = DropReason::ALL.into_iter().zip(tally.drops.iter().map(|d| d.get()));
-    v1::WorkerStats {
-        index: worker.index,
-        cpu: worker.cpu,
-        packets,
-        bursts: tally.bursts.get(),
-        sleeps: tally.sleeps.get(),
-        busy_ns: u64::try_from(busy_ns).unwrap_or(u64::MAX),
-        forwarded: tally.forwarded.get(),
-        replied: tally.replied.get(),
-        originated: tally.originated.get(),
-        flooded: tally.flooded.get(),
-        drops: drops(counted.filter(|(_, n)| *n > 0)),
-        busy_ticks: ticks,
-        cycles_per_packet: per_packet(ticks, packets),
-        burst_sizes: all.bursts.to_vec(),
-        latency: all.latency.to_vec(),
-        queues: u32::try_from(queues).unwrap_or(u32::MAX),
-    }
-}
-
-/// Drops that occurred, by name.
-pub fn drops(counted: impl Iterator<Item = (DropReason, u64)>) -> Vec<v1::DropCount> {
-    counted
-        .map(|(reason, packets)| v1::DropCount { reason: reason.name().to_owned(), packets })
-        .collect()
 }
 
 #[cfg(test)]

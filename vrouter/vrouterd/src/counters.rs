@@ -5,7 +5,7 @@ pub mod histogram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use vrouter_core::{Counters, DropReason, PortIndex, Timestamp};
+use vrouter_core::{Counters, DropReason, PortIndex, PuntClass, Timestamp};
 use vrouter_vhost::queues::QUEUE_PAIRS;
 
 use histogram::{BURST_BUCKETS, Histogram, TIME_BUCKETS};
@@ -63,6 +63,7 @@ pub struct PortTally {
     queues: [QueueTally; QUEUE_PAIRS],
     latency: Histogram<TIME_BUCKETS>,
     drops: [Tally; DropReason::COUNT],
+    punts: [Tally; PuntClass::COUNT],
 }
 
 /// Longest span between two attempts to deliver that counts as time in which the ring was full: what it was in a longer
@@ -84,6 +85,15 @@ impl PortTally {
             queues: [const { QueueTally { packets: Tally::new(), ticks: Tally::new() } }; _],
             latency: [const { Tally::new() }; _],
             drops: [const { Tally::new() }; _],
+            punts: [const { Tally::new() }; _],
+        }
+    }
+
+    /// Counts a packet of the port's that was handed to the kernel; for the worker only.
+    #[inline]
+    pub fn punted(&self, class: PuntClass) {
+        if let Some(count) = self.punts.get(class as usize) {
+            count.add(1);
         }
     }
 
@@ -165,6 +175,7 @@ impl PortTally {
         counts.total.tx_packets = self.tx_packets.get();
         counts.total.tx_bytes = self.tx_bytes.get();
         counts.total.drops = self.drops.each_ref().map(Tally::get);
+        counts.total.punts = self.punts.each_ref().map(Tally::get);
         counts
     }
 }
@@ -220,6 +231,7 @@ impl PortCounts {
         apply(&mut self.full_ns, &other.full_ns);
         apply(&mut self.crossings, &other.crossings);
         self.total.drops.iter_mut().zip(&other.total.drops).for_each(|(m, t)| apply(m, t));
+        self.total.punts.iter_mut().zip(&other.total.punts).for_each(|(m, t)| apply(m, t));
         self.bursts.iter_mut().zip(&other.bursts).for_each(|(m, t)| apply(m, t));
         self.latency.iter_mut().zip(&other.latency).for_each(|(m, t)| apply(m, t));
         for (mine, theirs) in self.queues.iter_mut().zip(&other.queues) {

@@ -8,14 +8,35 @@ use vrouter_vhost::queues::PortQueues;
 use vrouter_vhost::wake::Wake;
 
 use crate::assign::{Owners, WorkerIndex};
+use crate::wire::Wire;
 
 /// A port as the workers see it.
 #[derive(Clone)]
 pub struct DataPort {
     /// Where it stands in the tables and counters.
     pub index: PortIndex,
-    /// Its rings.
-    pub queues: Arc<PortQueues>,
+    /// What is behind it.
+    pub ends: Ends,
+}
+
+/// What is behind a port.
+#[derive(Clone)]
+pub enum Ends {
+    /// A pod's rings.
+    Pod(Arc<PortQueues>),
+    /// A device's queues.
+    Wire(Arc<Wire>),
+}
+
+impl DataPort {
+    /// The pod's rings, if it is a pod's.
+    #[inline]
+    pub fn pod(&self) -> Option<&PortQueues> {
+        match &self.ends {
+            Ends::Pod(queues) => Some(queues),
+            Ends::Wire(_) => None,
+        }
+    }
 }
 
 /// What one worker polls of one port.
@@ -27,10 +48,18 @@ pub struct Polled {
 }
 
 impl Polled {
-    /// The pairs to look at now: this worker's, on which the pod sends.
+    /// The pairs to look at now: this worker's, on which the pod sends. Those of a device all receive.
     #[inline]
     pub fn sending(&self) -> u32 {
-        self.port.queues.sending() & self.pairs
+        match &self.port.ends {
+            Ends::Pod(queues) => queues.sending() & self.pairs,
+            Ends::Wire(_) => self.pairs,
+        }
+    }
+
+    /// Whether somebody has to look whether there are packets: a device that tells nobody.
+    pub fn is_silent(&self) -> bool {
+        matches!(&self.port.ends, Ends::Wire(wire) if !wire.tells())
     }
 }
 

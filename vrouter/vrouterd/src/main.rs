@@ -11,6 +11,7 @@ mod convert;
 mod counters;
 mod crew;
 mod dataplane;
+mod device;
 mod forward;
 mod kicks;
 mod privileges;
@@ -20,6 +21,7 @@ mod routes;
 mod service;
 mod socket;
 mod software;
+mod wire;
 mod worker;
 
 use std::fs::{self, DirBuilder};
@@ -42,9 +44,10 @@ use vrouter_core::{Policy, Tables};
 use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus, tsc};
 
 use crate::args::{Args, Role};
-use crate::convert::NetworkRequest;
+use crate::convert::{NetworkRequest, UplinkRequest};
 use crate::crew::{Crew, Kit};
 use crate::dataplane::{Dataplane, Slot};
+use crate::device::Devices;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::worker::Pace;
@@ -52,6 +55,8 @@ use crate::worker::Pace;
 /// Buffers for packets made here (ICMP errors), for all workers; each worker may keep 1.5 x the cache.
 const MBUFS: u32 = 4095;
 const MBUF_CACHE: u32 = 128;
+/// How often links are looked at. Traffic goes round one that is lost at the next look.
+const LOOK_AT_LINKS_EVERY: Duration = Duration::from_millis(50);
 /// How often the load of the workers is looked at: one queue moves in that time at most.
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of a request at most: a million routes in a few of them.
@@ -138,13 +143,16 @@ fn run(config: &VrouterConfig) -> Result<()> {
             spin: Duration::from_micros(config.workers.idle_spin_us.into()),
             sleep: Duration::from_millis(config.workers.max_sleep_ms.into()),
             rest: Duration::from_micros(config.workers.max_rest_us.into()),
+            poll: Duration::from_micros(config.workers.uplink_poll_us.into()),
         },
         ports: limit,
         pool: pool.clone(),
         slot: Arc::clone(&slot),
     });
     let assignment = config.workers.assignment;
-    let mut registry = Registry::new(tables, slot, crew, assignment, limit, private_dir);
+    let buffers = (config.dpdk.buffers, u16::try_from(config.dpdk.buffer_bytes)?);
+    let devices = Devices::new(Arc::clone(&eal), buffers);
+    let mut registry = Registry::new(tables, slot, crew, devices, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     // First those that carry tunnels.
     let mut networks: Vec<_> = config.networks.iter().collect();
@@ -154,9 +162,14 @@ fn run(config: &VrouterConfig) -> Result<()> {
         request
             .and_then(|request| registry.create_network(request))
             .with_context(|| format!("configured network {:?}", network.name))?;
-        routes::read(&configured::routes(network))
+        routes::read(&configured::routes(network), &[])
             .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
+    }
+    for uplink in &config.uplinks {
+        UplinkRequest::read(&configured::uplink(uplink))
+            .and_then(|request| registry.create_uplink(request))
+            .with_context(|| format!("configured uplink {:?}", uplink.name))?;
     }
     let registry = Arc::new(Mutex::new(registry));
 
@@ -196,11 +209,14 @@ fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
     } else {
         Memory::Ordinary { mib }
     };
+    // DPDK looks only for those it was told of.
+    let nics = config.uplinks.iter().filter(|uplink| ringway_config::is_pci(&uplink.device));
+    let nics = nics.flat_map(|uplink| ["-a".to_owned(), uplink.device.clone()]);
     Eal::init(&EalConfig {
         file_prefix: format!("ringway-{}", std::process::id()),
         memory,
         log_level: LogLevel::Warning,
-        extra: config.dpdk.extra_args.clone(),
+        extra: config.dpdk.extra_args.iter().cloned().chain(nics).collect(),
     })
     .context("cannot start DPDK ([dpdk] in the configuration)")
 }
@@ -232,7 +248,11 @@ async fn serve(
         instance_id: format!("{}-{}", std::process::id(), started.as_nanos()),
     };
     let service = Service::new(Arc::clone(registry), info, eal.tsc_hz());
-    let balanced = tokio::spawn(balance(Arc::clone(registry)));
+    let balanced = tokio::spawn(regularly(Arc::clone(registry), BALANCE_EVERY, |registry| {
+        registry.balance(tsc());
+    }));
+    let links = Arc::clone(registry);
+    let looked = tokio::spawn(regularly(links, LOOK_AT_LINKS_EVERY, Registry::look_at_links));
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let asked_to_end = async move {
@@ -256,19 +276,20 @@ async fn serve(
         served = server => served.context("the control API failed"),
         () = asked_to_end => Ok(()),
         _ = balanced => Err(anyhow!("the task that balances workers has ended")),
+        _ = looked => Err(anyhow!("the task that looks at links has ended")),
     }
 }
 
-/// Lets the registry even out the workers' load, for ever.
-async fn balance(registry: Arc<Mutex<Registry>>) {
-    let mut due = tokio::time::interval(BALANCE_EVERY);
+/// Has something done with the registry every so often, for ever.
+async fn regularly(registry: Arc<Mutex<Registry>>, every: Duration, work: fn(&mut Registry)) {
+    let mut due = tokio::time::interval(every);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         due.tick().await;
         let registry = Arc::clone(&registry);
-        let look = move || registry.lock().unwrap_or_else(PoisonError::into_inner).balance(tsc());
+        let look = move || work(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
         if tokio::task::spawn_blocking(look).await.is_err() {
-            tracing::error!("balancing workers has panicked");
+            tracing::error!("a regular task has panicked");
             return;
         }
     }

@@ -5,8 +5,13 @@ use std::collections::HashSet;
 use caps::{CapSet, Capability};
 
 /// What stays: reaching sockets and directories that belong to a pod's user, and giving the control socket to a
-/// group.
-const KEPT: [Capability; 2] = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_CHOWN];
+/// group; and for uplinks, which can come at any time, packet sockets, TAPs and the MTU of interfaces.
+const KEPT: [Capability; 4] = [
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_CHOWN,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_NET_RAW,
+];
 
 /// Drops all other capabilities for this thread and the threads it will start.
 ///

@@ -1,6 +1,9 @@
 //! Which networks and ports there are. Each change ends in one new snapshot for the workers.
 
-use std::collections::BTreeMap;
+mod uplinks;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,15 +13,16 @@ use vrouter_api::v1::{self, event};
 use vrouter_core::{NetworkIndex, Policy, PortIndex, PortPolicy, RouteChange, Tables, Timestamp};
 use vrouter_net::IpPrefix;
 use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent, Status};
-use vrouter_vhost::queues::QUEUE_PAIRS;
 use vrouter_vhost::wake::Token;
 
-use crate::assign::{self, Assigned, Balancer, Burden, Owners, QueueKey, QueueLoad, WorkerIndex};
+use crate::assign::{self, Balancer, Owners, WorkerIndex};
 use crate::convert::{self, NetworkRequest, PortRequest, Refusal};
 use crate::counters::{PortCounts, since};
 use crate::crew::Crew;
-use crate::dataplane::{DataPort, Dataplane, Layout, Slot};
+use crate::dataplane::{DataPort, Dataplane, Ends, Layout, Slot};
+use crate::device::Devices;
 use crate::routes::Routes;
+use uplinks::UplinkRecord;
 
 /// Events a slow watcher may lag behind before it has to start again.
 pub const EVENT_BACKLOG: usize = 4096;
@@ -77,6 +81,8 @@ impl Facts {
 pub struct Registry {
     networks: BTreeMap<String, NetworkRecord>,
     ports: BTreeMap<String, PortRecord>,
+    uplinks: BTreeMap<String, UplinkRecord>,
+    devices: Devices,
     tables: Tables,
     slot: Slot,
     /// Snapshots that workers may still have.
@@ -98,6 +104,7 @@ impl Registry {
         tables: Tables,
         slot: Slot,
         crew: Crew,
+        devices: Devices,
         assignment: Assignment,
         limit: usize,
         private_dir: PathBuf,
@@ -106,6 +113,8 @@ impl Registry {
         Self {
             networks: BTreeMap::new(),
             ports: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            devices,
             tables,
             slot,
             retired: Vec::new(),
@@ -125,6 +134,7 @@ impl Registry {
         let mut now: Vec<_> =
             self.networks(time).into_iter().map(event::Event::NetworkAdded).collect();
         now.extend(self.ports().into_iter().map(event::Event::PortAdded));
+        now.extend(self.uplinks().into_iter().map(event::Event::UplinkAdded));
         now.push(event::Event::Synced(v1::Synced {}));
         (events, now.into_iter().map(|e| v1::Event { event: Some(e) }).collect())
     }
@@ -188,7 +198,8 @@ impl Registry {
     /// [`Refusal::NetworkInUse`] and [`Refusal::NetworkCarries`].
     pub fn delete_network(&mut self, name: &str) -> Result<(), Refusal> {
         let Some(record) = self.networks.get(name) else { return Ok(()) };
-        let ports = self.ports.values().filter(|p| p.network == record.index).count();
+        let ports = self.ports.values().filter(|p| p.network == record.index).count()
+            + self.uplinks.values().filter(|uplink| uplink.network == record.index).count();
         if ports > 0 {
             return Err(Refusal::NetworkInUse { name: name.to_owned(), ports });
         }
@@ -241,7 +252,8 @@ impl Registry {
         after: Option<IpPrefix>,
         limit: usize,
     ) -> Result<(Vec<v1::Route>, bool), Refusal> {
-        Ok(self.known_network(network)?.routes.page(after, limit))
+        let uplinks = self.uplink_slots();
+        Ok(self.known_network(network)?.routes.page(after, limit, &uplinks))
     }
 
     fn known_network(&self, name: &str) -> Result<&NetworkRecord, Refusal> {
@@ -276,17 +288,11 @@ impl Registry {
             }
             return self.ports.get(&id).map(PortRecord::wire).ok_or(Refusal::Full { limit: 0 });
         }
-        let taken: std::collections::BTreeSet<_> =
-            self.ports.values().map(|p| usize::from(p.index.0)).collect();
-        let index = (0..self.limit)
-            .find(|i| !taken.contains(i))
-            .and_then(|i| u16::try_from(i).ok())
-            .map(PortIndex)
-            .ok_or(Refusal::Full { limit: self.limit })?;
+        let index = self.free_slot(&[])?;
         let owners = pin.map_or_else(|| assign::place(self.burdens(), request.pairs), Owners::one);
 
         // The tables first: they know whether the addresses are free.
-        let policy = self.policy(Some(request.policy(index, network)));
+        let policy = self.policy(vec![request.policy(index, network)]);
         let tables = self.tables.update(&policy)?;
         let config = PortConfig {
             id: id.clone(),
@@ -313,6 +319,17 @@ impl Registry {
         Ok(wire)
     }
 
+    /// A slot for a port, none of `others`.
+    fn free_slot(&self, others: &[PortIndex]) -> Result<PortIndex, Refusal> {
+        let uplinks = self.uplinks.values().flat_map(UplinkRecord::slots);
+        let taken: BTreeSet<_> =
+            self.ports.values().map(|port| port.index).chain(uplinks).collect();
+        (0..self.limit)
+            .filter_map(|slot| u16::try_from(slot).ok().map(PortIndex))
+            .find(|slot| !taken.contains(slot) && !others.contains(slot))
+            .ok_or(Refusal::Full { limit: self.limit })
+    }
+
     /// Takes a port out of the tables; the caller closes it, which may take a while. That there is none of the id
     /// is fine.
     pub fn delete_port(&mut self, id: &str) -> Option<Port> {
@@ -332,6 +349,10 @@ impl Registry {
         let ids: Vec<_> = self.ports.keys().cloned().collect();
         for id in ids {
             self.delete_port(&id).into_iter().for_each(Port::close);
+        }
+        let names: Vec<_> = self.uplinks.keys().cloned().collect();
+        for name in names {
+            self.delete_uplink(&name);
         }
     }
 
@@ -366,156 +387,19 @@ impl Registry {
         self.crew.running().into_iter().map(worker).collect()
     }
 
-    fn known_worker(&self, wanted: u32) -> Result<WorkerIndex, Refusal> {
-        let running = self.crew.running();
-        let found = running.keys().find(|index| u32::from(index.0) == wanted);
-        found.copied().ok_or_else(|| {
-            let known: Vec<_> = running.keys().map(ToString::to_string).collect();
-            Refusal::UnknownWorker { worker: wanted, known: known.join(", ") }
-        })
-    }
-
-    /// Changes which CPUs have workers.
-    ///
-    /// New ones start first; then queues change hands, under load and without loss (see [`PortQueues::set_wake`]); those
-    /// that are not wanted end last, when nothing is theirs any more.
-    ///
-    /// [`PortQueues::set_wake`]: vrouter_vhost::queues::PortQueues::set_wake
-    ///
-    /// # Errors
-    /// [`Refusal`]; nothing has changed then.
-    pub fn set_workers(&mut self, cpus: &[u32]) -> Result<Vec<v1::Worker>, Refusal> {
-        let change = self.crew.plan(cpus)?;
-        let mut running = self.crew.running();
-        for (id, record) in &self.ports {
-            let pin = record.facts.with(|request, _| request.spec.worker);
-            let ends = |index: &&WorkerIndex| Some(u32::from(index.0)) == pin;
-            if let Some(worker) = change.end.iter().find(ends) {
-                let cpu = running.get(worker).map_or(0, |cpu| cpu.0);
-                return Err(Refusal::Pinned { port: id.clone(), worker: *worker, cpu });
-            }
-        }
-        self.crew.start(&change.start)?;
-        running.extend(&change.start);
-        running.retain(|index, _| !change.end.contains(index));
-
-        let (ids, mut ports): (Vec<_>, Vec<_>) = self.assigned().unzip();
-        assign::spread(&mut ports, &running.keys().copied().collect::<Vec<_>>());
-        for (id, port) in ids.iter().zip(&ports) {
-            self.give(id, port.owners);
-        }
-        self.publish();
-        self.crew.end(&change.end);
-        let workers = self.workers();
-        if !change.start.is_empty() || !change.end.is_empty() {
-            self.tell(event::Event::WorkersChanged(v1::WorkersChanged {
-                workers: workers.clone(),
-            }));
-        }
-        Ok(workers)
-    }
-
-    /// Ends every worker, at the end of the process.
-    pub fn dismiss(&mut self) {
-        let all: Vec<_> = self.crew.running().into_keys().collect();
-        self.crew.end(&all);
-    }
-
-    /// Looks at what the workers have had to do since the last look, and moves at most one queue if one of them has far
-    /// more to do than another. `now`: TSC ticks.
-    pub fn balance(&mut self, now: u64) {
-        self.bury();
-        let interval = now.saturating_sub(std::mem::replace(&mut self.looked, now));
-        let busy = self.crew.counting().map(|(index, _, tally)| (index, tally.busy_ticks.get()));
-        let busy: BTreeMap<_, _> = busy.collect();
-        let tallies = self.crew.tallies();
-        let mut queues = Vec::new();
-        for record in self.ports.values() {
-            let (pinned, owners) =
-                record.facts.with(|request, owners| (request.spec.worker.is_some(), *owners));
-            if pinned {
-                continue;
-            }
-            let counts = since(&tallies, record.index, &PortCounts::default());
-            let used = counts.queues.iter().enumerate().filter(|(_, queue)| queue.ticks > 0);
-            queues.extend(used.map(|(pair, queue)| QueueLoad {
-                queue: QueueKey { port: record.index, pair },
-                owner: owners.of(pair),
-                ticks: queue.ticks,
-            }));
-        }
-        let Some(moved) = self.balancer.look(&busy, &queues, interval) else { return };
-        if self.assignment != Assignment::Load {
-            return;
-        }
-        let id = self.ports.iter().find(|(_, record)| record.index == moved.queue.port);
-        let Some((id, mut owners)) = id.map(|(id, r)| (id.clone(), r.facts.owners())) else {
-            return;
-        };
-        owners.set(moved.queue.pair, moved.to);
-        let (pair, from, to) = (moved.queue.pair, moved.from.0, moved.to.0);
-        tracing::info!(port = id, pair, from, to, "a queue goes to a worker with less to do");
-        self.give(&id, owners);
-        self.publish();
-    }
-
-    /// What each running worker has already.
-    fn burdens(&self) -> BTreeMap<WorkerIndex, Burden> {
-        let busy = |index| match self.assignment {
-            Assignment::Load => self.balancer.tenths(index),
-            Assignment::RoundRobin => 0,
-        };
-        let fresh = |index| (index, Burden { busy: busy(index), queues: 0 });
-        let mut burdens: BTreeMap<_, _> = self.crew.running().into_keys().map(fresh).collect();
-        for (_, port) in self.assigned() {
-            for (_, owner) in port.owners.iter().take(port.pairs) {
-                burdens.entry(owner).and_modify(|burden| burden.queues += 1);
-            }
-        }
-        burdens
-    }
-
-    fn assigned(&self) -> impl Iterator<Item = (String, Assigned)> + '_ {
-        self.ports.iter().map(|(id, record)| {
-            let assigned = record.facts.with(|request, owners| Assigned {
-                owners: *owners,
-                pairs: request.pairs,
-                pinned: request.spec.worker.is_some(),
-            });
-            (id.clone(), assigned)
-        })
-    }
-
-    /// Lets the kicks of a port's queues wake their new owners; the workers learn of it with the next snapshot. Says
-    /// whether anything changed.
-    fn give(&self, id: &str, owners: Owners) -> bool {
-        let Some(record) = self.ports.get(id) else { return false };
-        let before = record.facts.with(|_, mine| std::mem::replace(mine, owners));
-        if before == owners {
-            return false;
-        }
-        for pair in (0..QUEUE_PAIRS).filter(|&pair| before.of(pair) != owners.of(pair)) {
-            let Some(wake) = self.crew.wake(owners.of(pair)) else { continue };
-            if let Err(error) = record.port.queues().set_wake(pair, wake) {
-                tracing::warn!(port = id, pair, %error, "a worker can't watch a pod's kicks");
-            }
-        }
-        self.tell(event::Event::PortChanged(record.wire()));
-        true
-    }
-
-    fn policy(&self, more: Option<PortPolicy>) -> Policy {
+    fn policy(&self, more: Vec<PortPolicy>) -> Policy {
         let find = |name: &str| self.networks.get(name).map(|network| network.index);
         let networks = self.networks.values().map(|n| n.request.policy(n.index, find));
         let ports = self
             .ports
             .values()
             .map(|p| p.facts.with(|request, _| request.policy(p.index, p.network)));
-        Policy { networks: networks.collect(), ports: ports.chain(more).collect() }
+        let uplinks = self.uplinks.values().flat_map(UplinkRecord::policies);
+        Policy { networks: networks.collect(), ports: ports.chain(uplinks).chain(more).collect() }
     }
 
     fn rebuild(&mut self) -> Result<(), Refusal> {
-        self.tables = self.tables.update(&self.policy(None))?;
+        self.tables = self.tables.update(&self.policy(Vec::new()))?;
         Ok(())
     }
 
@@ -538,10 +422,12 @@ impl Registry {
     /// Hands the workers the new state. Those asleep are woken, so that they look at it.
     fn publish(&mut self) {
         let ports = self.ports.values().map(|p| {
-            let port = DataPort { index: p.index, queues: Arc::clone(p.port.queues()) };
+            let ends = Ends::Pod(Arc::clone(p.port.queues()));
+            let port = DataPort { index: p.index, ends };
             (port, p.facts.owners())
         });
-        let layout = Arc::new(Layout::new(ports, self.crew.wakes()));
+        let wires = self.wires();
+        let layout = Arc::new(Layout::new(ports.chain(wires), self.crew.wakes()));
         let tables = self.tables.clone();
         self.replace(Dataplane { tables, layout: Arc::clone(&layout) });
         layout.nudge_all();

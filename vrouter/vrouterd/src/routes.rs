@@ -5,13 +5,16 @@ use std::net::IpAddr;
 use std::ops::Bound;
 
 use vrouter_api::v1;
-use vrouter_core::{RouteChange, RouteTarget, Vtep};
+use vrouter_core::{Path, Paths, PortIndex, RouteChange, RouteTarget, Vtep};
 use vrouter_net::IpPrefix;
 
 use crate::convert::Refusal;
 
 /// Most routes of a page: some 1 MB on the wire.
 pub const PAGE: usize = 20_000;
+
+/// The uplinks there are, by name.
+pub type Uplinks<'a> = &'a [(String, PortIndex)];
 
 /// The routes of one network, for people to read; what packets are judged by is in the tables.
 #[derive(Default)]
@@ -27,7 +30,7 @@ impl Routes {
     pub fn apply(&mut self, changes: &[RouteChange]) {
         for RouteChange { prefix, target } in changes {
             match target {
-                Some(target) => self.0.insert(*prefix, *target),
+                Some(target) => self.0.insert(*prefix, target.clone()),
                 None => self.0.remove(prefix),
             };
         }
@@ -39,46 +42,87 @@ impl Routes {
         let removed: BTreeSet<_> = removed.map(|change| change.prefix).collect();
         let replaces = |change: &&RouteChange| {
             let known = self.0.get(&change.prefix).filter(|_| !removed.contains(&change.prefix));
-            change.target.is_some() && known.is_some_and(|known| Some(*known) != change.target)
+            change.target.is_some() && known.is_some_and(|known| Some(known) != change.target.as_ref())
         };
         changes.iter().find(replaces).map(|change| change.prefix)
     }
 
     /// Those behind a prefix, in order; and whether there are more.
-    pub fn page(&self, after: Option<IpPrefix>, limit: usize) -> (Vec<v1::Route>, bool) {
+    pub fn page(
+        &self,
+        after: Option<IpPrefix>,
+        limit: usize,
+        uplinks: Uplinks<'_>,
+    ) -> (Vec<v1::Route>, bool) {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.0.range((start, Bound::Unbounded));
-        let page = rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, *target));
+        let page = rest.by_ref().take(limit).map(|(prefix, target)| write(*prefix, target, uplinks));
         let page = page.collect();
         (page, rest.next().is_some())
     }
 }
 
-fn write(prefix: IpPrefix, target: RouteTarget) -> v1::Route {
-    let mut mac = String::new();
-    let (kind, via) = match target {
-        RouteTarget::Vxlan(vtep) => {
-            mac = vtep.mac.map(|mac| mac.to_string()).unwrap_or_default();
-            (v1::RouteKind::Vxlan, vtep.address.to_string())
-        }
-        RouteTarget::Via(via) => (v1::RouteKind::Via, via.to_string()),
-        RouteTarget::Unreachable => (v1::RouteKind::Unreachable, String::new()),
-        RouteTarget::Drop => (v1::RouteKind::Drop, String::new()),
+fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1::Route {
+    let prefix = prefix.to_string();
+    let route = |kind: v1::RouteKind| v1::Route {
+        prefix: prefix.clone(),
+        kind: kind.into(),
+        ..v1::Route::default()
     };
-    v1::Route { prefix: prefix.to_string(), kind: kind.into(), via, mac }
+    match target {
+        RouteTarget::Vxlan(vtep) => v1::Route {
+            via: vtep.address.to_string(),
+            mac: vtep.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+            ..route(v1::RouteKind::Vxlan)
+        },
+        RouteTarget::Via(via) => {
+            v1::Route { via: via.to_string(), ..route(v1::RouteKind::Via) }
+        }
+        RouteTarget::Link { port, mac } => {
+            let named = uplinks.iter().find(|(_, index)| index == port);
+            v1::Route {
+                uplink: named.map(|(name, _)| name.clone()).unwrap_or_default(),
+                mac: mac.to_string(),
+                ..route(v1::RouteKind::Link)
+            }
+        }
+        RouteTarget::Multipath(paths) => {
+            let path = |path: &Path| v1::Path {
+                route: Some(v1::Route {
+                    prefix: String::new(),
+                    ..write(IpPrefix::V4(vrouter_net::Ipv4Prefix::ALL), &path.target, uplinks)
+                }),
+                weight: path.weight.into(),
+            };
+            v1::Route {
+                paths: paths.paths().iter().map(path).collect(),
+                ..route(v1::RouteKind::Multipath)
+            }
+        }
+        RouteTarget::Unreachable => route(v1::RouteKind::Unreachable),
+        RouteTarget::Drop => route(v1::RouteKind::Drop),
+        RouteTarget::Local => route(v1::RouteKind::Local),
+        RouteTarget::Kernel => route(v1::RouteKind::Kernel),
+        RouteTarget::MplsUdp(end) => {
+            v1::Route { via: end.address.to_string(), ..route(v1::RouteKind::Unspecified) }
+        }
+    }
 }
 
 /// Reads a request.
 ///
 /// # Errors
 /// [`Refusal::Invalid`] for the first thing that is wrong.
-pub fn read(wire: &v1::ChangeRoutesRequest) -> Result<Vec<RouteChange>, Refusal> {
+pub fn read(
+    wire: &v1::ChangeRoutesRequest,
+    uplinks: Uplinks<'_>,
+) -> Result<Vec<RouteChange>, Refusal> {
     let mut changes = Vec::with_capacity(wire.remove.len() + wire.set.len());
     for text in &wire.remove {
         changes.push(RouteChange { prefix: prefix(text)?, target: None });
     }
     for route in &wire.set {
-        changes.push(RouteChange { prefix: prefix(&route.prefix)?, target: Some(target(route)?) });
+        changes.push(RouteChange { prefix: prefix(&route.prefix)?, target: Some(target(route, uplinks)?) });
     }
     Ok(changes)
 }
@@ -99,18 +143,24 @@ fn prefix(text: &str) -> Result<IpPrefix, Refusal> {
     })
 }
 
-fn target(route: &v1::Route) -> Result<RouteTarget, Refusal> {
+fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusal> {
     let invalid = |remedy: &str| {
         let value = format!("{} of route {}", route.via, route.prefix);
         Err(Refusal::Invalid { field: "via", value, remedy: remedy.to_owned() })
     };
     let kind = v1::RouteKind::try_from(route.kind);
-    if kind != Ok(v1::RouteKind::Vxlan) && !route.mac.is_empty() {
-        return Err(Refusal::Invalid {
-            field: "mac",
-            value: format!("{} of route {}", route.mac, route.prefix),
-            remedy: "only a route of the kind vxlan has one; leave it out".to_owned(),
-        });
+    let has_mac = matches!(kind, Ok(v1::RouteKind::Vxlan | v1::RouteKind::Link));
+    for (field, text, is_fine) in [
+        ("mac", &route.mac, has_mac),
+        ("uplink", &route.uplink, kind == Ok(v1::RouteKind::Link)),
+    ] {
+        if !text.is_empty() && !is_fine {
+            return Err(Refusal::Invalid {
+                field,
+                value: format!("{text} of route {}", route.prefix),
+                remedy: "only a route of the kind vxlan or link has one; leave it out".to_owned(),
+            });
+        }
     }
     match kind {
         Ok(v1::RouteKind::Vxlan) => vtep(route),
@@ -123,12 +173,59 @@ fn target(route: &v1::Route) -> Result<RouteTarget, Refusal> {
         }
         Ok(v1::RouteKind::Unreachable) => Ok(RouteTarget::Unreachable),
         Ok(v1::RouteKind::Drop) => Ok(RouteTarget::Drop),
+        Ok(v1::RouteKind::Local) => Ok(RouteTarget::Local),
+        Ok(v1::RouteKind::Kernel) => Ok(RouteTarget::Kernel),
+        Ok(v1::RouteKind::Link) => link(route, uplinks),
+        Ok(v1::RouteKind::Multipath) => multipath(route, uplinks),
         Err(_) => Err(Refusal::Invalid {
             field: "kind",
             value: route.kind.to_string(),
-            remedy: "use via, unreachable, drop or vxlan".to_owned(),
+            remedy: "use via, unreachable, drop, vxlan, local, link, kernel or multipath".to_owned(),
         }),
     }
+}
+
+fn link(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusal> {
+    let invalid = |field, text: &str, remedy: String| Refusal::Invalid {
+        field,
+        value: format!("{text} of route {}", route.prefix),
+        remedy,
+    };
+    let found = uplinks.iter().find(|(name, _)| *name == route.uplink);
+    let (_, port) = found.ok_or_else(|| {
+        let known: Vec<_> = uplinks.iter().map(|(name, _)| name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        invalid("uplink", &route.uplink, format!("unknown uplink; known uplinks: {known}"))
+    })?;
+    let mac = route.mac.parse().map_err(|_| {
+        let remedy = "use the neighbour's address, in the form 02:00:00:00:00:01".to_owned();
+        invalid("mac", &route.mac, remedy)
+    })?;
+    Ok(RouteTarget::Link { port: *port, mac })
+}
+
+fn multipath(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusal> {
+    let invalid = |value: String, remedy: String| Refusal::Invalid {
+        field: "paths",
+        value: format!("{value} of route {}", route.prefix),
+        remedy,
+    };
+    if !(1..=Paths::MAX).contains(&route.paths.len()) {
+        let remedy = format!("use 1 to {}", Paths::MAX);
+        return Err(invalid(format!("{}", route.paths.len()), remedy));
+    }
+    let path = |path: &v1::Path| {
+        let wire = path.route.clone().unwrap_or_default();
+        if matches!(wire.kind(), v1::RouteKind::Multipath) {
+            return Err(invalid("multipath".to_owned(), "use via, vxlan or link".to_owned()));
+        }
+        let named = v1::Route { prefix: route.prefix.clone(), ..wire };
+        let weight = u16::try_from(path.weight.max(1))
+            .map_err(|_| invalid(format!("weight {}", path.weight), "use 1 to 65535".to_owned()))?;
+        Ok(Path { target: target(&named, uplinks)?, weight })
+    };
+    let paths = route.paths.iter().map(path).collect::<Result<Vec<_>, _>>()?;
+    Ok(RouteTarget::Multipath(Paths::new(paths)))
 }
 
 fn vtep(route: &v1::Route) -> Result<RouteTarget, Refusal> {
@@ -154,7 +251,7 @@ mod tests {
     use super::*;
 
     fn route(prefix: &str, kind: v1::RouteKind, via: &str) -> v1::Route {
-        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into(), mac: String::new() }
+        v1::Route { prefix: prefix.into(), kind: kind.into(), via: via.into(), ..Default::default() }
     }
 
     fn request(remove: &[&str], set: Vec<v1::Route>) -> v1::ChangeRoutesRequest {
@@ -181,7 +278,7 @@ mod tests {
             ],
         );
         let far = request.set[5..].to_vec();
-        let changes = read(&request).unwrap();
+        let changes = read(&request, &[]).unwrap();
         assert_eq!(changes[0].target, None);
         let mut routes = Routes::default();
         routes.apply(&changes);
@@ -192,16 +289,53 @@ mod tests {
             route("10.3.0.0/16", Unreachable, ""),
         ];
         let expected = [&expected[..], &far].concat();
-        assert_eq!((routes.page(None, 9), routes.len()), ((expected.clone(), false), 6));
+        assert_eq!((routes.page(None, 9, &[]), routes.len()), ((expected.clone(), false), 6));
         // Page by page, also from behind a prefix that is not there.
-        assert_eq!(routes.page(None, 3), (expected[..3].to_vec(), true));
+        assert_eq!(routes.page(None, 3, &[]), (expected[..3].to_vec(), true));
         let behind = after(&expected[2].prefix).unwrap();
-        assert_eq!(routes.page(behind, 3), (expected[3..].to_vec(), false));
+        assert_eq!(routes.page(behind, 3, &[]), (expected[3..].to_vec(), false));
         assert_eq!(
-            routes.page(after("10.1.128.0/17").unwrap(), 1),
+            routes.page(after("10.1.128.0/17").unwrap(), 1, &[]),
             (expected[2..3].to_vec(), true)
         );
         assert_eq!(after("").unwrap(), None);
+    }
+
+    #[test]
+    fn links_and_several_paths_name_uplinks() {
+        use v1::RouteKind::{Link, Local, Multipath};
+        let uplinks = [("up0".to_owned(), PortIndex(3)), ("up1".to_owned(), PortIndex(5))];
+        let link = |prefix: &str, uplink: &str| v1::Route {
+            uplink: uplink.into(),
+            mac: "02:00:00:00:00:09".into(),
+            ..route(prefix, Link, "")
+        };
+        let path = |uplink| v1::Path { route: Some(link("", uplink)), weight: 1 };
+        let both = v1::Route {
+            paths: vec![path("up0"), path("up1")],
+            ..route("10.3.0.0/16", Multipath, "")
+        };
+        let set = vec![route("10.1.0.0/16", Local, ""), link("10.2.0.0/16", "up1"), both.clone()];
+        let changes = read(&request(&[], set.clone()), &uplinks).unwrap();
+        let mut routes = Routes::default();
+        routes.apply(&changes);
+        assert_eq!(routes.page(None, 9, &uplinks), (set, false));
+        for (bad, text) in [
+            (link("10.2.0.0/16", "up7"), "unknown uplink; known uplinks: up0, up1"),
+            (v1::Route { mac: String::new(), ..link("10.2.0.0/16", "up0") }, "the neighbour's"),
+            (v1::Route { paths: vec![], ..both.clone() }, "use 1 to"),
+            (v1::Route { uplink: "up0".into(), ..route("10.1.0.0/16", Local, "") }, "uplink"),
+            (
+                v1::Route {
+                    paths: vec![v1::Path { route: Some(both.clone()), weight: 1 }],
+                    ..both.clone()
+                },
+                "use via, vxlan or link",
+            ),
+        ] {
+            let error = read(&request(&[], vec![bad]), &uplinks).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
     }
 
     #[test]
@@ -209,7 +343,7 @@ mod tests {
         use v1::RouteKind::{Drop, Via};
         let mut routes = Routes::default();
         let [a, b] = ["10.1.0.0/16", "10.2.0.0/16"];
-        routes.apply(&read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")])).unwrap());
+        routes.apply(&read(&request(&[], vec![route(a, Drop, ""), route(b, Drop, "")]), &[]).unwrap());
         let other = |prefix| route(prefix, Via, "10.66.0.2");
         for (remove, set, expected) in [
             (&[][..], vec![route(a, Drop, ""), other("10.3.0.0/16")], None),
@@ -217,7 +351,7 @@ mod tests {
             (&[b], vec![other(b)], None),
             (&[a, b], vec![], None),
         ] {
-            let changes = read(&request(remove, set)).unwrap();
+            let changes = read(&request(remove, set), &[]).unwrap();
             let found = routes.replaced(&changes).map(|prefix| prefix.to_string());
             assert_eq!(found.as_deref(), expected);
         }
@@ -246,7 +380,7 @@ mod tests {
             ),
             (
                 request(&[], vec![v1::Route { kind: 9, ..route("10.1.0.0/16", Drop, "") }]),
-                "kind \"9\": use via, unreachable, drop or vxlan",
+                "kind \"9\": use via, unreachable",
             ),
             (
                 request(&[], vec![mac(Vxlan, "red", "")]),
@@ -258,10 +392,10 @@ mod tests {
             ),
             (
                 request(&[], vec![mac(Via, "10.66.0.2", "02:00:00:00:00:01")]),
-                "mac \"02:00:00:00:00:01 of route 10.1.0.0/16\": only a route of the kind vxlan",
+                "mac \"02:00:00:00:00:01 of route 10.1.0.0/16\": only a route of the kind vxlan or link",
             ),
         ] {
-            let error = read(&wire).unwrap_err().to_string();
+            let error = read(&wire, &[]).unwrap_err().to_string();
             assert!(error.starts_with(text), "{error}");
         }
         assert!(after("x").is_err());

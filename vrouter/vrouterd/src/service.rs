@@ -13,7 +13,7 @@ use vrouter_api::v1::v_router_server::VRouter;
 use vrouter_core::Timestamp;
 use vrouter_dpdk::tsc;
 
-use crate::convert::{NetworkRequest, PortRequest};
+use crate::convert::{NetworkRequest, PortRequest, UplinkRequest};
 use crate::registry::Registry;
 use crate::routes;
 
@@ -116,9 +116,10 @@ impl VRouter for Service {
         request: Request<v1::ChangeRoutesRequest>,
     ) -> Answer<v1::ChangeRoutesResponse> {
         let request = request.into_inner();
-        // Many are read where it may take a while, and before anything is locked.
+        // Many are read where it may take a while, and before anything is locked but for the names of uplinks.
+        let uplinks = self.with_registry(|r| r.uplink_slots()).await?;
         let wanted = tokio::task::spawn_blocking(move || {
-            routes::read(&request).map(|changes| (request.network, changes, request.only_new))
+            routes::read(&request, &uplinks).map(|changes| (request.network, changes, request.only_new))
         });
         let (network, changes, only_new) = wanted
             .await
@@ -167,11 +168,34 @@ impl VRouter for Service {
         Ok(Response::new(v1::ListPortsResponse { ports }))
     }
 
+    async fn create_uplink(&self, request: Request<v1::UplinkSpec>) -> Answer<v1::Uplink> {
+        let wanted = UplinkRequest::read(request.get_ref())?;
+        let made = self.with_registry(move |r| r.create_uplink(wanted)).await??;
+        Ok(Response::new(made))
+    }
+
+    async fn delete_uplink(
+        &self,
+        request: Request<v1::DeleteUplinkRequest>,
+    ) -> Answer<v1::DeleteUplinkResponse> {
+        let name = request.into_inner().name;
+        self.with_registry(move |r| r.delete_uplink(&name)).await?;
+        Ok(Response::new(v1::DeleteUplinkResponse {}))
+    }
+
+    async fn list_uplinks(
+        &self,
+        _: Request<v1::ListUplinksRequest>,
+    ) -> Answer<v1::ListUplinksResponse> {
+        let uplinks = self.with_registry(|r| r.uplinks()).await?;
+        Ok(Response::new(v1::ListUplinksResponse { uplinks }))
+    }
+
     async fn get_stats(&self, _: Request<v1::GetStatsRequest>) -> Answer<v1::Stats> {
         let hz = self.ticks_per_second;
-        let counted = self.with_registry(move |r| (r.port_stats(), r.worker_stats(hz))).await?;
-        let (ports, workers) = counted;
-        Ok(Response::new(v1::Stats { ports, workers, ticks_per_second: hz }))
+        let counted = move |r: &mut Registry| (r.port_stats(), r.worker_stats(hz), r.uplink_stats());
+        let (ports, workers, uplinks) = self.with_registry(counted).await?;
+        Ok(Response::new(v1::Stats { ports, workers, ticks_per_second: hz, uplinks }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

@@ -53,7 +53,7 @@ impl Software {
         lease: &mut RxLease<'_>,
     ) -> (Pieces, Result<(), Refusal>) {
         let mut sent = Pieces::default();
-        let done = self.try_deliver(outer, head, body, offload, |frame| {
+        let done = self.cut(outer, head, body, offload, |frame| {
             lease.push(frame, Body::EMPTY, &Offload::NONE)?;
             sent.frames += 1;
             sent.bytes += frame.len() as u64;
@@ -62,13 +62,17 @@ impl Software {
         (sent, done)
     }
 
-    fn try_deliver(
+    /// The same, with each piece given to `push`.
+    ///
+    /// # Errors
+    /// Why the frame, or the rest of it, was not delivered.
+    pub fn cut(
         &mut self,
         outer: &[u8],
         head: &[u8],
         body: Body<'_>,
         offload: &Offload,
-        mut push: impl FnMut(&[u8]) -> Result<(), PushError>,
+        mut push: impl FnMut(&[u8]) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let bytes = head.len() + body.len();
         let (front, whole) =
@@ -84,7 +88,7 @@ impl Software {
                 complete_checksum(whole, start, at).ok_or(DropReason::UnsupportedOffload)?;
             }
             put_in_front(front, outer, bytes)?;
-            return Ok(push(framed(&self.whole, outer, bytes))?);
+            return push(framed(&self.whole, outer, bytes));
         };
         let pieces = cut(whole, size).ok_or(DropReason::UnsupportedOffload)?;
         for n in 0..pieces.len() {

@@ -9,11 +9,12 @@ use std::time::Duration;
 use arc_swap::Cache;
 use vrouter_dpdk::{CpuId, Eal, Pool, pin_current_thread, tsc};
 use vrouter_vhost::queue::{Rest, TxBurst, TxLease};
+use vrouter_vhost::queues::PortQueues;
 use vrouter_vhost::wake::{Token, Wake};
 
 use crate::assign::WorkerIndex;
 use crate::counters::WorkerTally;
-use crate::dataplane::{Dataplane, Layout, Polled, Slot};
+use crate::dataplane::{Dataplane, Ends, Layout, Polled, Slot};
 use crate::forward::Pipeline;
 use crate::kicks::Kicks;
 use crate::rota::{Ports, Rota};
@@ -44,6 +45,8 @@ pub struct Pace {
     pub sleep: Duration,
     /// How long a frame waits at most so that it leaves the cache of the CPU that wrote it; zero: never for that.
     pub rest: Duration,
+    /// How often a sleeping worker looks at devices that do not tell of packets.
+    pub poll: Duration,
 }
 
 /// A running worker, seen from outside.
@@ -126,6 +129,8 @@ struct Run {
     pace: Pace,
     work: Work,
     kicks: Kicks,
+    /// The places of devices that do not tell of packets.
+    silent: Vec<usize>,
     /// For looking at queues without taking anything.
     burst: TxBurst,
 }
@@ -172,6 +177,7 @@ impl Run {
             pace: plan.pace,
             work,
             kicks: Kicks::new(),
+            silent: Vec::new(),
             burst: TxBurst::new(),
         }
     }
@@ -213,14 +219,16 @@ impl Run {
             }
             if rota.has_quiet() && last - listened >= if moved > 0 { busy } else { idle } {
                 listened = last;
-                if self.listen(Duration::ZERO, &plane.layout, &mut rota, last) {
+                let heard = self.listen(Duration::ZERO, &plane.layout, &mut rota, last);
+                self.peek(&plane.layout, &mut rota, last);
+                if heard {
                     continue;
                 }
             }
             if last - idle_since >= spin {
                 if rota.ask_all(&mut self.round(&plane, last)) {
                     self.work.tally.sleeps.add(1);
-                    self.listen(self.pace.sleep, &plane.layout, &mut rota, last);
+                    self.sleep(&plane.layout, &mut rota, last);
                 }
                 last = tsc();
                 (idle_since, listened) = (last, last);
@@ -244,6 +252,9 @@ impl Run {
         let ports = new.polled(self.me);
         rota.restart(ports.iter().map(|p| old.place(self.me, usize::from(p.port.index.0))));
         self.kicks.restart(ports.len());
+        let silent = ports.iter().enumerate().filter(|(_, polled)| polled.is_silent());
+        self.silent.clear();
+        self.silent.extend(silent.map(|(place, _)| place));
     }
 
     /// Has done with a layout.
@@ -254,6 +265,35 @@ impl Run {
         let polled = old.polled(self.me);
         self.kicks.take_back(|place| take_back(polled.get(place), &mut self.burst));
         new.doubt_all_but(self.me);
+    }
+
+    /// Sleeps until there is something to do, or for as long as a worker may. Devices that do not tell of packets are
+    /// looked at meanwhile, which is all that is done for them: nobody is asked again.
+    fn sleep(&mut self, layout: &Layout, rota: &mut Rota, now: u64) {
+        let mut left = self.pace.sleep;
+        while !left.is_zero() {
+            let limit = if self.silent.is_empty() { left } else { left.min(self.pace.poll) };
+            if self.listen(limit, layout, rota, now) || self.peek(layout, rota, now) {
+                return;
+            }
+            left -= limit;
+        }
+    }
+
+    /// Looks at devices that do not tell of packets; says whether one has some. From the next round on it is looked at.
+    fn peek(&self, layout: &Layout, rota: &mut Rota, now: u64) -> bool {
+        let polled = layout.polled(self.me);
+        let mut any = false;
+        for &place in &self.silent {
+            if let Some(Polled { port, pairs }) = polled.get(place)
+                && let Ends::Wire(wire) = &port.ends
+                && wire.has_packets(*pairs)
+            {
+                rota.kicked(place, now);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Waits for kicks and for the control side, `limit` at most; who kicked is looked at from the next round on. Says
@@ -346,7 +386,15 @@ impl Ports for Round<'_> {
             let pair = pairs.trailing_zeros() as usize;
             pairs &= pairs - 1;
             let begun = if work.until_sample == 0 { tsc() } else { 0 };
-            let taken = work.pipeline.run(self.plane, &polled.port, pair, work.rest, &work.tally);
+            let (from, rest, tally) = (polled.port.index, work.rest, &work.tally);
+            let taken = match &polled.port.ends {
+                Ends::Pod(queues) => {
+                    work.pipeline.run(self.plane, from, queues, pair, rest, tally)
+                }
+                Ends::Wire(wire) => {
+                    work.pipeline.run_wire(self.plane, from, wire, pair, rest.now, tally)
+                }
+            };
             if taken == 0 {
                 continue;
             }
@@ -370,26 +418,37 @@ impl Ports for Round<'_> {
 
     fn ask(&mut self, place: usize) -> bool {
         let Some(polled) = self.polled.get(place) else { return true };
-        self.kicks.ask(place, || each(polled, self.burst, |lease| lease.arm()))
+        self.kicks.ask(place, || match &polled.port.ends {
+            Ends::Pod(queues) => each(queues, polled.sending(), self.burst, |lease| lease.arm()),
+            Ends::Wire(wire) => !wire.ask(polled.pairs),
+        })
     }
 }
 
-/// Asks the pod not to kick.
+/// Asks the pod not to kick, or the device not to tell.
 fn take_back(polled: Option<&Polled>, burst: &mut TxBurst) {
-    if let Some(polled) = polled {
-        each(polled, burst, |lease| {
-            lease.disarm();
-            true
-        });
+    let Some(polled) = polled else { return };
+    match &polled.port.ends {
+        Ends::Pod(queues) => {
+            each(queues, polled.sending(), burst, |lease| {
+                lease.disarm();
+                true
+            });
+        }
+        Ends::Wire(wire) => wire.take_back(polled.pairs),
     }
 }
 
-/// Looks at every sending queue of ours; `false` when one says so or is being changed right now.
-fn each(polled: &Polled, burst: &mut TxBurst, look: impl Fn(&TxLease<'_>) -> bool) -> bool {
+/// Looks at the sending queues of some pairs; `false` when one says so or is being changed right now.
+fn each(
+    queues: &PortQueues,
+    mut pairs: u32,
+    burst: &mut TxBurst,
+    look: impl Fn(&TxLease<'_>) -> bool,
+) -> bool {
     let mut all = true;
-    let mut pairs = polled.sending();
     while pairs != 0 {
-        let queue = polled.port.queues.tx(pairs.trailing_zeros() as usize);
+        let queue = queues.tx(pairs.trailing_zeros() as usize);
         pairs &= pairs - 1;
         all &= match queue.lease_tx(burst) {
             Some(lease) => look(&lease),

@@ -96,6 +96,7 @@ fn run(args: &Args) -> Result<()> {
         rx_pool: pool("frames-rx")?,
         mtu: 1500,
         tx_free_threshold: 0,
+        interrupts: false,
     })?;
     let receive = |queue: RxQueue| (queue.batch(BURST), queue);
     let mut pod = Pod {

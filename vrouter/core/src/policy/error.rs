@@ -5,6 +5,7 @@ use super::{
 };
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use vrouter_net::mpls::Label;
 use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
 
@@ -72,6 +73,22 @@ pub enum PolicyError {
     UnderlayMtu { network: NetworkIndex, mtu: u16, needed: u16 },
     /// Two networks with one number on one underlay.
     DuplicateVni { first: NetworkIndex, second: NetworkIndex, vni: Vni },
+    /// Two networks with one label on one underlay.
+    DuplicateLabel { first: NetworkIndex, second: NetworkIndex, label: Label },
+    /// A tunnel of no kind.
+    TunnelKind { network: NetworkIndex },
+    /// An external network with what only others have.
+    External { network: NetworkIndex },
+    /// A port of a kind that its network cannot have.
+    Role { port: PortIndex, external: bool },
+    /// An uplink or a host interface with what only a pod has.
+    ExternalPort { port: PortIndex },
+    /// A port that takes smaller packets than it must, or larger ones than its network has.
+    PortMtu { port: PortIndex, mtu: u16, least: u16, most: u16 },
+    /// An uplink and a host interface that do not name each other, or differ in network or MAC address.
+    Twin { port: PortIndex, other: PortIndex },
+    /// Two kernel ports of one network.
+    DuplicateKernel { first: PortIndex, second: PortIndex },
     /// A policer whose bucket never holds a frame of the network's MTU.
     Burst { port: PortIndex, least_bits: u64 },
 }
@@ -216,6 +233,43 @@ impl fmt::Display for PolicyError {
                 f,
                 "mtu {mtu} of the underlay is too small for the tunnel: give the underlay at least \
                  {needed}"
+            ),
+            Self::DuplicateLabel { label, first, second } => write!(
+                f,
+                "label {label} is used by the networks in slots {} and {} on one underlay: choose \
+                 another one",
+                first.0, second.0
+            ),
+            Self::TunnelKind { .. } => {
+                f.write_str("the tunnel has neither a vni nor a label: give it one of them or both")
+            }
+            Self::External { .. } => f.write_str(
+                "an external network has no prefix, gateway, mode or tunnel of its own: leave them out",
+            ),
+            Self::Role { external: true, .. } => f.write_str(
+                "the port is no uplink, but its network is external: choose another network",
+            ),
+            Self::Role { external: false, .. } => f.write_str(
+                "the port is an uplink or its host interface, but its network is not external: choose \
+                 an external network",
+            ),
+            Self::ExternalPort { .. } => f.write_str(
+                "an uplink or its host interface has no addresses, allowed prefixes or trunk here: leave \
+                 them out",
+            ),
+            Self::PortMtu { mtu, least, most, .. } => {
+                write!(f, "mtu {mtu} of the port is not between {least} and its network's, {most}")
+            }
+            Self::Twin { port, other } => write!(
+                f,
+                "the ports in slots {} and {} are not uplink and host interface of each other: let each \
+                 name the other, in one network and with one MAC address",
+                port.0, other.0
+            ),
+            Self::DuplicateKernel { first, second } => write!(
+                f,
+                "the ports in slots {} and {} are both kernel ports of one network: leave one out",
+                first.0, second.0
             ),
             Self::DuplicateVni { vni, first, second } => write!(
                 f,

@@ -20,6 +20,8 @@ fn good() -> Policy {
         mode: Mode::Routed,
         floods: FloodLimit::default(),
         tunnel: None,
+        external: false,
+        punts: Default::default(),
     };
     let port = |index, network, last| PortPolicy {
         index: PortIndex(index),
@@ -30,6 +32,8 @@ fn good() -> Policy {
         allowed: Vec::new(),
         trunk: false,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     };
     Policy {
         networks: vec![network(1, 0x11), network(0, 0x10)],

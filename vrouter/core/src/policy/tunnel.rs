@@ -1,13 +1,14 @@
 //! Which tunnels can be.
 
-use super::{MIN_MTU, NetworkPolicy, PolicyError, PortPolicy};
+use super::{Carrier, MIN_MTU, NetworkPolicy, PolicyError, PortPolicy};
+use crate::routes::reserved_around;
 use alloc::vec::Vec;
 use core::net::IpAddr;
-use vrouter_net::ipv6;
+use vrouter_net::{IpPrefix, ipv6};
 
 /// Checks every network's tunnel. `networks` are sorted by slot.
 pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<(), PolicyError> {
-    let mut numbers = Vec::new();
+    let (mut numbers, mut labels) = (Vec::new(), Vec::new());
     for network in networks {
         let Some(tunnel) = network.tunnel else { continue };
         let index = network.index;
@@ -17,8 +18,20 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
             .and_then(|at| networks.get(at))
             .filter(|underlay| underlay.tunnel.is_none())
             .ok_or(PolicyError::Underlay { network: index, underlay: tunnel.underlay })?;
+        let carrier = match (tunnel.vni, tunnel.label) {
+            (None, None) => return Err(PolicyError::TunnelKind { network: index }),
+            (None, Some(_)) => Carrier::Mpls,
+            // It takes more.
+            (Some(_), _) => Carrier::Vxlan,
+        };
         let local = tunnel.local;
-        if !underlay.may_have(local) && !underlay.is_gateway(local) {
+        let is_host = reserved_around(IpPrefix::host(local)).is_none();
+        let possible = if underlay.external {
+            is_host
+        } else {
+            underlay.may_have(local) || underlay.is_gateway(local)
+        };
+        if !possible {
             return Err(PolicyError::TunnelAddress { network: index, local });
         }
         let has = |port: &&PortPolicy| {
@@ -34,11 +47,12 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
             });
         }
         let smallest = if network.ipv6.is_some() { ipv6::MIN_MTU } else { MIN_MTU };
-        let needed = smallest + tunnel.overhead();
+        let needed = smallest + tunnel.overhead(carrier);
         if underlay.mtu < needed {
             return Err(PolicyError::UnderlayMtu { network: index, mtu: underlay.mtu, needed });
         }
-        numbers.push((tunnel.underlay, tunnel.vni, index));
+        numbers.extend(tunnel.vni.map(|vni| (tunnel.underlay, vni, index)));
+        labels.extend(tunnel.label.map(|label| (tunnel.underlay, label, index)));
     }
     numbers.sort_unstable();
     for pair in numbers.windows(2) {
@@ -46,6 +60,14 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
             && (a, vni) == (b, other)
         {
             return Err(PolicyError::DuplicateVni { first, second, vni });
+        }
+    }
+    labels.sort_unstable();
+    for pair in labels.windows(2) {
+        if let [(a, label, first), (b, other, second)] = *pair
+            && (a, label) == (b, other)
+        {
+            return Err(PolicyError::DuplicateLabel { first, second, label });
         }
     }
     Ok(())

@@ -7,7 +7,7 @@
 use super::STAGE_PACKETS;
 use crate::fib::Fib;
 use crate::hops::{HopIndex, Hops};
-use crate::tables::Port;
+use crate::tables::{Port, Sender};
 use crate::{Packet, PortIndex, Verdict};
 use vrouter_net::{ethernet, ipv4};
 
@@ -21,10 +21,14 @@ const _: () = assert!(FAST_BYTES as usize == ethernet::HEADER_BYTES + ipv4::HEAD
 /// Stage 1: checks the headers. Fills in the destination addresses of the packets that are right; returns a bit for
 /// each of the others, whose places in `found` stay zero.
 #[inline(never)]
-pub(super) fn classify(port: &Port, batch: &[Packet], found: &mut [u32; STAGE_PACKETS]) -> u64 {
+pub(super) fn classify<S: Sender>(
+    port: &Port,
+    batch: &[Packet],
+    found: &mut [u32; STAGE_PACKETS],
+) -> u64 {
     let mut rest = 0;
     for (i, (packet, found)) in batch.iter().zip(found).enumerate() {
-        match common_case(port, packet) {
+        match common_case::<S>(port, packet) {
             Some(address) => *found = address,
             None => rest |= 1 << i,
         }
@@ -35,10 +39,11 @@ pub(super) fn classify(port: &Port, batch: &[Packet], found: &mut [u32; STAGE_PA
 /// The destination address of a packet that is right in the most common way. `None` says nothing: the slow
 /// path finds out what is the matter.
 #[inline]
-pub(super) fn common_case(port: &Port, packet: &Packet) -> Option<u32> {
+pub(super) fn common_case<S: Sender>(port: &Port, packet: &Packet) -> Option<u32> {
     let [w0, w1, w2, w3, w4] = packet.words();
     let total = u32::from(((w2 & 0xffff) as u16).swap_bytes());
-    if !port.expect.agrees(w0, w1, w3)
+    if !port.expect.agrees::<S>(w0, w1, w3)
+        || !S::may_send4(w3)
         || packet.header_len < FAST_BYTES
         || total < 20
         || total + LINK_BYTES > packet.frame_len

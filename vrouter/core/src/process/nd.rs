@@ -83,7 +83,7 @@ pub(super) fn answer(at: &Place<'_>, packet: &mut Packet, wish: Wish) -> Verdict
     let is_known = match at.network.next_hop_ip(target.into()) {
         NextHop::Gateway => true,
         // Only what is on the pod's link is asked for, and not the pod itself.
-        NextHop::Port(hop) => {
+        NextHop::Port(hop) | NextHop::Kernel(hop) => {
             let on_link = at.network.policy().ipv6.is_some_and(|six| six.prefix.contains(target));
             on_link && !is_probe && hop.port != at.port.policy.index
         }

@@ -1,11 +1,12 @@
 //! IPv6: what is simply forwarded, and what is not.
 
-use super::slow::report;
+use super::slow::{self, report};
 use super::{Place, tunnel};
 use crate::hops::{HopIndex, NextHop, PortHop, TunnelHop};
 use crate::icmp::ipv6_of;
 use crate::routes::LINK_LOCAL;
-use crate::{DropReason, IcmpError, Packet, PortIndex, PortLimits, Verdict};
+use crate::tables::Sender;
+use crate::{DropReason, IcmpError, Packet, PortIndex, PortLimits, PortRole, Verdict};
 use core::net::{IpAddr, Ipv6Addr};
 use vrouter_net::ipv4::Protocol;
 use vrouter_net::{Mac, ethernet, icmpv6, ipv6};
@@ -16,19 +17,19 @@ const HEAD_BYTES: usize = ethernet::HEADER_BYTES + ipv6::HEADER_BYTES;
 /// Forwards a packet that is right in the most common way: from the port's own address to another port or into a
 /// tunnel. Returns the port it goes to. `None`: it is not, and nothing is changed.
 #[inline]
-pub(super) fn forward(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> {
+pub(super) fn forward<S: Sender>(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> {
     let expect = at.port.expect6.as_ref()?;
     let [w0, w1, ..] = packet.words();
-    if !expect.agrees(w0, w1) || usize::from(packet.header_len) < HEAD_BYTES {
+    if !expect.agrees::<S>(w0, w1) || usize::from(packet.header_len) < HEAD_BYTES {
         return None;
     }
     let frame_bytes = packet.frame_len;
     let ingress = at.port.policy.index;
-    let head = packet.header.first_chunk_mut::<HEAD_BYTES>()?;
-    let mut ip = ipv6::Header::of(head.last_chunk_mut()?);
+    let head = packet.header.first_chunk::<HEAD_BYTES>()?;
+    let ip: ipv6::Header<&[u8; ipv6::HEADER_BYTES]> = ipv6::Header::of(head.last_chunk()?);
     let total = u32::from(ip.payload_length()) + 54;
     // ICMPv6 may be Neighbor Discovery, which is never forwarded, wherever it claims to go.
-    if ip.source() != expect.source
+    if !S::may_send6(expect.source, ip.source())
         || total > frame_bytes
         || ip.hop_limit() <= 1
         || ip.next_header() == Protocol::ICMPV6
@@ -36,16 +37,18 @@ pub(super) fn forward(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> 
         return None;
     }
     let index = at.network.lookup6(ip.destination());
-    let (hop, tunnel) = match at.network.hops().get(index) {
+    let (hop, tunnel) = match at.network.hops().get(index).of_flow(|| tunnel::path(packet)) {
         NextHop::Port(hop) if hop.port != ingress => (hop, None),
-        NextHop::Vxlan(tunnel) => (&tunnel.inner, Some((tunnel, ip.ecn()))),
+        NextHop::Tunnel(tunnel) => (&tunnel.inner, Some((tunnel, ip.ecn()))),
         _ => return None,
     };
     if frame_bytes > u32::from(hop.mtu) + 14 {
         return None;
     }
-    ip.set_hop_limit(ip.hop_limit() - 1);
+    let head = packet.header.first_chunk_mut::<HEAD_BYTES>()?;
     head[..12].copy_from_slice(&hop.rewrite);
+    let mut ip = ipv6::Header::of(head.last_chunk_mut::<{ ipv6::HEADER_BYTES }>()?);
+    ip.set_hop_limit(ip.hop_limit() - 1);
     packet.verdict = match tunnel {
         None => Verdict::Forward(hop.port),
         Some((tunnel, ecn)) => tunnel::wrap(packet, tunnel, ecn),
@@ -74,24 +77,32 @@ pub(super) fn resolve(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimi
     }
     let hop_limit = header.hop_limit();
     let (ecn, next_hop) = (header.ecn(), at.network.hops().get(at.network.lookup6(destination)));
+    let next_hop = next_hop.of_flow(|| tunnel::path(packet));
     let error = match next_hop {
         NextHop::Drop(reason) => return Verdict::Drop(*reason),
         NextHop::Gateway => {
-            return tunnel::open(at, packet).unwrap_or_else(|| answer_gateway(at, packet));
+            return tunnel::open(at, packet, limits).unwrap_or_else(|| answer_gateway(at, packet));
         }
         NextHop::NoRoute => IcmpError::NetworkUnreachable,
-        NextHop::Unreachable => IcmpError::HostUnreachable,
+        NextHop::Unreachable | NextHop::Local | NextHop::Multipath(_) => IcmpError::HostUnreachable,
+        NextHop::Kernel(_) if at.port.policy.role == PortRole::Kernel => {
+            return Verdict::Drop(DropReason::KernelLoop);
+        }
         NextHop::Port(hop) if hop.port == at.port.policy.index => {
             return Verdict::Drop(DropReason::Hairpin);
         }
-        NextHop::Port(_) | NextHop::Vxlan(_) if hop_limit <= 1 => IcmpError::TimeExceeded,
-        NextHop::Port(hop) | NextHop::Vxlan(TunnelHop { inner: hop, .. }) => {
-            let fits = packet.payload_bytes() <= usize::from(hop.mtu);
-            if fits || segments_fit(bytes, packet.segment_bytes, hop.mtu) {
-                let verdict = rewrite(packet, hop);
+        NextHop::Port(_) | NextHop::Tunnel(_) if hop_limit <= 1 => IcmpError::TimeExceeded,
+        NextHop::Port(hop)
+        | NextHop::Kernel(hop)
+        | NextHop::Tunnel(TunnelHop { inner: hop, .. }) => {
+            if fits(bytes, packet, hop.mtu) {
                 return match next_hop {
-                    NextHop::Vxlan(hop) => tunnel::wrap(packet, hop, ecn),
-                    _ => verdict,
+                    NextHop::Kernel(hop) => slow::to_kernel(at, packet, hop, limits),
+                    NextHop::Tunnel(tunnel) => {
+                        rewrite(packet, hop);
+                        tunnel::wrap(packet, tunnel, ecn)
+                    }
+                    _ => rewrite(packet, hop),
                 };
             }
             if header.total_bytes() <= usize::from(hop.mtu) {
@@ -104,6 +115,11 @@ pub(super) fn resolve(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimi
     report(error, may_be_reported(source, bytes), at.now, limits)
 }
 
+/// Whether a packet, or each of the segments that it is to be cut into, has at most `mtu` bytes.
+pub(super) fn fits(bytes: &[u8], packet: &Packet, mtu: u16) -> bool {
+    packet.payload_bytes() <= usize::from(mtu) || segments_fit(bytes, packet.segment_bytes, mtu)
+}
+
 /// Whether a TCP packet that is to be cut makes segments of at most `mtu` bytes.
 fn segments_fit(bytes: &[u8], segment_bytes: u16, mtu: u16) -> bool {
     let Some(upper) = ipv6::upper_layer(bytes) else { return false };
@@ -113,7 +129,7 @@ fn segments_fit(bytes: &[u8], segment_bytes: u16, mtu: u16) -> bool {
     cut && tcp >= 20 && upper.offset + tcp + usize::from(segment_bytes) <= usize::from(mtu)
 }
 
-fn rewrite(packet: &mut Packet, hop: &PortHop) -> Verdict {
+pub(super) fn rewrite(packet: &mut Packet, hop: &PortHop) -> Verdict {
     let Ok((mut link, bytes)) = ethernet::Header::split_mut(packet.head_mut()) else {
         return Verdict::Drop(DropReason::RuntFrame);
     };

@@ -4,7 +4,8 @@ use super::{Place, bridge, nd, six, tunnel};
 use crate::hops::{NextHop, PortHop, TunnelHop};
 use crate::icmp::{ipv4_of, may_be_reported};
 use crate::{
-    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, Timestamp, Verdict,
+    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, PortRole, PuntClass,
+    Timestamp, Verdict,
 };
 use core::net::Ipv4Addr;
 use vrouter_net::ethernet::{self, EtherType};
@@ -153,7 +154,8 @@ fn check_arp(at: &Place<'_>, payload: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr), Dro
     }
     // Only what is on the pod's link is asked for; a route from elsewhere is no reason to answer.
     match at.network.next_hop(target) {
-        NextHop::Gateway | NextHop::Port(_) if at.network.policy().prefix.contains(target) => {
+        NextHop::Gateway | NextHop::Port(_) | NextHop::Kernel(_)
+            if at.network.policy().prefix.contains(target) => {
             Ok((target, sender))
         }
         _ => Err(DropReason::ArpUnanswered),
@@ -189,34 +191,46 @@ pub(super) fn resolve(
     let Some((header, bytes)) = ipv4_of(packet) else {
         return Verdict::Drop(DropReason::MalformedIpv4);
     };
+    let next_hop = next_hop.of_flow(|| tunnel::path(packet));
     let error = match next_hop {
         NextHop::Drop(reason) => return Verdict::Drop(*reason),
         NextHop::Gateway => {
-            return tunnel::open(at, packet).unwrap_or_else(|| answer_gateway(at, packet));
+            return tunnel::open(at, packet, limits).unwrap_or_else(|| answer_gateway(at, packet));
         }
-        NextHop::Unreachable => IcmpError::HostUnreachable,
+        // The kernel's addresses are in external networks, and there is no way through several sets.
+        NextHop::Unreachable | NextHop::Local | NextHop::Multipath(_) => IcmpError::HostUnreachable,
+        NextHop::Kernel(_) if at.port.policy.role == PortRole::Kernel => {
+            return Verdict::Drop(DropReason::KernelLoop);
+        }
+        NextHop::Kernel(hop) if fits(&header, bytes, packet, hop.mtu) => {
+            return to_kernel(at, packet, hop, limits);
+        }
         NextHop::NoRoute => IcmpError::NetworkUnreachable,
         // A pod's own stack keeps what it sends to itself. Anything else is a mistake or a try to make the
         // vRouter hold both rings of a port at once.
         NextHop::Port(hop) if hop.port == at.port.policy.index => {
             return Verdict::Drop(DropReason::Hairpin);
         }
-        NextHop::Port(_) | NextHop::Vxlan(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
-        NextHop::Port(hop) | NextHop::Vxlan(TunnelHop { inner: hop, .. })
-            if segments_fit(&header, bytes, packet.segment_bytes, hop.mtu) =>
+        NextHop::Port(_) | NextHop::Tunnel(_) if header.ttl() <= 1 => IcmpError::TimeExceeded,
+        NextHop::Port(hop) | NextHop::Tunnel(TunnelHop { inner: hop, .. })
+            if fits(&header, bytes, packet, hop.mtu) =>
         {
             let (ecn, verdict) = (header.ecn(), forward(packet, hop));
             return match next_hop {
-                NextHop::Vxlan(hop) => tunnel::wrap(packet, hop, ecn),
+                NextHop::Tunnel(hop) => tunnel::wrap(packet, hop, ecn),
                 _ => verdict,
             };
         }
-        NextHop::Port(hop) | NextHop::Vxlan(TunnelHop { inner: hop, .. })
+        NextHop::Port(hop)
+        | NextHop::Kernel(hop)
+        | NextHop::Tunnel(TunnelHop { inner: hop, .. })
             if header.dont_fragment() && header.total_length() > hop.mtu =>
         {
             IcmpError::FragmentationNeeded { mtu: hop.mtu }
         }
-        NextHop::Port(_) | NextHop::Vxlan(_) => return Verdict::Drop(DropReason::TooBig),
+        NextHop::Port(_) | NextHop::Kernel(_) | NextHop::Tunnel(_) => {
+            return Verdict::Drop(DropReason::TooBig);
+        }
     };
     report(error, may_be_reported(&header, bytes), at.now, limits)
 }
@@ -237,6 +251,35 @@ pub(super) fn report(
     }
 }
 
+/// Hands a packet to the kernel to route it, if that has not got too many. It is the kernel that routes, and so the
+/// kernel that takes one from the time to live: the vRouter would count the same router twice.
+pub(super) fn to_kernel(
+    at: &Place<'_>,
+    packet: &mut Packet,
+    hop: &PortHop,
+    limits: &mut PortLimits,
+) -> Verdict {
+    if !limits.punts.allow(at.now, PuntClass::Kernel, at.network.punts()) {
+        return Verdict::Drop(DropReason::PuntLimited);
+    }
+    let Ok((mut link, _)) = ethernet::Header::split_mut(packet.head_mut()) else {
+        return Verdict::Drop(DropReason::RuntFrame);
+    };
+    link.set_addresses(hop.destination_mac(), hop.source_mac());
+    Verdict::Punt(hop.port, PuntClass::Kernel)
+}
+
+/// Whether a packet, or each of the segments that it is to be cut into, has at most `mtu` bytes.
+pub(super) fn fits(
+    header: &ipv4::Header<&[u8; ipv4::HEADER_BYTES]>,
+    bytes: &[u8],
+    packet: &Packet,
+    mtu: u16,
+) -> bool {
+    packet.payload_bytes() <= usize::from(mtu)
+        || segments_fit(header, bytes, packet.segment_bytes, mtu)
+}
+
 /// Whether a TCP packet that is to be cut makes segments of at most `mtu` bytes.
 fn segments_fit(
     header: &ipv4::Header<&[u8; ipv4::HEADER_BYTES]>,
@@ -253,7 +296,7 @@ fn segments_fit(
 }
 
 /// Forwards a packet whose TTL allows it.
-fn forward(packet: &mut Packet, hop: &PortHop) -> Verdict {
+pub(super) fn forward(packet: &mut Packet, hop: &PortHop) -> Verdict {
     let Ok((mut link, bytes)) = ethernet::Header::split_mut(packet.head_mut()) else {
         return Verdict::Drop(DropReason::RuntFrame);
     };

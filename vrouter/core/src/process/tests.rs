@@ -54,6 +54,8 @@ fn policy() -> Policy {
         mode: Mode::Routed,
         floods: FloodLimit::default(),
         tunnel: None,
+        external: false,
+        punts: Default::default(),
     };
     let port = |index, network, mac, ipv4: [u8; 4]| PortPolicy {
         index,
@@ -64,6 +66,8 @@ fn policy() -> Policy {
         allowed: Vec::new(),
         trunk: false,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     };
     Policy {
         networks: vec![network(0), network(1)],
@@ -652,7 +656,7 @@ fn routes_lead_through_the_stages() {
 fn arp_answers_for_routes_on_the_link_only() {
     let via = Some(RouteTarget::Via(Ipv4Addr::from(B).into()));
     let changes = ["0.0.0.0/0", "10.66.0.77/32"]
-        .map(|prefix| RouteChange { prefix: prefix.parse().unwrap(), target: via });
+        .map(|prefix| RouteChange { prefix: prefix.parse().unwrap(), target: via.clone() });
     let tables = tables().with_routes(NetworkIndex(0), &changes).unwrap();
     for (target, verdict) in [
         (NOBODY, Verdict::Reply),

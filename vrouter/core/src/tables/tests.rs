@@ -1,7 +1,7 @@
 //! Building and updating, the incremental way beside the full one.
 
 use super::*;
-use crate::{DropReason, FloodLimit, Mode, NextHop, PortHop, Rates, RouteTarget};
+use crate::{DropReason, FloodLimit, Mode, NetworkPolicy, NextHop, PortHop, Rates, RouteTarget};
 use bolero::TypeGenerator;
 use core::net::Ipv4Addr;
 use std::string::ToString;
@@ -24,6 +24,8 @@ fn network(index: u16, mtu: u16) -> NetworkPolicy {
         mode: Mode::Routed,
         floods: FloodLimit::default(),
         tunnel: None,
+        external: false,
+        punts: Default::default(),
     }
 }
 
@@ -38,6 +40,8 @@ fn port(index: u16, network: u16) -> PortPolicy {
         allowed: Vec::new(),
         trunk: false,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     }
 }
 
@@ -61,7 +65,7 @@ fn a_port_more_changes_its_network_only() {
     assert!(!shares(&old, &new, 1));
     let address = port(2, 1).ipv4;
     let lookup = |tables: &Tables, network| {
-        *tables.network(NetworkIndex(network)).unwrap().next_hop(address)
+        tables.network(NetworkIndex(network)).unwrap().next_hop(address).clone()
     };
     assert_eq!(lookup(&old, 1), NextHop::Unreachable);
     assert_eq!(lookup(&new, 0), NextHop::Unreachable);
@@ -172,7 +176,7 @@ fn route(prefix: &str, target: Option<RouteTarget>) -> RouteChange {
 }
 
 fn target(tables: &Tables, address: &str) -> NextHop {
-    *tables.network(NetworkIndex(0)).unwrap().next_hop(address.parse().unwrap())
+    tables.network(NetworkIndex(0)).unwrap().next_hop(address.parse().unwrap()).clone()
 }
 
 fn leads_to(tables: &Tables, address: &str, index: u16) -> bool {

@@ -140,6 +140,8 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
         mode: Mode::Bridged,
         floods: FLOODS,
         tunnel: None,
+        external: false,
+        punts: Default::default(),
     };
     let port = |(slot, (number, trunk)): (&u16, &(u8, bool))| PortPolicy {
         index: PortIndex(*slot),
@@ -150,6 +152,8 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
         allowed: Vec::new(),
         trunk: *trunk,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     };
     Policy { networks: vec![network], ports: ports.iter().map(port).collect() }
 }

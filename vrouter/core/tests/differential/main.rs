@@ -118,6 +118,8 @@ fn policy(third: bool, allowed: bool, tunnel: u8) -> Policy {
         mode: Mode::Routed,
         floods: FloodLimit::default(),
         tunnel: None,
+        external: false,
+        punts: Default::default(),
     };
     let port = |slot, network: u16, last: u8| PortPolicy {
         index: PortIndex(slot),
@@ -128,6 +130,8 @@ fn policy(third: bool, allowed: bool, tunnel: u8) -> Policy {
         allowed: Vec::new(),
         trunk: false,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     };
     let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), "fd00:66::1".parse().unwrap());
     let ipv6 = Some(Ipv6Network { prefix, gateway });
@@ -136,7 +140,7 @@ fn policy(third: bool, allowed: bool, tunnel: u8) -> Policy {
     // The second network carries packets of the first, and has IPv6 then.
     if let Some(local) = tunnel_end(tunnel) {
         let (vni, underlay) = (Vni::new(VNI).unwrap(), NetworkIndex(1));
-        networks[0].tunnel = Some(Tunnel { vni, underlay, local });
+        networks[0].tunnel = Some(Tunnel { vni: Some(vni), label: None, underlay, local });
         networks[1].ipv6 = ipv6;
         // Larger, or too small for the largest packets of the first.
         networks[1].mtu = if tunnel & 8 == 0 { 1400 } else { 1351 };
@@ -570,7 +574,7 @@ fn every_pair_of_addresses() {
     .into();
     let changes: Vec<_> = routes
         .iter()
-        .map(|(prefix, target)| RouteChange { prefix: *prefix, target: Some(*target) })
+        .map(|(prefix, target)| RouteChange { prefix: *prefix, target: Some(target.clone()) })
         .collect();
     let tables = Tables::build(&policy).unwrap().with_routes(NetworkIndex(0), &changes).unwrap();
     let mut verdicts = BTreeMap::<String, usize>::new();

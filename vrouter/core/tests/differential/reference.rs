@@ -496,6 +496,7 @@ impl Reference<'_> {
                     };
                     self.policy.ports.iter().position(has).map_or(Hop::Nobody, Hop::Port)
                 }
+                other => panic!("no route here leads to {other:?}"),
             };
             (*prefix, hop)
         });

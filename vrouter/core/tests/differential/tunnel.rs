@@ -93,7 +93,7 @@ impl Reference<'_> {
         frame.extend(4789_u16.to_be_bytes());
         frame.extend(udp.to_be_bytes());
         frame.extend([0, 0, 8, 0, 0, 0]);
-        frame.extend(&tunnel.vni.number().to_be_bytes()[1..]);
+        frame.extend(&tunnel.vni.unwrap().number().to_be_bytes()[1..]);
         frame.push(0);
         let start = frame.len();
         frame.extend(inner);
@@ -134,7 +134,7 @@ impl Reference<'_> {
             return malformed;
         }
         let vni = u32::from_be_bytes([0, header[12], header[13], header[14]]);
-        let Some(network) = ends.find(|n| n.tunnel.unwrap().vni.number() == vni) else {
+        let Some(network) = ends.find(|n| n.tunnel.unwrap().vni.unwrap().number() == vni) else {
             return Some(drop(DropReason::UnknownVni));
         };
         // Only the first network has routes here.

@@ -14,7 +14,8 @@ pub struct EalConfig {
     pub memory: Memory,
     /// Least important messages of DPDK that still reach stderr.
     pub log_level: LogLevel,
-    /// More EAL options, one word each, after ours: `--vdev`, `net_tap0,iface=up0`.
+    /// More EAL options, one word each, after ours: `--vdev`, `net_tap0,iface=up0`. Without a NIC among them, `-a` and
+    /// its PCI address, DPDK does not look at the PCI bus at all.
     pub extra: Vec<String>,
 }
 
@@ -81,7 +82,6 @@ impl EalConfig {
         check_prefix(&self.file_prefix)?;
         let mut words = vec![
             "ringway".to_owned(),
-            "--no-pci".to_owned(),
             "--no-telemetry".to_owned(),
             // Physical addresses would need CAP_SYS_ADMIN, and nothing here does DMA without an IOMMU.
             "--iova-mode=va".to_owned(),
@@ -91,6 +91,10 @@ impl EalConfig {
             // every thread started later inherits that.
             format!("--lcores=0@({})", cpu::list(allowed)),
         ];
+        let names_nic = |word: &String| word.starts_with("-a") || word.starts_with("--allow");
+        if !self.extra.iter().any(names_nic) {
+            words.push("--no-pci".to_owned());
+        }
         // In memory or without shared configuration: no files under /var/run/dpdk and no secondary processes,
         // which registered threads require. EAL refuses the first together with --no-huge.
         words.push(match self.memory {
@@ -169,8 +173,8 @@ mod tests {
 
     #[test]
     fn memory_decides_the_memory_options() {
-        let head = "ringway --no-pci --no-telemetry --iova-mode=va \
-                    --file-prefix=ringway-0 --log-level=warning --lcores=0@(0-1,4)";
+        let head = "ringway --no-telemetry --iova-mode=va \
+                    --file-prefix=ringway-0 --log-level=warning --lcores=0@(0-1,4) --no-pci";
         let node = |n| Some(NumaNode(n));
         for (memory, options) in [
             (Memory::Hugepages { mib: 256, numa_node: None }, "--in-memory -m 256"),
@@ -182,6 +186,19 @@ mod tests {
             (Memory::Ordinary { mib: 64 }, "--no-shconf --no-huge -m 64"),
         ] {
             assert_eq!(argv(&config(memory)), format!("{head} {options} --vdev net_null0"));
+        }
+    }
+
+    #[test]
+    fn the_pci_bus_is_looked_at_for_a_named_nic_only() {
+        let with = |words: &[&str]| EalConfig {
+            extra: words.iter().copied().map(str::to_owned).collect(),
+            ..config(Memory::Ordinary { mib: 64 })
+        };
+        assert!(argv(&with(&["--vdev", "net_null0"])).contains(" --no-pci "));
+        for words in [&["-a", "0000:01:00.0"][..], &["--allow=0000:01:00.0"]] {
+            let argv = argv(&with(words));
+            assert!(!argv.contains("--no-pci") && argv.ends_with(&words.join(" ")), "{argv}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! A device's queues, moved from and to in bursts.
 
+use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use vrouter_dpdk_sys as sys;
@@ -31,6 +32,27 @@ pub struct TxQueue {
 impl RxQueue {
     pub(super) fn new(keep: Arc<Device>, device: u16, queue: u16, pool: Pool) -> Self {
         Self { device, queue, pool, _keep: keep }
+    }
+
+    /// The descriptor that becomes readable when packets arrive, if the driver has one and the device was started with
+    /// [`super::EthdevConfig::interrupts`]. It is never to be read; watch it edge-triggered.
+    pub fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: a started device and one of its queues.
+        let fd: RawFd = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(self.device, self.queue) };
+        // SAFETY: a descriptor of the driver's, which lives as long as the device, which `self` holds.
+        (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+
+    /// Asks the device to tell of the next packet, or no longer to. Says whether the driver needs to be asked: one that
+    /// does not tells of every packet.
+    pub fn tell(&mut self, on: bool) -> bool {
+        if on {
+            // SAFETY: a started device and one of its queues, which is ours alone.
+            unsafe { sys::rte_eth_dev_rx_intr_enable(self.device, self.queue) == 0 }
+        } else {
+            // SAFETY: as above.
+            unsafe { sys::rte_eth_dev_rx_intr_disable(self.device, self.queue) == 0 }
+        }
     }
 
     /// An empty batch for packets from this queue.

@@ -239,7 +239,8 @@ impl<'q> RxLease<'q> {
         unsafe { to.bytes(header) };
         let mut left = body.len;
         for piece in body.segments() {
-            // SAFETY: as above; the source's memory is held by the lease that `body` borrows from.
+            // SAFETY: as above; the source's memory is held by the lease that `body` borrows from, or is the slice that
+            // it borrows.
             unsafe { to.guest(piece.first(left)) };
             left = left.saturating_sub(piece.len());
         }

@@ -68,6 +68,15 @@ pub struct Body<'a> {
     pub(super) len: u32,
 }
 
+impl<'a> Body<'a> {
+    /// Bytes in private memory, such as those of a frame that a NIC received.
+    #[inline]
+    pub fn of_private(bytes: &'a [u8]) -> Self {
+        let first = Segment::of_private(bytes);
+        Body { first, rest: &[], len: first.len() }
+    }
+}
+
 impl Body<'_> {
     /// No bytes: for frames that are wholly in private memory.
     pub const EMPTY: Self = Body { first: Segment::EMPTY, rest: &[], len: 0 };
@@ -95,7 +104,7 @@ impl Body<'_> {
         let mut done = 0;
         for segment in self.segments() {
             let Some(rest) = into.get_mut(done..).filter(|r| !r.is_empty()) else { break };
-            // SAFETY: the lease that this body borrows from holds the memory.
+            // SAFETY: the lease that this body borrows from holds the memory, or it is a slice that it borrows.
             done += unsafe { segment.read(rest) };
         }
         done

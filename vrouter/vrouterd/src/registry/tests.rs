@@ -70,13 +70,14 @@ impl Node {
         let empty = Dataplane { tables: tables.clone(), layout: Arc::default() };
         let slot: Slot = Arc::new(ArcSwap::from_pointee(empty));
         let crew = Crew::new(Kit {
-            eal,
+            eal: Arc::clone(&eal),
             allowed: allowed_cpus().unwrap(),
             // Asleep at once and for long: a kick that is lost stops everything.
             pace: Pace {
                 spin: Duration::from_micros(5),
                 sleep: Duration::from_secs(60),
                 rest: Duration::from_micros(300),
+                poll: Duration::from_micros(100),
             },
             ports: 8,
             pool,
@@ -85,7 +86,8 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let private = directory.path().join("guard");
         fs::create_dir(&private).unwrap();
-        let mut registry = Registry::new(tables, slot, crew, assignment, 8, private);
+        let devices = Devices::new(eal, (1023, 2048));
+        let mut registry = Registry::new(tables, slot, crew, devices, assignment, 8, private);
         registry.set_workers(&cpus[..1]).unwrap();
         let network =
             v1::Network { name: "red".into(), ipv4: "10.66.0.0/24".into(), ..Default::default() };

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::process::fast::common_case;
+use crate::process::ingress::Pod;
+use crate::tunnels::Ends;
 
 #[test]
 fn icmp_error_quotes_the_packet_to_its_sender() {
@@ -122,6 +124,7 @@ fn any_bytes_and_lengths_are_safe() {
             let valid = before.head().len();
             assert_eq!(after.header[valid..], before.header[valid..]);
             match after.verdict {
+                Verdict::Punt(..) => panic!("no kernel here"),
                 Verdict::Forward(port) => check_forwarded(port, before, after),
                 Verdict::Reply => assert_eq!(after.header[..6], A_MAC),
                 Verdict::Encapsulate(_) | Verdict::Decapsulate(_) => panic!("no tunnels here"),
@@ -168,15 +171,15 @@ fn the_common_case_accepts_only_what_the_slow_path_accepts() {
     let (port, network) = tables.ingress(PORT_A).unwrap();
     bolero::check!().with_type().for_each(|hostile: &Hostile| {
         let mut packet = hostile.packet();
-        if let Some(address) = common_case(port, &packet) {
+        if let Some(address) = common_case::<Pod>(port, &packet) {
             let at =
-                Place { tables: &tables, tunnels: &[], port, network, now: Timestamp::default() };
+                Place { tables: &tables, tunnels: Ends::default(), port, network, now: Timestamp::default() };
             let slow = slow::classify(&at, &mut packet, &mut PortLimits::default());
             assert!(matches!(slow, Step::LookUp(other) if other == address), "{address:#x}");
         }
     });
     // And it does accept what is common.
-    assert_eq!(common_case(port, &packet(&udp(B))), Some(Ipv4Addr::from(B).to_bits()));
+    assert_eq!(common_case::<Pod>(port, &packet(&udp(B))), Some(Ipv4Addr::from(B).to_bits()));
 }
 
 #[test]

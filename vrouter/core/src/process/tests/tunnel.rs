@@ -35,7 +35,7 @@ fn tunnelled(local: IpAddr) -> Policy {
     fabric.ipv6 = Some(Ipv6Network { prefix, gateway });
     policy.networks.push(fabric);
     let vni = Vni::new(VNI).unwrap();
-    policy.networks[0].tunnel = Some(Tunnel { vni, underlay: FABRIC, local });
+    policy.networks[0].tunnel = Some(Tunnel { vni: Some(vni), label: None, underlay: FABRIC, local });
     let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), inner6(1));
     policy.networks[0].ipv6 = Some(Ipv6Network { prefix, gateway });
     policy.ports[0].ipv6 = Some(inner6(0xa));
@@ -49,6 +49,8 @@ fn tunnelled(local: IpAddr) -> Policy {
         allowed: Vec::new(),
         trunk: false,
         rates: Rates::default(),
+        role: Default::default(),
+        mtu: None,
     });
     policy
 }
@@ -396,7 +398,7 @@ fn a_tunnel_follows_the_network_that_carries_it() {
         prefix: "192.0.2.2/32".parse().unwrap(),
         target: Some(RouteTarget::Via([192, 0, 2, 50].into())),
     };
-    let routed = moved.with_routes(FABRIC, &[via]).unwrap();
+    let routed = moved.with_routes(FABRIC, &[via.clone()]).unwrap();
     assert_eq!(verdict(&routed), into);
     let gone = routed.with_routes(FABRIC, &[RouteChange { target: None, ..via }]).unwrap();
     assert_eq!(verdict(&gone), nobody);
@@ -445,7 +447,7 @@ fn packets_of_a_batch_do_not_mix() {
     let mut policy = tunnelled(ends.0);
     // The second network has a tunnel too, from the gateway's address.
     let (vni, local) = (Vni::new(77).unwrap(), [192, 0, 2, 1].into());
-    policy.networks[1].tunnel = Some(Tunnel { vni, underlay: FABRIC, local });
+    policy.networks[1].tunnel = Some(Tunnel { vni: Some(vni), label: None, underlay: FABRIC, local });
     let mut tables = Tables::build(&policy).unwrap();
     for index in [NetworkIndex(0), NetworkIndex(1)] {
         tables = tables.with_routes(index, &[route("20.0.0.0/8", ends.1, None)]).unwrap();

@@ -1,0 +1,142 @@
+//! Devices over the kernel's interfaces, made while DPDK runs: a packet socket on a veth, and a TAP. Needs root.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers included")]
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vrouter_dpdk::{
+    Bus, Eal, EalConfig, Ethdev, EthdevConfig, EthdevError, LogLevel, Mac, Memory, Plug, Pool,
+    PoolConfig, Queues,
+};
+
+fn eal() -> &'static Eal {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    EAL.get_or_init(|| {
+        let config = EalConfig {
+            file_prefix: "ringway-test-uplink".to_owned(),
+            memory: Memory::Ordinary { mib: 64 },
+            log_level: LogLevel::Error,
+            extra: vec![],
+        };
+        thread::spawn(move || Eal::init(&config).unwrap()).join().unwrap()
+    })
+}
+
+fn pool(name: &str) -> Pool {
+    let config = PoolConfig { name: name.to_owned(), mbufs: 1023, cache: 0, data_room: 2048 };
+    Pool::new(eal(), &config).unwrap()
+}
+
+fn config(rx_pool: &Pool) -> EthdevConfig {
+    EthdevConfig {
+        rx_queues: 1,
+        tx_queues: 1,
+        rx_descriptors: 128,
+        tx_descriptors: 128,
+        rx_pool: rx_pool.clone(),
+        mtu: 1500,
+        tx_free_threshold: 0,
+        interrupts: true,
+    }
+}
+
+fn ip(arguments: &str) {
+    let done = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Taken away also when the test fails.
+struct Link(String);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.0]).output();
+    }
+}
+
+fn plug(name: &str, arguments: &str) -> Result<Ethdev, EthdevError> {
+    let plug = Plug { bus: Bus::Virtual, name: name.to_owned(), arguments: arguments.to_owned() };
+    Ethdev::plug(eal(), &plug)
+}
+
+#[test]
+fn a_packet_socket_and_a_tap_carry_frames_and_go_again() {
+    let id = std::process::id() % 100_000;
+    let (a, b, tap) = (format!("rwa{id}"), format!("rwb{id}"), format!("rwt{id}"));
+    ip(&format!("link add {a} type veth peer name {b}"));
+    let _veth = Link(a.clone());
+    ip(&format!("link set {a} up"));
+    ip(&format!("link set {b} up"));
+
+    let rx_pool = pool("uplinks");
+    let mut ends: Vec<_> = [("net_af_packet_a", &a), ("net_af_packet_b", &b)]
+        .into_iter()
+        .map(|(name, link)| {
+            let mut end = plug(
+                name,
+                &format!("iface={link},blocksz=4096,framesz=2048,framecnt=512,qpairs=1"),
+            )
+            .unwrap();
+            let queues = end.start(&config(&rx_pool)).unwrap();
+            (end, queues)
+        })
+        .collect();
+    let (_, Queues { mut tx, .. }) = ends.remove(0);
+    let (end, mut queues) = ends.remove(0);
+    assert_eq!(end.info().unwrap().driver, "net_af_packet");
+    assert!(queues.rx[0].interrupt().is_none(), "this driver only polls");
+    let mut batch = rx_pool.batch(32);
+    batch.alloc(3).unwrap();
+    for (value, mut packet) in (1u8..).zip(batch.packets()) {
+        let frame = packet.append(60).unwrap();
+        frame.fill(value);
+        frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
+    }
+    assert_eq!(tx[0].send(&mut batch), 3);
+    let mut received = queues.rx[0].batch(32);
+    let start = Instant::now();
+    let mine = |received: &vrouter_dpdk::MbufBatch| {
+        received.iter().filter(|frame| frame[12..14] == [0x88, 0xb5]).count()
+    };
+    while mine(&received) < 3 {
+        assert!(start.elapsed() < Duration::from_secs(10), "{}", received.len());
+        queues.rx[0].receive(&mut received).unwrap();
+    }
+    received.clear();
+
+    let mac = "02:5a:00:00:00:07";
+    let mut host = plug("net_tap_t", &format!("iface={tap},mac={mac}")).unwrap();
+    assert_eq!(host.info().unwrap().mac, Mac([2, 0x5a, 0, 0, 0, 7]));
+    assert!(host.info().unwrap().offloads.tcp_segmentation);
+    let mut host_queues = host.start(&config(&rx_pool)).unwrap();
+    host.set_mtu(1400).unwrap();
+    let sys =
+        |field: &str| std::fs::read_to_string(format!("/sys/class/net/{tap}/{field}")).unwrap();
+    assert_eq!((sys("address").trim(), sys("mtu").trim()), (mac, "1400"));
+    assert!(host_queues.rx[0].interrupt().is_some(), "a TAP tells of packets");
+    let before: u64 = sys("statistics/rx_packets").trim().parse().unwrap();
+    batch.alloc(1).unwrap();
+    let mut packet = batch.packets().next().unwrap();
+    packet.append(60).unwrap().fill(0xff);
+    assert_eq!(host_queues.tx[0].send(&mut batch), 1);
+    let after: u64 = sys("statistics/rx_packets").trim().parse().unwrap();
+    assert_eq!(after, before + 1);
+    let extended = host.extended_stats().unwrap();
+    assert!(extended.iter().any(|stat| *stat == ("tx_good_packets".to_owned(), 1)), "{extended:?}");
+    // Taken away by hand: no packets, no crash.
+    ip(&format!("link del {tap}"));
+    host_queues.rx[0].receive(&mut received).unwrap();
+    received.clear();
+    drop((host, host_queues));
+    // The name is free again.
+    let again = plug("net_tap_t", &format!("iface={tap},mac={mac}")).unwrap();
+    drop(again);
+    assert!(!std::path::Path::new(&format!("/sys/class/net/{tap}")).exists());
+    drop((end, queues, tx, batch, received));
+    assert_eq!(rx_pool.in_use(), 0);
+    let error = plug("net_af_packet_x", "iface=rw-none").unwrap_err().to_string();
+    assert!(error.starts_with("cannot make the Ethernet device \"net_af_packet_x\""), "{error}");
+}

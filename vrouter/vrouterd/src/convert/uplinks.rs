@@ -1,0 +1,245 @@
+//! Uplinks between the wire and the vRouter's own types.
+
+use vrouter_api::v1;
+use vrouter_core::{NetworkIndex, PortIndex, PortPolicy, PortRole, PuntClass, Rates};
+use vrouter_net::Mac;
+
+use super::{NetworkRequest, Refusal, invalid};
+use crate::counters::PortCounts;
+use crate::device::NO_ADDRESS;
+
+/// Most receive queues of an uplink.
+const MAX_QUEUES: u32 = 16;
+const MAX_MTU: u32 = 9216;
+
+/// How DPDK serves an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// By the NIC's own driver.
+    Pci,
+    /// By a packet socket on a kernel interface.
+    AfPacket,
+    /// By an AF_XDP socket on one.
+    AfXdp,
+    /// By a TAP that is made for it.
+    Tap,
+}
+
+/// An uplink as asked for, checked on its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkRequest {
+    /// Its name.
+    pub name: String,
+    /// PCI address or kernel interface.
+    pub device: String,
+    /// How it is served.
+    pub driver: Driver,
+    /// Name of its network.
+    pub network: String,
+    /// Name of the kernel's side of it.
+    pub host: Option<String>,
+    /// Receive queues.
+    pub queues: u16,
+    /// Bytes of the largest IP packet; 0 until it has joined its network.
+    pub mtu: u16,
+}
+
+fn interface(field: &'static str, name: &str) -> Result<(), Refusal> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if (1..=15).contains(&name.len()) && name.chars().all(plain) && !matches!(name, "." | "..") {
+        return Ok(());
+    }
+    Err(invalid(field, name, "use 1 to 15 letters, digits, `.`, `_` and `-`"))
+}
+
+impl UplinkRequest {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn read(wire: &v1::UplinkSpec) -> Result<Self, Refusal> {
+        interface("name", &wire.name)?;
+        let is_pci = ringway_config::is_pci(&wire.device);
+        if !is_pci {
+            interface("device", &wire.device)?;
+        }
+        let driver = match (wire.driver(), is_pci) {
+            (v1::UplinkDriver::Unspecified | v1::UplinkDriver::Pci, true) => Driver::Pci,
+            (v1::UplinkDriver::Unspecified | v1::UplinkDriver::AfPacket, false) => {
+                Driver::AfPacket
+            }
+            (v1::UplinkDriver::AfXdp, false) => Driver::AfXdp,
+            (v1::UplinkDriver::Tap, false) => Driver::Tap,
+            (v1::UplinkDriver::Pci, false) => {
+                let remedy = "is no PCI address as 0000:01:00.0, which the driver pci needs";
+                return Err(invalid("device", &wire.device, remedy));
+            }
+            (_, true) => {
+                let remedy = "is a PCI address: use the driver pci, or name a kernel interface";
+                return Err(invalid("device", &wire.device, remedy));
+            }
+        };
+        let host = match wire.host_interface.as_str() {
+            "" => None,
+            name => {
+                interface("host_interface", name)?;
+                Some(name.to_owned())
+            }
+        };
+        if host.as_ref().is_some_and(|host| *host == wire.device) {
+            let remedy = "is the device itself; choose another name";
+            return Err(invalid("host_interface", &wire.host_interface, remedy));
+        }
+        let queues = wire.queues.max(1);
+        let queues = u16::try_from(queues)
+            .ok()
+            .filter(|_| queues <= MAX_QUEUES)
+            .ok_or_else(|| invalid("queues", queues, format!("use 1 to {MAX_QUEUES}")))?;
+        let mtu = u16::try_from(wire.mtu)
+            .ok()
+            .filter(|_| wire.mtu <= MAX_MTU)
+            .ok_or_else(|| invalid("mtu", wire.mtu, format!("use at most {MAX_MTU}")))?;
+        let (name, device) = (wire.name.clone(), wire.device.clone());
+        Ok(Self { name, device, driver, network: wire.network.clone(), host, queues, mtu })
+    }
+
+    /// Takes over from its network what it leaves to it.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn join(&mut self, network: &NetworkRequest) -> Result<(), Refusal> {
+        if !network.external {
+            let remedy = "uplinks belong to networks with `external = true`; make one, or choose one";
+            return Err(invalid("network", &network.name, remedy));
+        }
+        if self.mtu == 0 {
+            self.mtu = network.mtu;
+        }
+        if self.mtu < network.mtu {
+            let remedy = format!(
+                "network {:?} carries packets of {} bytes; use as many at least, or make the network with \
+                 a smaller mtu",
+                network.name, network.mtu
+            );
+            return Err(invalid("mtu", self.mtu, remedy));
+        }
+        Ok(())
+    }
+
+    /// What the tables are to know of it and its host interface.
+    pub fn policies(
+        &self,
+        network: NetworkIndex,
+        mac: Mac,
+        uplink: PortIndex,
+        host: Option<PortIndex>,
+    ) -> Vec<PortPolicy> {
+        let port = |index, role| PortPolicy {
+            index,
+            network,
+            role,
+            mac,
+            ipv4: NO_ADDRESS,
+            ipv6: None,
+            allowed: Vec::new(),
+            trunk: false,
+            rates: Rates::default(),
+            mtu: None,
+        };
+        let twin = host.map(|host| port(host, PortRole::Host { uplink }));
+        std::iter::once(port(uplink, PortRole::Uplink { host })).chain(twin).collect()
+    }
+
+    /// Writes it with everything filled in.
+    pub fn write(&self) -> v1::UplinkSpec {
+        let driver = match self.driver {
+            Driver::Pci => v1::UplinkDriver::Pci,
+            Driver::AfPacket => v1::UplinkDriver::AfPacket,
+            Driver::AfXdp => v1::UplinkDriver::AfXdp,
+            Driver::Tap => v1::UplinkDriver::Tap,
+        };
+        v1::UplinkSpec {
+            name: self.name.clone(),
+            device: self.device.clone(),
+            driver: driver.into(),
+            network: self.network.clone(),
+            host_interface: self.host.clone().unwrap_or_default(),
+            queues: self.queues.into(),
+            mtu: self.mtu.into(),
+        }
+    }
+}
+
+/// What was handed to the kernel, by class; only classes that occurred.
+pub fn punts(counts: &PortCounts) -> Vec<v1::Counter> {
+    let counted = PuntClass::ALL.into_iter().zip(counts.total.punts);
+    counted
+        .filter(|(_, value)| *value > 0)
+        .map(|(class, value)| v1::Counter { name: class.name().to_owned(), value })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(device: &str) -> v1::UplinkSpec {
+        v1::UplinkSpec {
+            name: "up0".into(),
+            device: device.into(),
+            network: "fabric".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_driver_follows_from_the_device() {
+        for (device, driver, expected) in [
+            ("0000:01:00.0", v1::UplinkDriver::Unspecified, Some(Driver::Pci)),
+            ("eth1", v1::UplinkDriver::Unspecified, Some(Driver::AfPacket)),
+            ("eth1", v1::UplinkDriver::AfXdp, Some(Driver::AfXdp)),
+            ("eth1", v1::UplinkDriver::Tap, Some(Driver::Tap)),
+            ("eth1", v1::UplinkDriver::Pci, None),
+            ("0000:01:00.0", v1::UplinkDriver::AfPacket, None),
+        ] {
+            let wire = v1::UplinkSpec { driver: driver.into(), ..spec(device) };
+            assert_eq!(UplinkRequest::read(&wire).ok().map(|request| request.driver), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (wire, text) in [
+            (v1::UplinkSpec { name: "a b".into(), ..spec("eth1") }, "name \"a b\": use 1 to 15"),
+            (spec("eth1,qpairs=9"), "device \"eth1,qpairs=9\": use 1 to 15"),
+            (v1::UplinkSpec { queues: 17, ..spec("eth1") }, "queues \"17\": use 1 to 16"),
+            (v1::UplinkSpec { mtu: 65_536, ..spec("eth1") }, "mtu \"65536\": use at most 9216"),
+            (
+                v1::UplinkSpec { host_interface: "eth1".into(), ..spec("eth1") },
+                "host_interface \"eth1\": is the device itself",
+            ),
+        ] {
+            let error = UplinkRequest::read(&wire).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_uplink_joins_an_external_network_and_carries_its_packets() {
+        let network = |external, mtu| {
+            let ipv4 = if external { String::new() } else { "10.66.0.0/24".to_owned() };
+            let name = "fabric".to_owned();
+            NetworkRequest::read(&v1::Network { name, external, mtu, ipv4, ..Default::default() })
+                .unwrap()
+        };
+        let read = |mtu| UplinkRequest::read(&v1::UplinkSpec { mtu, ..spec("eth1") }).unwrap();
+        let join = |mtu, network: &NetworkRequest| {
+            let mut request = read(mtu);
+            request.join(network).map(|()| request.mtu).map_err(|e| e.to_string())
+        };
+        assert_eq!(join(0, &network(true, 1500)), Ok(1500));
+        assert_eq!(join(9000, &network(true, 1500)), Ok(9000));
+        assert!(join(1400, &network(true, 1500)).unwrap_err().contains("carries packets of 1500"));
+        assert!(join(0, &network(false, 1500)).unwrap_err().contains("external = true"));
+    }
+}

@@ -1,0 +1,346 @@
+//! Opening the devices of uplinks, and asking the kernel about their interfaces.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vrouter_core::PortIndex;
+use vrouter_dpdk::{
+    Bus, Eal, Ethdev, EthdevConfig, EthdevError, Plug, Pool, PoolConfig,
+};
+use vrouter_net::Mac;
+use vrouter_vhost::wake::Token;
+
+use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::wire::Wire;
+
+/// Packets a queue of a device holds. What a driver can't have is its own choice.
+const DESCRIPTORS: u16 = 512;
+/// The same for a TAP, whose driver keeps a buffer for each.
+const TAP_DESCRIPTORS: u16 = 128;
+/// Frames in the kernel's ring of a packet socket.
+const SOCKET_FRAMES: u32 = 1024;
+/// Bytes of a frame in it that are not the packet's: `TPACKET2_HDRLEN`, the Ethernet header, a tag, and alignment.
+const SOCKET_OVERHEAD: u32 = 128;
+/// Packet buffers each worker keeps to itself.
+const CACHE: u32 = 256;
+
+/// Makes devices.
+pub struct Devices {
+    eal: Arc<Eal>,
+    /// Buffers of all devices together, and their bytes.
+    buffers: (u32, u16),
+    /// Made with the first device.
+    pool: Option<Pool>,
+}
+
+/// An open device.
+pub struct Device {
+    /// For its counters and its link.
+    pub ethdev: Ethdev,
+    /// Its queues.
+    pub wire: Arc<Wire>,
+    /// Its address.
+    pub mac: Mac,
+    /// Its driver, as DPDK calls it.
+    pub driver: String,
+    /// The kernel's interface that it is, if it is one, and the interface's number when it was opened.
+    interface: Option<(String, u32)>,
+    /// The interface is there because of the device.
+    made: bool,
+}
+
+/// How an interface is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Packets can pass.
+    Up,
+    /// They can't.
+    Down,
+    /// The interface is gone, or another one has its name: the device has to be made anew.
+    Gone,
+}
+
+impl Devices {
+    /// `buffers`: how many for all devices together, and bytes of each.
+    pub fn new(eal: Arc<Eal>, buffers: (u32, u16)) -> Self {
+        Self { eal, buffers, pool: None }
+    }
+
+    fn pool(&mut self) -> Result<Pool, Refusal> {
+        if let Some(pool) = &self.pool {
+            return Ok(pool.clone());
+        }
+        let (mbufs, data_room) = self.buffers;
+        let config = PoolConfig { name: "uplinks".to_owned(), mbufs, cache: CACHE, data_room };
+        let pool = Pool::new(&self.eal, &config)?;
+        self.pool = Some(pool.clone());
+        Ok(pool)
+    }
+
+    /// Opens an uplink's device.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says what to do.
+    pub fn open(&mut self, request: &UplinkRequest, port: PortIndex) -> Result<Device, Refusal> {
+        let UplinkRequest { name, device, queues, mtu, .. } = request;
+        let refuse = |why: String| Refusal::Uplink { name: name.clone(), why };
+        let room = u32::from(self.buffers.1);
+        if u32::from(*mtu) + 200 > room {
+            return Err(refuse(format!(
+                "mtu {mtu} does not fit packet buffers of {room} bytes; lower it, or set dpdk.buffer_bytes \
+                 to {} or more and restart the vRouter",
+                u32::from(*mtu) + 200
+            )));
+        }
+        let plug = match request.driver {
+            Driver::Pci => {
+                check_pci(device).map_err(refuse)?;
+                Plug { bus: Bus::Pci, name: device.clone(), arguments: String::new() }
+            }
+            Driver::Tap => {
+                if interface_number(device).is_some() {
+                    return Err(refuse(format!(
+                        "interface {device:?} exists already; choose another name for the tap"
+                    )));
+                }
+                virtual_device("net_tap", name, format!("iface={device}"))
+            }
+            Driver::AfPacket => {
+                check_interface(device).map_err(refuse)?;
+                virtual_device("net_af_packet", name, packet_socket(device, *queues, *mtu))
+            }
+            Driver::AfXdp => {
+                check_interface(device).map_err(refuse)?;
+                let arguments = format!("iface={device},start_queue=0,queue_count={queues}");
+                virtual_device("net_af_xdp", name, arguments)
+            }
+        };
+        let ethdev = match &plug {
+            // One that was named when DPDK started is there already.
+            Plug { bus: Bus::Pci, name, .. } => match Ethdev::open(&self.eal, name) {
+                Err(EthdevError::Unknown { .. }) => Ethdev::plug(&self.eal, &plug),
+                opened => opened,
+            },
+            plug => Ethdev::plug(&self.eal, plug),
+        }
+        .map_err(|error| refuse(text(&error)))?;
+        let interface = (request.driver != Driver::Pci).then(|| device.clone());
+        let made = request.driver == Driver::Tap;
+        self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
+    }
+
+    /// Makes the kernel's side of an uplink: a TAP with its address.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says what to do.
+    pub fn open_host(
+        &mut self,
+        request: &UplinkRequest,
+        host: &str,
+        mac: Mac,
+        port: PortIndex,
+    ) -> Result<Device, Refusal> {
+        let refuse = |why: String| Refusal::Uplink { name: request.name.clone(), why };
+        if interface_number(host).is_some() {
+            return Err(refuse(format!(
+                "host interface {host:?} exists already; choose another name, or take that interface away"
+            )));
+        }
+        let plug = virtual_device(
+            "net_tap",
+            &format!("{}_host", request.name),
+            format!("iface={host},mac={mac}"),
+        );
+        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
+        self.start(ethdev, 1, request.mtu, Some(host.to_owned()), true, port).map_err(refuse)
+    }
+
+    fn start(
+        &mut self,
+        mut ethdev: Ethdev,
+        queues: u16,
+        mtu: u16,
+        interface: Option<String>,
+        made: bool,
+        port: PortIndex,
+    ) -> Result<Device, String> {
+        let pool = self.pool().map_err(|refusal| refusal.to_string())?;
+        let info = ethdev.info().map_err(|error| text(&error))?;
+        let descriptors = |(least, most): (u16, u16)| {
+            let wanted = if info.driver == "net_tap" { TAP_DESCRIPTORS } else { DESCRIPTORS };
+            if most == 0 { wanted } else { wanted.clamp(least, most) }
+        };
+        // The MTU after the start: drivers that ask the kernel for it do so at once.
+        let config = EthdevConfig {
+            rx_queues: queues.min(info.max_rx_queues),
+            tx_queues: queues.min(info.max_tx_queues),
+            rx_descriptors: descriptors(info.rx_descriptors),
+            tx_descriptors: descriptors(info.tx_descriptors),
+            rx_pool: pool.clone(),
+            mtu: mtu.clamp(info.min_mtu, info.max_mtu.max(info.min_mtu)),
+            tx_free_threshold: 0,
+            interrupts: true,
+        };
+        if queues > info.max_rx_queues {
+            return Err(format!(
+                "queues {queues}: the device has {}; use as many at most",
+                info.max_rx_queues
+            ));
+        }
+        let started = ethdev.start(&config).map_err(|error| text(&error))?;
+        ethdev.set_mtu(mtu).map_err(|error| format!("mtu {mtu}: {}", text(&error)))?;
+        let interface = interface.map(|name| {
+            let number = interface_number(&name).unwrap_or(0);
+            (name, number)
+        });
+        Ok(Device {
+            wire: Arc::new(Wire::new(started, &pool, Token(u32::from(port.0)))),
+            ethdev,
+            mac: Mac::new(info.mac.0),
+            driver: info.driver,
+            interface,
+            made,
+        })
+    }
+}
+
+impl Device {
+    /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
+    pub fn state(&self) -> State {
+        let up = |up| if up { State::Up } else { State::Down };
+        match &self.interface {
+            Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
+            Some((name, _)) if !self.made => up(has_carrier(name)),
+            // A TAP always has somebody at its other end: us.
+            Some(_) => State::Up,
+            None => up(self.ethdev.link().is_ok_and(|link| link.up)),
+        }
+    }
+
+    /// Mbit/s, if they are known.
+    pub fn speed(&self) -> Option<u32> {
+        match &self.interface {
+            Some((name, _)) => read(name, "speed")?.parse().ok(),
+            None => self.ethdev.link().ok()?.speed,
+        }
+    }
+
+    /// Gives the device back.
+    pub fn close(self) {
+        self.wire.close();
+    }
+}
+
+fn virtual_device(driver: &str, name: &str, arguments: String) -> Plug {
+    Plug { bus: Bus::Virtual, name: format!("{driver}_{name}"), arguments }
+}
+
+/// A packet socket with frames that hold the MTU.
+fn packet_socket(device: &str, queues: u16, mtu: u16) -> String {
+    let frame = (u32::from(mtu) + SOCKET_OVERHEAD).next_power_of_two().max(2048);
+    // A block holds whole frames and is a multiple of a page.
+    let block = frame.max(4096);
+    format!(
+        "iface={device},qpairs={queues},blocksz={block},framesz={frame},framecnt={SOCKET_FRAMES}"
+    )
+}
+
+/// An error with what caused it.
+fn text(error: &EthdevError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+fn interface_path(name: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(name)
+}
+
+fn read(interface: &str, field: &str) -> Option<String> {
+    let text = fs::read_to_string(interface_path(interface).join(field)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The kernel's number of an interface, if it is there.
+fn interface_number(name: &str) -> Option<u32> {
+    read(name, "ifindex")?.parse().ok()
+}
+
+/// Whether an interface is up and something is at its other end. One that is down does not say.
+fn has_carrier(name: &str) -> bool {
+    read(name, "carrier").as_deref() == Some("1")
+}
+
+fn check_interface(name: &str) -> Result<(), String> {
+    if interface_number(name).is_none() {
+        let there = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        let mut there: Vec<_> =
+            there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        there.sort();
+        return Err(format!(
+            "there is no interface {name:?}; there are {}, and NICs by their PCI address",
+            there.join(", ")
+        ));
+    }
+    if let Ok(master) = fs::read_link(interface_path(name).join("master")) {
+        let master = master.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Err(format!(
+            "interface {name:?} is in use: it is a port of {master:?}; take it out there first \
+             (ip link set {name} nomaster)"
+        ));
+    }
+    Ok(())
+}
+
+fn check_pci(address: &str) -> Result<(), String> {
+    let device = Path::new("/sys/bus/pci/devices").join(address);
+    if !device.exists() {
+        return Err(format!("there is no PCI device {address}; `lspci -D` lists them"));
+    }
+    let driver = fs::read_link(device.join("driver")).ok();
+    let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    // Those that leave the device to a process, and one that shares it.
+    const FREE: [&str; 4] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core"];
+    match driver {
+        Some(driver) if !FREE.contains(&driver.as_str()) => Err(format!(
+            "device {address} is in use by the kernel's driver {driver}; bind it to vfio-pci \
+             (dpdk-devbind.py -b vfio-pci {address}), or name its interface instead"
+        )),
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "device {address} has no driver; bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address})"
+        )),
+    }
+}
+
+/// The address of ports that have none.
+pub const NO_ADDRESS: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_has_room_for_its_frames() {
+        assert_eq!(
+            packet_socket("eth1", 2, 1500),
+            "iface=eth1,qpairs=2,blocksz=4096,framesz=2048,framecnt=1024"
+        );
+        assert_eq!(
+            packet_socket("eth1", 1, 9000),
+            "iface=eth1,qpairs=1,blocksz=16384,framesz=16384,framecnt=1024"
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_with_what_is() {
+        let error = check_interface("rw-none").unwrap_err();
+        assert!(error.contains("there is no interface \"rw-none\"; there are") && error.contains("lo"));
+        let error = check_pci("ffff:ff:1f.7").unwrap_err();
+        assert!(error.contains("there is no PCI device"), "{error}");
+        assert_eq!(check_interface("lo"), Ok(()));
+    }
+}

@@ -1,0 +1,310 @@
+//! Uplinks: devices that are opened and closed, and whose links come and go.
+
+use std::sync::Arc;
+
+use vrouter_api::v1::{self, event};
+use vrouter_core::{NetworkIndex, PortIndex, PortPolicy};
+
+use super::Registry;
+use crate::assign::{Owners, WorkerIndex};
+use crate::convert::uplinks::punts;
+use crate::convert::{Refusal, UplinkRequest, port_stats};
+use crate::counters::{PortCounts, since};
+use crate::dataplane::{DataPort, Ends};
+use crate::device::{Device, State};
+
+/// Looks at a device that can't be made anew before the next attempt.
+const RETRY: u32 = 20;
+
+/// One of an uplink's two ports.
+struct WirePort {
+    index: PortIndex,
+    /// `None`: it is gone and could not be made anew yet.
+    device: Option<Device>,
+    /// What its slot had counted when it got it.
+    start: PortCounts,
+    /// Looks until the next attempt to make it anew.
+    retry: u32,
+}
+
+/// An uplink.
+pub struct UplinkRecord {
+    /// Its network.
+    pub network: NetworkIndex,
+    request: UplinkRequest,
+    mac: vrouter_net::Mac,
+    driver: String,
+    port: WirePort,
+    host: Option<WirePort>,
+    link: bool,
+    reason: String,
+}
+
+impl UplinkRecord {
+    fn ports(&self) -> impl Iterator<Item = &WirePort> {
+        std::iter::once(&self.port).chain(&self.host)
+    }
+
+    /// The slots it has.
+    pub fn slots(&self) -> impl Iterator<Item = PortIndex> + '_ {
+        self.ports().map(|port| port.index)
+    }
+
+    /// What the tables are to know of it.
+    pub fn policies(&self) -> Vec<PortPolicy> {
+        let host = self.host.as_ref().map(|host| host.index);
+        self.request.policies(self.network, self.mac, self.port.index, host)
+    }
+
+    fn wire(&self, running: &[WorkerIndex]) -> v1::Uplink {
+        let owners = owners(running, &self.port);
+        let queues = usize::from(self.request.queues);
+        v1::Uplink {
+            spec: Some(self.request.write()),
+            mac: self.mac.to_string(),
+            link: self.link,
+            speed: self.port.device.as_ref().and_then(Device::speed).unwrap_or(0),
+            driver: self.driver.clone(),
+            reason: self.reason.clone(),
+            workers: owners.iter().take(queues).map(|(_, worker)| worker.0.into()).collect(),
+        }
+    }
+}
+
+/// Who polls a device: its queues go round, each device's from another worker on.
+fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
+    let mut owners = Owners::one(WorkerIndex::default());
+    let pairs: Vec<_> = owners.iter().map(|(pair, _)| pair).collect();
+    for pair in pairs {
+        let at = (pair + usize::from(port.index.0)) % running.len().max(1);
+        if let Some(worker) = running.get(at) {
+            owners.set(pair, *worker);
+        }
+    }
+    owners
+}
+
+impl Registry {
+    fn running(&self) -> Vec<WorkerIndex> {
+        self.crew.running().into_keys().collect()
+    }
+
+    /// All uplinks by name.
+    pub fn uplinks(&self) -> Vec<v1::Uplink> {
+        let running = self.running();
+        self.uplinks.values().map(|record| record.wire(&running)).collect()
+    }
+
+    /// The slot of an uplink, by its name.
+    pub fn uplink_slots(&self) -> Vec<(String, PortIndex)> {
+        self.uplinks.iter().map(|(name, record)| (name.clone(), record.port.index)).collect()
+    }
+
+    /// Opens an uplink.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn create_uplink(&mut self, mut request: UplinkRequest) -> Result<v1::Uplink, Refusal> {
+        let network = self.known_network(&request.network)?;
+        request.join(&network.request)?;
+        let network = network.index;
+        let name = request.name.clone();
+        if let Some(known) = self.uplinks.get(&name) {
+            return if known.request == request {
+                Ok(known.wire(&self.running()))
+            } else {
+                Err(Refusal::Exists { what: "uplink", name })
+            };
+        }
+        let shares = |it: &&UplinkRecord| it.request.device == request.device;
+        if let Some(other) = self.uplinks.values().find(shares) {
+            let (device, uplink) = (request.device, other.request.name.clone());
+            return Err(Refusal::DeviceTaken { device, uplink });
+        }
+        let index = self.free_slot(&[])?;
+        let host = request.host.clone();
+        let host_index = host.as_ref().map(|_| self.free_slot(&[index])).transpose()?;
+        let device = self.devices.open(&request, index)?;
+        let (mac, driver) = (device.mac, device.driver.clone());
+        // What can be refused still leaves devices behind that go with these.
+        let host = match (host, host_index) {
+            (Some(host), Some(index)) => {
+                Some((index, self.devices.open_host(&request, &host, mac, index)?))
+            }
+            _ => None,
+        };
+        let policies = request.policies(network, mac, index, host_index);
+        self.tables = self.tables.update(&self.policy(policies))?;
+        let tallies = self.crew.tallies();
+        let port = |index, device| WirePort {
+            index,
+            device: Some(device),
+            start: since(&tallies, index, &PortCounts::default()),
+            retry: 0,
+        };
+        let link = device.state() == State::Up;
+        let record = UplinkRecord {
+            network,
+            mac,
+            driver,
+            port: port(index, device),
+            host: host.map(|(index, device)| port(index, device)),
+            link,
+            reason: if link { String::new() } else { "no link".to_owned() },
+            request,
+        };
+        let wire = record.wire(&self.running());
+        self.uplinks.insert(name.clone(), record);
+        self.tables = self.tables.with_link_state(index, link);
+        self.publish();
+        tracing::info!(uplink = name, %mac, link, "uplink created");
+        self.tell(event::Event::UplinkAdded(wire.clone()));
+        Ok(wire)
+    }
+
+    /// Closes an uplink. That there is none of the name is fine.
+    pub fn delete_uplink(&mut self, name: &str) {
+        let Some(record) = self.uplinks.remove(name) else { return };
+        self.tables = self.tables.with_link_state(record.port.index, true);
+        if let Err(error) = self.rebuild() {
+            // Taking something away leaves a consistent policy.
+            tracing::error!(%error, "tables can't be rebuilt without the uplink; it is closed anyway");
+        }
+        self.publish();
+        for port in [Some(record.port), record.host].into_iter().flatten() {
+            port.device.into_iter().for_each(Device::close);
+        }
+        tracing::info!(uplink = name, "uplink deleted");
+        self.tell(event::Event::UplinkRemoved(name.to_owned()));
+    }
+
+    /// The devices as the workers are to see them; their descriptors wake who polls them from now on.
+    pub(super) fn wires(&self) -> Vec<(DataPort, Owners)> {
+        let running = self.running();
+        let wire = |port: &WirePort| {
+            let wire = &port.device.as_ref()?.wire;
+            let owners = owners(&running, port);
+            for queue in 0..wire.queues() {
+                let Some(wake) = self.crew.wake(owners.of(queue)) else { continue };
+                if let Err(error) = wire.set_wake(queue, &wake) {
+                    tracing::warn!(port = port.index.0, queue, %error, "a worker can't watch a device");
+                }
+            }
+            Some((DataPort { index: port.index, ends: Ends::Wire(Arc::clone(wire)) }, owners))
+        };
+        self.uplinks.values().flat_map(UplinkRecord::ports).filter_map(wire).collect()
+    }
+
+    /// Looks at all links. Where one has come or gone, packets take other ways from now on; an interface that was taken
+    /// away is made anew, or found again.
+    pub fn look_at_links(&mut self) {
+        let names: Vec<_> = self.uplinks.keys().cloned().collect();
+        for name in names {
+            let Some(mut record) = self.uplinks.remove(&name) else { continue };
+            let mut changed = false;
+            let mut reasons = Vec::new();
+            let request = record.request.clone();
+            let link = {
+                let devices = &mut self.devices;
+                let index = record.port.index;
+                let state = look(&mut record.port, &mut reasons, &mut changed, &request.device, || {
+                    devices.open(&request, index)
+                });
+                state == State::Up
+            };
+            if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
+                let (devices, index, mac) = (&mut self.devices, host.index, record.mac);
+                look(host, &mut reasons, &mut changed, interface, || {
+                    devices.open_host(&request, interface, mac, index)
+                });
+            }
+            if !link && reasons.is_empty() {
+                reasons.push("no link".to_owned());
+            }
+            let reason = reasons.join("; ");
+            let index = record.port.index;
+            let turned = link != record.link;
+            let differs = turned || reason != record.reason;
+            (record.link, record.reason) = (link, reason);
+            let wire = record.wire(&self.running());
+            self.uplinks.insert(name.clone(), record);
+            if turned {
+                self.tables = self.tables.with_link_state(index, link);
+                tracing::warn!(uplink = name, link, "the link of an uplink has changed");
+            }
+            if changed {
+                self.publish();
+            } else if turned {
+                self.publish_tables();
+            }
+            if differs || changed {
+                self.tell(event::Event::UplinkChanged(wire));
+            }
+        }
+    }
+
+    /// Counters of all uplinks.
+    pub fn uplink_stats(&self) -> Vec<v1::UplinkStats> {
+        let tallies = self.crew.tallies();
+        let running = self.running();
+        let counts = |port: &WirePort| since(&tallies, port.index, &port.start);
+        let own = |port: &WirePort| {
+            let extended = port.device.as_ref().and_then(|it| it.ethdev.extended_stats().ok());
+            let counter = |(name, value)| v1::Counter { name, value };
+            extended.into_iter().flatten().map(counter).collect()
+        };
+        let stats = |(name, record): (&String, &UplinkRecord)| {
+            let of = |name: &str, port| port_stats(name, &counts(port), &owners(&running, port));
+            let host = record.host.as_ref().zip(record.request.host.as_ref());
+            v1::UplinkStats {
+                name: name.clone(),
+                port: Some(of(name, &record.port)),
+                host: host.map(|(port, name)| of(name, port)),
+                device: own(&record.port),
+                host_device: record.host.as_ref().map(own).unwrap_or_default(),
+                punts: punts(&counts(&record.port)),
+            }
+        };
+        self.uplinks.iter().map(stats).collect()
+    }
+}
+
+/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not.
+fn look(
+    port: &mut WirePort,
+    reasons: &mut Vec<String>,
+    changed: &mut bool,
+    interface: &str,
+    open: impl FnOnce() -> Result<Device, Refusal>,
+) -> State {
+    let state = port.device.as_ref().map_or(State::Gone, Device::state);
+    if state != State::Gone {
+        return state;
+    }
+    if let Some(gone) = port.device.take() {
+        tracing::warn!(interface, "the interface of an uplink is gone");
+        gone.close();
+        *changed = true;
+        port.retry = 0;
+    }
+    reasons.push(format!("interface {interface:?} is gone"));
+    port.retry = port.retry.saturating_sub(1);
+    if port.retry > 0 {
+        return State::Down;
+    }
+    port.retry = RETRY;
+    match open() {
+        Ok(device) => {
+            tracing::info!(interface, "the interface of an uplink is there again");
+            reasons.pop();
+            *changed = true;
+            let state = device.state();
+            port.device = Some(device);
+            state
+        }
+        Err(error) => {
+            tracing::debug!(interface, %error, "the interface of an uplink can't be had yet");
+            State::Down
+        }
+    }
+}

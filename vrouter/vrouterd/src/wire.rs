@@ -1,0 +1,185 @@
+//! A port that is an Ethernet device: what the workers see of it.
+//!
+//! A queue has one owner at a time: whoever holds its lock, for one burst, as with a pod's rings (ADR 1). Closing the port
+//! takes the queues out, so that the device is gone when that returns, whatever snapshots there still are.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vrouter_dpdk::{MbufBatch, Pool, Queues, RxQueue, TxQueue};
+use vrouter_vhost::queue::BURST;
+use vrouter_vhost::wake::{Token, Wake};
+
+/// Packets a batch has room for.
+const BATCH: u16 = 32;
+const _: () = assert!(BATCH as usize == BURST);
+
+/// The queues of one device.
+pub struct Wire {
+    rx: Vec<Mutex<Option<RxSide>>>,
+    tx: Vec<Mutex<Option<TxSide>>>,
+    /// What its descriptors say to whom they wake.
+    token: Token,
+    /// Each receive queue has a descriptor that tells of packets.
+    tells: bool,
+}
+
+/// A receive queue, and the packets that were taken from it and not moved yet.
+pub struct RxSide {
+    queue: RxQueue,
+    /// The packets.
+    pub batch: MbufBatch,
+    wake: Option<Arc<Wake>>,
+}
+
+/// A send queue, and the packets on their way to it.
+pub struct TxSide {
+    queue: TxQueue,
+    /// The packets.
+    pub batch: MbufBatch,
+}
+
+impl RxSide {
+    /// Takes what has arrived, as far as there is room; says how many packets there are now.
+    #[inline]
+    pub fn receive(&mut self) -> usize {
+        // The batch is of the queue's pool: it was made by it.
+        let _ = self.queue.receive(&mut self.batch);
+        usize::from(self.batch.len())
+    }
+
+    fn unwatch(&mut self) {
+        if let (Some(wake), Some(descriptor)) = (self.wake.take(), self.queue.interrupt()) {
+            wake.unwatch(descriptor);
+        }
+    }
+}
+
+impl TxSide {
+    /// Hands over the packets; returns number and bytes of those that the device did not take, which are lost.
+    #[inline]
+    pub fn send(&mut self) -> (u64, u64) {
+        if self.batch.is_empty() {
+            return (0, 0);
+        }
+        self.queue.send(&mut self.batch);
+        if self.batch.is_empty() {
+            return (0, 0);
+        }
+        let bytes = self.batch.iter().map(|packet| packet.len() as u64).sum();
+        let lost = u64::from(self.batch.len());
+        self.batch.clear();
+        (lost, bytes)
+    }
+}
+
+/// A poisoned lock: a worker has panicked in the middle of a burst, and packets of it may be lost. The queue is whole.
+fn lock<T>(side: &Mutex<T>) -> MutexGuard<'_, T> {
+    side.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Wire {
+    /// Of a started device whose packets live in `pool`. `token`: what its descriptors say.
+    pub fn new(queues: Queues, pool: &Pool, token: Token) -> Self {
+        let tells = queues.rx.iter().all(|queue| queue.interrupt().is_some());
+        let rx = queues.rx.into_iter().map(|queue| {
+            let batch = queue.batch(BATCH);
+            Mutex::new(Some(RxSide { queue, batch, wake: None }))
+        });
+        let tx = queues
+            .tx
+            .into_iter()
+            .map(|queue| Mutex::new(Some(TxSide { queue, batch: pool.batch(BATCH) })));
+        Self { rx: rx.collect(), tx: tx.collect(), token, tells }
+    }
+
+    /// Receive queues.
+    pub fn queues(&self) -> usize {
+        self.rx.len()
+    }
+
+    /// Whether its descriptors tell of packets, so that nobody has to look.
+    pub fn tells(&self) -> bool {
+        self.tells
+    }
+
+    /// A receive queue for one burst. `None` when there is none, or somebody else has it just now.
+    #[inline]
+    pub fn rx(&self, queue: usize) -> Option<MutexGuard<'_, Option<RxSide>>> {
+        match self.rx.get(queue)?.try_lock() {
+            Ok(side) => Some(side),
+            Err(std::sync::TryLockError::Poisoned(side)) => Some(side.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The send queue for packets that came in on queue `pair` of their port, for one burst.
+    #[inline]
+    pub fn tx(&self, pair: usize) -> Option<MutexGuard<'_, Option<TxSide>>> {
+        Some(lock(self.tx.get(pair % self.tx.len().max(1))?))
+    }
+
+    /// Whether there are packets on one of the queues in `mine`. They stay where the next burst finds them.
+    pub fn has_packets(&self, mine: u32) -> bool {
+        self.each(mine, |side| side.receive() > 0)
+    }
+
+    /// Asks to be told of packets; whether there are some already, or a queue is somebody else's just now.
+    pub fn ask(&self, mine: u32) -> bool {
+        self.each(mine, |side| {
+            side.queue.tell(true);
+            side.receive() > 0
+        })
+    }
+
+    /// Asks not to be told.
+    pub fn take_back(&self, mine: u32) {
+        self.each(mine, |side| {
+            side.queue.tell(false);
+            false
+        });
+    }
+
+    /// Whether `look` says so of one of the queues in `mine`, or one is not free.
+    fn each(&self, mine: u32, look: impl Fn(&mut RxSide) -> bool) -> bool {
+        let mut any = false;
+        for queue in (0..self.rx.len()).filter(|queue| mine >> queue & 1 != 0) {
+            any |= match self.rx(queue) {
+                Some(mut side) => side.as_mut().is_some_and(&look),
+                None => true,
+            };
+        }
+        any
+    }
+
+    /// From now on packets of a queue wake this worker.
+    ///
+    /// # Errors
+    /// The descriptor can't be watched.
+    pub fn set_wake(&self, queue: usize, wake: &Arc<Wake>) -> io::Result<()> {
+        let Some(side) = self.rx.get(queue) else { return Ok(()) };
+        let mut side = lock(side);
+        let Some(side) = side.as_mut() else { return Ok(()) };
+        if side.wake.as_ref().is_some_and(|known| Arc::ptr_eq(known, wake)) {
+            return Ok(());
+        }
+        side.unwatch();
+        if let Some(descriptor) = side.queue.interrupt() {
+            wake.watch(descriptor, self.token)?;
+            side.wake = Some(Arc::clone(wake));
+        }
+        Ok(())
+    }
+
+    /// Takes the queues out: no worker has them any more when this returns.
+    pub fn close(&self) {
+        for side in &self.rx {
+            if let Some(mut side) = lock(side).take() {
+                side.unwatch();
+            }
+        }
+        for side in &self.tx {
+            drop(lock(side).take());
+        }
+    }
+}
