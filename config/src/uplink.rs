@@ -19,7 +19,7 @@ pub struct UplinkSettings {
     /// The `external` network that it belongs to.
     pub network: String,
     /// Name of the kernel's side of it, a TAP that has its address and gets what is for this host; `false`: there is none,
-    /// and what is for this host is dropped.
+    /// and what is for this host is dropped. With the name of `device` itself, the TAP carries on its addresses and routes.
     #[serde(default)]
     pub host_interface: HostInterface,
     /// Receive queues, which workers share out.
@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn an_uplink_has_defaults() {
-        let config = read("[[uplinks]]\nname = 'up0'\ndevice = 'eth1'\nnetwork = 'fabric'").unwrap();
+        let config =
+            read("[[uplinks]]\nname = 'up0'\ndevice = 'eth1'\nnetwork = 'fabric'").unwrap();
         let expected = UplinkSettings {
             name: "up0".into(),
             device: "eth1".into(),
@@ -205,10 +206,7 @@ mod tests {
             (one.replace("eth1", "eth1,x=1"), "`uplinks[0].device`"),
             (one.replace("'fabric'", "'red'"), "with `external = true`"),
             (format!("{one}{one}"), "`uplinks[1].name`: another uplink"),
-            (
-                format!("{one}{}", one.replace("'a'", "'b'")),
-                "`uplinks[1].device`: another uplink",
-            ),
+            (format!("{one}{}", one.replace("'a'", "'b'")), "`uplinks[1].device`: another uplink"),
             (format!("{one}host_interface = true"), "or false"),
             (format!("{one}queues = 17"), "must be 1 to 16"),
             (format!("{one}mtu = 1400"), "must be 1500 to 9216"),

@@ -9,6 +9,7 @@ mod bad_days;
 mod host;
 mod rig;
 mod space;
+mod taken;
 mod traffic;
 mod tunnel;
 mod two_wires;
@@ -24,11 +25,13 @@ use rig::Rig;
 
 type Test = (&'static str, fn(&Rig) -> Result<()>);
 
-const TESTS: [Test; 4] = [
+const TESTS: [Test; 6] = [
     ("the_host_is_reached_through_its_interface", host::both_ways),
     ("a_tunnel_to_the_kernel", tunnel::both_ways),
     ("flows_use_both_wires_and_leave_one_that_is_lost", two_wires::spread_and_fail_over),
     ("bad_days_are_told_and_survived", bad_days::told_and_survived),
+    ("an_interface_is_taken_and_given_back", taken::and_given_back),
+    ("a_connection_outlives_the_vrouter", taken::killed),
 ];
 
 fn main() -> ExitCode {

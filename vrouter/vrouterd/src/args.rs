@@ -37,6 +37,11 @@ pub enum Role {
     Keeper,
 }
 
+impl Role {
+    /// The word for [`Role::Keeper`].
+    pub const KEEPER: &str = "keeper";
+}
+
 /// Reads the file that was asked for, or the usual one if there is one.
 ///
 /// # Errors
@@ -60,6 +65,12 @@ mod tests {
     fn a_file_that_was_asked_for_must_exist() {
         let error = load(Some(Path::new("/no/such/vrouter.toml"))).unwrap_err().to_string();
         assert!(error.contains("/no/such/vrouter.toml") && error.contains("--config"), "{error}");
+    }
+
+    #[test]
+    fn a_keeper_is_started_by_its_word() {
+        let args = Args::parse_from(["ringway-vrouter", Role::KEEPER]);
+        assert_eq!(args.role, Some(Role::Keeper));
     }
 
     #[test]

@@ -42,6 +42,7 @@ use vrouter_api::v1;
 use vrouter_api::v1::v_router_server::VRouterServer;
 use vrouter_core::{Policy, Tables};
 use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus, tsc};
+use vrouter_kernel::hostif;
 
 use crate::args::{Args, Role};
 use crate::convert::{NetworkRequest, UplinkRequest};
@@ -63,6 +64,9 @@ const BALANCE_EVERY: Duration = Duration::from_secs(1);
 const REQUEST_BYTES: usize = 64 << 20;
 /// Bytes of such a packet at most; the usual size, as NIC ports will share the pool.
 const MBUF_BYTES: u16 = 2048;
+
+/// Records of interfaces that are away. One place for all vRouters of a machine: an interface belongs to one of them.
+const HOST_INTERFACES: &str = "/run/ringway/uplinks";
 
 /// The end of the process as seen by systemd and scripts.
 #[derive(Clone, Copy)]
@@ -94,10 +98,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// Puts back interfaces that a vRouter and its keeper, dead both, have left away.
+fn put_back_what_is_left(config: &VrouterConfig, keepers: &hostif::Options) {
+    if config.uplinks.is_empty() && !keepers.records.exists() {
+        return;
+    }
+    match hostif::repair(keepers) {
+        Ok(names) if names.is_empty() => {}
+        Ok(names) => tracing::warn!(?names, "interfaces were left over and are the kernel's again"),
+        Err(error) => {
+            tracing::warn!(error = device::cause(&error), "cannot look for left-over interfaces")
+        }
+    }
+}
+
 /// The keeper of a host interface. It knows no configuration: the vRouter tells it all.
 fn keep() -> ExitCode {
     log_to_stderr("info");
-    match vrouter_kernel::hostif::keeper::run() {
+    match hostif::keeper::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(&error.into(), Exit::Failed),
     }
@@ -117,6 +135,12 @@ fn end(error: &anyhow::Error, exit: Exit) -> ExitCode {
 }
 
 fn run(config: &VrouterConfig) -> Result<()> {
+    let keepers = hostif::Options {
+        keeper: vec!["/proc/self/exe".into(), Role::KEEPER.into()],
+        records: HOST_INTERFACES.into(),
+        owner: config.control_socket.display().to_string(),
+    };
+    put_back_what_is_left(config, &keepers);
     privileges::drop_unneeded().context("cannot drop privileges")?;
     let private_dir = directories(&config.run_dir)?;
     let eal = Arc::new(start_dpdk(config)?);
@@ -151,7 +175,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
     });
     let assignment = config.workers.assignment;
     let buffers = (config.dpdk.buffers, u16::try_from(config.dpdk.buffer_bytes)?);
-    let devices = Devices::new(Arc::clone(&eal), buffers);
+    let devices = Devices::new(Arc::clone(&eal), buffers, keepers);
     let mut registry = Registry::new(tables, slot, crew, devices, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     // First those that carry tunnels.
