@@ -19,7 +19,7 @@ pub struct UplinkSettings {
     /// The `external` network that it belongs to.
     pub network: String,
     /// Name of the kernel's side of it, a TAP that has its address and gets what is for this host; `false`: there is none,
-    /// and what is for this host is dropped.
+    /// and what is for this host is dropped. With the name of `device` itself, the TAP carries on its addresses and routes.
     #[serde(default)]
     pub host_interface: HostInterface,
     /// Receive queues, which workers share out.

@@ -10,6 +10,7 @@ mod host;
 mod mirrored;
 mod rig;
 mod space;
+mod taken;
 mod traffic;
 mod tunnel;
 mod two_wires;
@@ -25,12 +26,14 @@ use rig::Rig;
 
 type Test = (&'static str, fn(&Rig) -> Result<()>);
 
-const TESTS: [Test; 5] = [
+const TESTS: [Test; 7] = [
     ("the_host_is_reached_through_its_interface", host::both_ways),
     ("a_tunnel_to_the_kernel", tunnel::both_ways),
     ("routes_come_from_the_kernel", mirrored::come_and_go),
     ("flows_use_both_wires_and_leave_one_that_is_lost", two_wires::spread_and_fail_over),
     ("bad_days_are_told_and_survived", bad_days::told_and_survived),
+    ("an_interface_is_taken_and_given_back", taken::and_given_back),
+    ("a_connection_outlives_the_vrouter", taken::killed),
 ];
 
 fn main() -> ExitCode {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ringway_config::{ConfigError, VROUTER_FILE, VrouterConfig};
 
 /// The virtual router of one node: serves the vhost-user sockets of its pods on DPDK.
@@ -24,6 +24,22 @@ pub struct Args {
     /// Read the configuration, say whether it is right, and exit.
     #[arg(long)]
     pub check: bool,
+    /// What else the binary is for.
+    #[command(subcommand)]
+    pub role: Option<Role>,
+}
+
+/// Roles that the vRouter gives to processes it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Role {
+    /// Puts a network interface back when the vRouter is gone.
+    #[command(hide = true)]
+    Keeper,
+}
+
+impl Role {
+    /// The word for [`Role::Keeper`].
+    pub const KEEPER: &str = "keeper";
 }
 
 /// Reads the file that was asked for, or the usual one if there is one.
@@ -49,6 +65,12 @@ mod tests {
     fn a_file_that_was_asked_for_must_exist() {
         let error = load(Some(Path::new("/no/such/vrouter.toml"))).unwrap_err().to_string();
         assert!(error.contains("/no/such/vrouter.toml") && error.contains("--config"), "{error}");
+    }
+
+    #[test]
+    fn a_keeper_is_started_by_its_word() {
+        let args = Args::parse_from(["ringway-vrouter", Role::KEEPER]);
+        assert_eq!(args.role, Some(Role::Keeper));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use vrouter_core::PortIndex;
 use vrouter_dpdk::{
     Bus, Eal, Ethdev, EthdevConfig, EthdevError, Plug, Pool, PoolConfig, set_interface_mtu,
 };
+use vrouter_kernel::hostif::{self, HostInterface};
 use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
 
@@ -35,6 +36,8 @@ pub struct Devices {
     buffers: (u32, u16),
     /// Made with the first device.
     pool: Option<Pool>,
+    /// How interfaces are taken from the kernel.
+    keepers: hostif::Options,
 }
 
 /// An open device.
@@ -66,8 +69,19 @@ pub enum State {
 
 impl Devices {
     /// `buffers`: how many for all devices together, and bytes of each.
-    pub fn new(eal: Arc<Eal>, buffers: (u32, u16)) -> Self {
-        Self { eal, buffers, pool: None }
+    pub fn new(eal: Arc<Eal>, buffers: (u32, u16), keepers: hostif::Options) -> Self {
+        Self { eal, buffers, pool: None, keepers }
+    }
+
+    /// Takes an uplink's interface from the kernel, for a TAP that carries it on.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says what to do.
+    pub fn take(&self, request: &UplinkRequest) -> Result<HostInterface, Refusal> {
+        let device = request.device.clone();
+        let events = move |event| tracing::warn!(device, ?event, "a host interface");
+        HostInterface::take(&request.device, &self.keepers, events)
+            .map_err(|error| Refusal::Uplink { name: request.name.clone(), why: cause(&error) })
     }
 
     fn pool(&mut self) -> Result<Pool, Refusal> {
@@ -81,12 +95,17 @@ impl Devices {
         Ok(pool)
     }
 
-    /// Opens an uplink's device.
+    /// Opens an uplink's device, which the kernel calls `device` just now if it knows it.
     ///
     /// # Errors
     /// [`Refusal`] that says what to do.
-    pub fn open(&mut self, request: &UplinkRequest, port: PortIndex) -> Result<Device, Refusal> {
-        let UplinkRequest { name, device, queues, mtu, .. } = request;
+    pub fn open(
+        &mut self,
+        request: &UplinkRequest,
+        device: &str,
+        port: PortIndex,
+    ) -> Result<Device, Refusal> {
+        let UplinkRequest { name, queues, mtu, .. } = request;
         let refuse = |why: String| Refusal::Uplink { name: name.clone(), why };
         let room = u32::from(self.buffers.1);
         if u32::from(*mtu) + 200 > room {
@@ -99,7 +118,7 @@ impl Devices {
         let plug = match request.driver {
             Driver::Pci => {
                 check_pci(device).map_err(refuse)?;
-                Plug { bus: Bus::Pci, name: device.clone(), arguments: String::new() }
+                Plug { bus: Bus::Pci, name: device.to_owned(), arguments: String::new() }
             }
             Driver::Tap => {
                 if interface_number(device).is_some() {
@@ -128,7 +147,7 @@ impl Devices {
             plug => Ethdev::plug(&self.eal, plug),
         }
         .map_err(|error| refuse(text(&error)))?;
-        let interface = (request.driver != Driver::Pci).then(|| device.clone());
+        let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
         let made = request.driver == Driver::Tap;
         self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
     }
@@ -277,7 +296,12 @@ fn packet_socket(device: &str, queues: u16, mtu: u16) -> String {
 
 /// An error with what caused it.
 fn text(error: &EthdevError) -> String {
-    match std::error::Error::source(error) {
+    cause(error)
+}
+
+/// An error with what caused it.
+pub fn cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }

@@ -43,8 +43,9 @@ use vrouter_api::v1;
 use vrouter_api::v1::v_router_server::VRouterServer;
 use vrouter_core::{Policy, Tables};
 use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus, tsc};
+use vrouter_kernel::hostif;
 
-use crate::args::Args;
+use crate::args::{Args, Role};
 use crate::convert::{NetworkRequest, UplinkRequest};
 use crate::crew::{Crew, Kit};
 use crate::dataplane::{Dataplane, Slot};
@@ -65,6 +66,9 @@ const REQUEST_BYTES: usize = 64 << 20;
 /// Bytes of such a packet at most; the usual size, as NIC ports will share the pool.
 const MBUF_BYTES: u16 = 2048;
 
+/// Records of interfaces that are away. One place for all vRouters of a machine: an interface belongs to one of them.
+const HOST_INTERFACES: &str = "/run/ringway/uplinks";
+
 /// The end of the process as seen by systemd and scripts.
 #[derive(Clone, Copy)]
 enum Exit {
@@ -76,6 +80,9 @@ enum Exit {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.role == Some(Role::Keeper) {
+        return keep();
+    }
     let config = match args::load(args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return end(&error.into(), Exit::Configuration),
@@ -85,15 +92,42 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // Levels without a target are meant for us, not for the HTTP/2 library below the control API.
-    tracing_subscriber::fmt()
-        .with_env_filter(format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{}", config.log))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    log_to_stderr(&format!("h2=warn,hyper=warn,tower=warn,tonic=warn,{}", config.log));
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => end(&error, Exit::Failed),
     }
+}
+
+/// Puts back interfaces that a vRouter and its keeper, dead both, have left away.
+fn put_back_what_is_left(config: &VrouterConfig, keepers: &hostif::Options) {
+    if config.uplinks.is_empty() && !keepers.records.exists() {
+        return;
+    }
+    match hostif::repair(keepers) {
+        Ok(names) if names.is_empty() => {}
+        Ok(names) => tracing::warn!(?names, "interfaces were left over and are the kernel's again"),
+        Err(error) => {
+            tracing::warn!(error = device::cause(&error), "cannot look for left-over interfaces")
+        }
+    }
+}
+
+/// The keeper of a host interface. It knows no configuration: the vRouter tells it all.
+fn keep() -> ExitCode {
+    log_to_stderr("info");
+    match hostif::keeper::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(&error.into(), Exit::Failed),
+    }
+}
+
+fn log_to_stderr(filter: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 fn end(error: &anyhow::Error, exit: Exit) -> ExitCode {
@@ -102,6 +136,12 @@ fn end(error: &anyhow::Error, exit: Exit) -> ExitCode {
 }
 
 fn run(config: &VrouterConfig) -> Result<()> {
+    let keepers = hostif::Options {
+        keeper: vec!["/proc/self/exe".into(), Role::KEEPER.into()],
+        records: HOST_INTERFACES.into(),
+        owner: config.control_socket.display().to_string(),
+    };
+    put_back_what_is_left(config, &keepers);
     privileges::drop_unneeded().context("cannot drop privileges")?;
     let private_dir = directories(&config.run_dir)?;
     let eal = Arc::new(start_dpdk(config)?);
@@ -136,7 +176,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
     });
     let assignment = config.workers.assignment;
     let buffers = (config.dpdk.buffers, u16::try_from(config.dpdk.buffer_bytes)?);
-    let devices = Devices::new(Arc::clone(&eal), buffers);
+    let devices = Devices::new(Arc::clone(&eal), buffers, keepers);
     let mut registry = Registry::new(tables, slot, crew, devices, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     // First those that carry tunnels.

@@ -36,7 +36,7 @@ pub struct UplinkRequest {
     pub driver: Driver,
     /// Name of its network.
     pub network: String,
-    /// Name of the kernel's side of it.
+    /// Name of the kernel's side of it; the device's own: it is taken from the kernel, and carried on by a TAP.
     pub host: Option<String>,
     /// Receive queues.
     pub queues: u16,
@@ -84,8 +84,10 @@ impl UplinkRequest {
                 Some(name.to_owned())
             }
         };
-        if host.as_ref().is_some_and(|host| *host == wire.device) {
-            let remedy = "is the device itself; choose another name";
+        let can_be_taken = matches!(driver, Driver::AfPacket | Driver::AfXdp);
+        if host.as_ref().is_some_and(|host| *host == wire.device) && !can_be_taken {
+            let remedy = "is the device itself, which only the drivers af_packet and af_xdp can take from the \
+                          kernel; choose another name";
             return Err(invalid("host_interface", &wire.host_interface, remedy));
         }
         let queues = wire.queues.max(1);
@@ -99,6 +101,11 @@ impl UplinkRequest {
             .ok_or_else(|| invalid("mtu", wire.mtu, format!("use at most {MAX_MTU}")))?;
         let (name, device) = (wire.name.clone(), wire.device.clone());
         Ok(Self { name, device, driver, network: wire.network.clone(), host, queues, mtu })
+    }
+
+    /// Whether the kernel's side of it carries on what the kernel had on the device: it has the same name.
+    pub fn takes_over(&self) -> bool {
+        self.host.as_ref() == Some(&self.device)
     }
 
     /// Takes over from its network what it leaves to it.
@@ -214,7 +221,11 @@ mod tests {
             (v1::UplinkSpec { queues: 17, ..spec("eth1") }, "queues \"17\": use 1 to 16"),
             (v1::UplinkSpec { mtu: 65_536, ..spec("eth1") }, "mtu \"65536\": use at most 9216"),
             (
-                v1::UplinkSpec { host_interface: "eth1".into(), ..spec("eth1") },
+                v1::UplinkSpec {
+                    host_interface: "eth1".into(),
+                    driver: v1::UplinkDriver::Tap.into(),
+                    ..spec("eth1")
+                },
                 "host_interface \"eth1\": is the device itself",
             ),
         ] {

@@ -86,7 +86,10 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let private = directory.path().join("guard");
         fs::create_dir(&private).unwrap();
-        let devices = Devices::new(eal, (1023, 2048));
+        // No device here is a kernel's.
+        let (keeper, records) = (Vec::new(), std::path::PathBuf::new());
+        let keepers = vrouter_kernel::hostif::Options { keeper, records, owner: String::new() };
+        let devices = Devices::new(eal, (1023, 2048), keepers);
         let mut registry = Registry::new(tables, slot, crew, devices, assignment, 8, private);
         registry.set_workers(&cpus[..1]).unwrap();
         let network =

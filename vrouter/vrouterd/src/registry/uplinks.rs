@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use vrouter_api::v1::{self, event};
 use vrouter_core::{NetworkIndex, PortIndex, PortPolicy};
+use vrouter_kernel::hostif::{HostInterface, Releasing};
 
 use super::Registry;
 use crate::assign::{Owners, WorkerIndex};
@@ -11,7 +12,7 @@ use crate::convert::uplinks::punts;
 use crate::convert::{Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
 use crate::dataplane::{DataPort, Ends};
-use crate::device::{Device, State};
+use crate::device::{Device, Devices, State, cause};
 
 /// Looks at a device that can't be made anew before the next attempt.
 const RETRY: u32 = 20;
@@ -36,6 +37,8 @@ pub struct UplinkRecord {
     driver: String,
     port: WirePort,
     host: Option<WirePort>,
+    /// The interface, if it was taken from the kernel. After the devices: they have to be closed when it goes back.
+    taken: Option<HostInterface>,
     link: bool,
     reason: String,
 }
@@ -145,12 +148,15 @@ impl Registry {
         let index = self.free_slot(&[])?;
         let host = request.host.clone();
         let host_index = host.as_ref().map(|_| self.free_slot(&[index])).transpose()?;
-        let device = self.devices.open(&request, index)?;
+        let taken = request.takes_over().then(|| self.devices.take(&request)).transpose()?;
+        let device = self.devices.open(&request, kernel_name(&request, taken.as_ref()), index)?;
         let (mac, driver) = (device.mac, device.driver.clone());
         // What can be refused still leaves devices behind that go with these.
         let host = match (host, host_index) {
             (Some(host), Some(index)) => {
-                Some((index, self.devices.open_host(&request, &host, mac, index)?))
+                let device = self.devices.open_host(&request, &host, mac, index)?;
+                install(taken.as_ref(), &request, &host)?;
+                Some((index, device))
             }
             _ => None,
         };
@@ -170,6 +176,7 @@ impl Registry {
             driver,
             port: port(index, device),
             host: host.map(|(index, device)| port(index, device)),
+            taken,
             link,
             reason: if link { String::new() } else { "no link".to_owned() },
             request,
@@ -186,6 +193,8 @@ impl Registry {
     /// Closes an uplink. That there is none of the name is fine.
     pub fn delete_uplink(&mut self, name: &str) {
         let Some(record) = self.uplinks.remove(name) else { return };
+        // Before the devices close: what the TAP has goes back. It can't be refused; the keeper puts back what it knows.
+        let released = record.taken.map(HostInterface::release);
         self.tables = self.tables.with_link_state(record.port.index, true);
         if let Err(error) = self.rebuild() {
             // Taking something away leaves a consistent policy.
@@ -194,6 +203,13 @@ impl Registry {
         self.publish();
         for port in [Some(record.port), record.host].into_iter().flatten() {
             port.device.into_iter().for_each(Device::close);
+        }
+        if let Some(Err(error)) = released.map(|it| it.and_then(Releasing::wait)) {
+            tracing::error!(
+                uplink = name,
+                error = cause(&error),
+                "its interface may not be back yet"
+            );
         }
         tracing::info!(uplink = name, "uplink deleted");
         self.tell(event::Event::UplinkRemoved(name.to_owned()));
@@ -225,20 +241,34 @@ impl Registry {
             let mut changed = false;
             let mut reasons = Vec::new();
             let request = record.request.clone();
+            let devices = &mut self.devices;
+            if request.takes_over() {
+                changed |= take_again(devices, &request, &mut record);
+            }
+            let taken = record.taken.as_ref();
+            let away = request.takes_over() && taken.is_none();
             let link = {
-                let devices = &mut self.devices;
                 let index = record.port.index;
-                let state =
-                    look(&mut record.port, &mut reasons, &mut changed, &request.device, || {
-                        devices.open(&request, index)
-                    });
+                let interface = kernel_name(&request, taken);
+                let state = look(&mut record.port, &mut reasons, &mut changed, interface, || {
+                    if away {
+                        Err(not_taken(&request))
+                    } else {
+                        devices.open(&request, interface, index)
+                    }
+                });
                 state == State::Up
             };
             let replaced = record.follow_device();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
-                let (devices, index, mac) = (&mut self.devices, host.index, record.mac);
+                let (index, mac) = (host.index, record.mac);
                 look(host, &mut reasons, &mut changed, interface, || {
-                    devices.open_host(&request, interface, mac, index)
+                    if away {
+                        return Err(not_taken(&request));
+                    }
+                    let device = devices.open_host(&request, interface, mac, index)?;
+                    install(taken, &request, interface)?;
+                    Ok(device)
                 });
             }
             if !link && reasons.is_empty() {
@@ -293,6 +323,53 @@ impl Registry {
         };
         self.uplinks.iter().map(stats).collect()
     }
+}
+
+/// What the kernel calls an uplink's device just now.
+fn kernel_name<'a>(request: &'a UplinkRequest, taken: Option<&'a HostInterface>) -> &'a str {
+    taken.map_or(&request.device, HostInterface::device)
+}
+
+/// Gives the TAP what the interface had, if one was taken.
+fn install(
+    taken: Option<&HostInterface>,
+    request: &UplinkRequest,
+    tap: &str,
+) -> Result<(), Refusal> {
+    let Some(taken) = taken else { return Ok(()) };
+    let missing = taken
+        .install(tap)
+        .map_err(|error| Refusal::Uplink { name: request.name.clone(), why: cause(&error) })?;
+    for what in missing {
+        tracing::warn!(uplink = request.name, what, "the host interface lacks something");
+    }
+    Ok(())
+}
+
+fn not_taken(request: &UplinkRequest) -> Refusal {
+    let why = format!("interface {:?} went back to the kernel", request.device);
+    Refusal::Uplink { name: request.name.clone(), why }
+}
+
+/// Closes the devices of an uplink whose interface went back to the kernel, as its TAP was deleted and could not be made
+/// anew in time; then takes it again as soon as that can be. Says whether the devices changed.
+fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRecord) -> bool {
+    if record.taken.as_ref().is_some_and(HostInterface::is_back) {
+        tracing::warn!(uplink = request.name, "its interface went back to the kernel");
+        for port in std::iter::once(&mut record.port).chain(&mut record.host) {
+            port.device.take().into_iter().for_each(Device::close);
+            port.retry = RETRY;
+        }
+        record.taken = None;
+        return true;
+    }
+    if record.taken.is_none() && record.port.retry <= 1 {
+        match devices.take(request) {
+            Ok(taken) => record.taken = Some(taken),
+            Err(error) => tracing::debug!(uplink = request.name, %error, "not taken yet"),
+        }
+    }
+    false
 }
 
 /// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not.
