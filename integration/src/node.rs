@@ -285,7 +285,7 @@ impl Node {
     pub fn start_sandbox(&mut self, pod: Pod) -> Result<RunningPod> {
         self.pods_started += 1;
         let config = pod.sandbox(self.run.id(), &self.logs(), self.pods_started);
-        let sandbox = self.containerd()?.cri.run_pod(&config)?;
+        let sandbox = self.containerd()?.cri.run_pod(&config, "")?;
         Ok(RunningPod { pod, sandbox, container: String::new(), config, attempt: 0 })
     }
 
