@@ -21,8 +21,14 @@ pub struct Counters {
 
 impl Counters {
     /// Nothing happened.
-    pub const ZERO: Self =
-        Self { rx_packets: 0, rx_bytes: 0, tx_packets: 0, tx_bytes: 0, drops: [0; _], punts: [0; _] };
+    pub const ZERO: Self = Self {
+        rx_packets: 0,
+        rx_bytes: 0,
+        tx_packets: 0,
+        tx_bytes: 0,
+        drops: [0; _],
+        punts: [0; _],
+    };
 
     /// Counts one frame the pod sent.
     #[inline]

@@ -302,9 +302,10 @@ impl Hops {
     }
 
     fn acquire_paths(&mut self, paths: &Paths) -> Arc<[(HopIndex, u64, u16)]> {
-        let slots = paths.paths().iter().map(|path| {
-            (self.acquire_target(&path.target), identity(&path.target), path.weight)
-        });
+        let slots = paths
+            .paths()
+            .iter()
+            .map(|path| (self.acquire_target(&path.target), identity(&path.target), path.weight));
         slots.collect()
     }
 

@@ -55,6 +55,8 @@ pub use policy::{
 };
 pub use process::{Outcome, process};
 pub use punts::{PuntClass, PuntLimiter, PuntRate, PuntRates};
-pub use routes::{MplsEnd, Path, Paths, RouteChange, RouteError, RouteTarget, Vtep, reserved_around};
+pub use routes::{
+    MplsEnd, Path, Paths, RouteChange, RouteError, RouteTarget, Vtep, reserved_around,
+};
 pub use tables::Tables;
 pub use verdict::{DropReason, Flood, IcmpError, Verdict};

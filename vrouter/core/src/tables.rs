@@ -5,10 +5,7 @@ mod expect;
 use crate::policy::Checked;
 use crate::routes::{RouteChange, RouteError};
 use crate::tunnels::{self, Ends, Tunnels};
-use crate::{
-    Flood, Network, NetworkIndex, Policer, Policy, PolicyError, PortIndex,
-    PortPolicy,
-};
+use crate::{Flood, Network, NetworkIndex, Policer, Policy, PolicyError, PortIndex, PortPolicy};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 pub(crate) use expect::{Expect, Expect6, Sender};
@@ -150,7 +147,9 @@ impl Tables {
     fn connect(&mut self) {
         for over in [false, true] {
             for at in 0..self.networks.len() {
-                let Some(network) = self.networks.get(at).and_then(Option::as_ref) else { continue };
+                let Some(network) = self.networks.get(at).and_then(Option::as_ref) else {
+                    continue;
+                };
                 let tunnel = network.policy().tunnel;
                 if tunnel.is_some() != over {
                     continue;

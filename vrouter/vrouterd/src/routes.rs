@@ -39,7 +39,8 @@ impl Routes {
         let removed: BTreeSet<_> = removed.map(|change| change.prefix).collect();
         let replaces = |change: &&RouteChange| {
             let known = self.0.get(&change.prefix).filter(|_| !removed.contains(&change.prefix));
-            change.target.is_some() && known.is_some_and(|known| Some(known) != change.target.as_ref())
+            change.target.is_some()
+                && known.is_some_and(|known| Some(known) != change.target.as_ref())
         };
         changes.iter().find(replaces).map(|change| change.prefix)
     }

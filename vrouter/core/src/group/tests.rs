@@ -41,7 +41,8 @@ fn none_one_and_several() {
 /// Shares are as the weights say, within four standard deviations of chance.
 #[test]
 fn shares_follow_weights() {
-    for weights in [&[1, 1][..], &[1, 3], &[1; 16], &[7, 7, 1], &[u32::MAX, u32::MAX], &[1 << 15; 64]]
+    for weights in
+        [&[1, 1][..], &[1, 3], &[1; 16], &[7, 7, 1], &[u32::MAX, u32::MAX], &[1 << 15; 64]]
     {
         let group = group((0..).zip(weights).map(|(number, weight)| way(number, *weight)));
         let all: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();

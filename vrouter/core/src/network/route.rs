@@ -52,7 +52,8 @@ impl Network {
 
     fn check_target(&self, prefix: IpPrefix, target: &RouteTarget) -> Result<(), RouteError> {
         let (network, external) = (self.policy.index, self.policy.external);
-        let kind = |fine: bool| if fine { Ok(()) } else { Err(RouteError::Kind { prefix, external }) };
+        let kind =
+            |fine: bool| if fine { Ok(()) } else { Err(RouteError::Kind { prefix, external }) };
         match target {
             RouteTarget::Unreachable | RouteTarget::Drop => Ok(()),
             RouteTarget::Local => kind(external),

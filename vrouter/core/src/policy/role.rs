@@ -70,9 +70,7 @@ pub(super) fn check(ports: &[PortPolicy]) -> Result<(), PolicyError> {
     for port in ports {
         let (other, wanted) = match port.role {
             PortRole::Pod | PortRole::Uplink { host: None } => continue,
-            PortRole::Uplink { host: Some(host) } => {
-                (host, PortRole::Host { uplink: port.index })
-            }
+            PortRole::Uplink { host: Some(host) } => (host, PortRole::Host { uplink: port.index }),
             PortRole::Host { uplink } => (uplink, PortRole::Uplink { host: Some(port.index) }),
             PortRole::Kernel => {
                 let same = |other: &&PortPolicy| {

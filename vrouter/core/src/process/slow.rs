@@ -4,8 +4,8 @@ use super::{Place, bridge, nd, six, tunnel};
 use crate::hops::{NextHop, PortHop, TunnelHop};
 use crate::icmp::{ipv4_of, may_be_reported};
 use crate::{
-    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, PortRole, PuntClass,
-    Timestamp, Verdict,
+    DropReason, IcmpError, Mode, NetworkPolicy, Packet, PortLimits, PortPolicy, PortRole,
+    PuntClass, Timestamp, Verdict,
 };
 use core::net::Ipv4Addr;
 use vrouter_net::ethernet::{self, EtherType};

@@ -193,8 +193,7 @@ pub(super) fn decapsulate(
 #[inline]
 fn number(packet: &Packet) -> (u32, u32) {
     let [a, b, c] = [packet.header[46], packet.header[47], packet.header[48]];
-    let [d, e, f, g] =
-        [packet.header[26], packet.header[27], packet.header[28], packet.header[29]];
+    let [d, e, f, g] = [packet.header[26], packet.header[27], packet.header[28], packet.header[29]];
     (u32::from_be_bytes([d, e, f, g]), u32::from_be_bytes([0, a, b, c]))
 }
 

@@ -5,7 +5,7 @@
 //! sends ICMP errors.
 
 use super::ingress::{Uplink, is_routed4, is_routed6};
-use super::{Place, slow, six, tunnel};
+use super::{Place, six, slow, tunnel};
 use crate::hops::NextHop;
 use crate::icmp::{ipv4_of, ipv6_of};
 use crate::routes::LINK_LOCAL;

@@ -1,8 +1,8 @@
 //! A router that is slow and plain: it takes one whole frame at a time, tries every route, computes every checksum
 //! anew, and shares no code with the one under test but the types of its answers.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::tunnel::End;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vrouter_core::{
     DropReason, IcmpError, NetworkPolicy, Policy, PortIndex, PortPolicy, PortRole, PuntClass,
     RouteTarget, Verdict,

@@ -3,9 +3,7 @@
 use crate::reference::{Answer, Hop, Out, Reference, Seen, adds_up, correct, drop, four, six};
 use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use vrouter_core::{
-    DropReason, MplsEnd, NetworkPolicy, Packet, RouteTarget, Verdict, Vtep,
-};
+use vrouter_core::{DropReason, MplsEnd, NetworkPolicy, Packet, RouteTarget, Verdict, Vtep};
 
 /// The other end of a tunnel of either kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -252,6 +252,7 @@ impl Story {
             tunnel: Some(tunnel),
             ipv6: Some(Ipv6Network { prefix, gateway }),
             punts,
+            mtu: 1385,
             ..plain.networks[0]
         };
         let pods = plain.ports.into_iter().filter(|port| port.network == TENANT);
@@ -268,7 +269,7 @@ impl Story {
         let host = self.host.then_some(HOST);
         let uplink = |index, host, last| port(index, FABRIC, PortRole::Uplink { host }, last);
         let mut more = vec![uplink(UP, host, 7), uplink(OTHER, None, 8)];
-        more[1].mtu = self.mtu.then_some(1300);
+        more[1].mtu = self.mtu.then_some(1360);
         if self.host {
             more.push(port(HOST, FABRIC, PortRole::Host { uplink: UP }, 7));
         }
@@ -416,9 +417,7 @@ fn check(reference: &Reference<'_>, tables: &Tables, recipes: &[Recipe]) {
                 reference.decide(ingress, frame, visible, *segment)
             };
             let fits = |(_, (verdict, sent)): &(usize, Answer)| {
-                *verdict == after.verdict
-                    && got.len() == sent.len()
-                    && same(&got, sent, verdict)
+                *verdict == after.verdict && got.len() == sent.len() && same(&got, sent, verdict)
             };
             let mut answers = (0..CHOICES).map(|choice| (choice, answer(choice)));
             let Some((choice, (verdict, sent))) = answers.find(fits) else {
@@ -474,7 +473,7 @@ fn uplinks_agree_with_a_slow_router() {
         let mut first = policy.clone();
         if story.late {
             first.ports.retain(|port| port.role == PortRole::Pod);
-            first.networks[0].mtu -= 10;
+            first.networks[0].mtu += 10;
         }
         let tables = Tables::build(&first).unwrap();
         let in_fabric = Aim::in_fabric;
@@ -487,9 +486,8 @@ fn uplinks_agree_with_a_slow_router() {
         let down: Vec<_> =
             [UP, OTHER].into_iter().zip([1, 2]).filter(|(_, bit)| story.down & bit != 0).collect();
         let down: Vec<_> = down.into_iter().map(|(port, _)| port).collect();
-        let lost = down.iter().fold(tables.clone(), |tables, port| {
-            tables.with_link_state(*port, false)
-        });
+        let lost =
+            down.iter().fold(tables.clone(), |tables, port| tables.with_link_state(*port, false));
         let reference =
             Reference { policy: &policy, routes: &routes, fabric: &fabric, down: &down, choice: 0 };
         let recipes = story.recipes.get(..12).unwrap_or(&story.recipes);

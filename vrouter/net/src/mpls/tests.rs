@@ -10,10 +10,8 @@ fn ends(six: bool) -> (Endpoint, Endpoint) {
         false => IpAddr::from([192, 0, 2, last.to_be_bytes()[1]]),
         true => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]),
     };
-    let end = |last: u8| Endpoint {
-        mac: Mac::new([2, 0, 0, 0, 0, last]),
-        address: address(last.into()),
-    };
+    let end =
+        |last: u8| Endpoint { mac: Mac::new([2, 0, 0, 0, 0, last]), address: address(last.into()) };
     (end(1), end(2))
 }
 

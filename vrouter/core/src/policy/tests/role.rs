@@ -45,7 +45,8 @@ fn roles_as_they_should_be() {
     let mut policy = good();
     policy.ports[6].ipv4 = [10, 66, 0, 77].into();
     policy.ports[5].mtu = Some(1280);
-    policy.networks[2].punts = PuntRates { local: PuntRates::default().control, ..Default::default() };
+    policy.networks[2].punts =
+        PuntRates { local: PuntRates::default().control, ..Default::default() };
     tunnel(&mut policy).local = "2001:db8::9".parse().unwrap();
     tunnel(&mut policy).vni = None;
     policy.check().unwrap();
@@ -54,7 +55,15 @@ fn roles_as_they_should_be() {
 #[test]
 fn refuses() {
     type Break = fn(&mut Policy);
-    let cases: [(Break, &str); 24] = [
+    let cases: [(Break, &str); 25] = [
+        (
+            |p| {
+                let (prefix, gateway) = ("fd00::/64".parse().unwrap(), "fd00::1".parse().unwrap());
+                p.networks[0].ipv6 = Some(Ipv6Network { prefix, gateway });
+                p.ports[5].mtu = Some(1329);
+            },
+            "mtu 1329 of the underlay is too small for the tunnel: give the underlay and its ports at least 1330",
+        ),
         (|p| p.ports[0].role = PortRole::Uplink { host: None }, "the port is an uplink"),
         (|p| p.ports[3].role = PortRole::Pod, "the ports in slots 11 and 10 are not uplink"),
         (|p| p.ports[5].role = PortRole::Pod, "the port is no uplink"),
@@ -73,7 +82,10 @@ fn refuses() {
             "the ports in slots 12 and 11",
         ),
         (|p| p.ports[4].mac = mac(99), "the ports in slots 10 and 11 are not"),
-        (|p| p.ports[5].mac = mac(20), "mac 02:00:00:00:00:14 is used by the ports in slots 10 and 12"),
+        (
+            |p| p.ports[5].mac = mac(20),
+            "mac 02:00:00:00:00:14 is used by the ports in slots 10 and 12",
+        ),
         (|p| p.ports[5].mac = Mac::BROADCAST, "mac ff:ff:ff:ff:ff:ff is a group or zero address"),
         (
             |p| p.ports[2].role = PortRole::Kernel,
@@ -81,10 +93,16 @@ fn refuses() {
         ),
         (|p| p.ports[6].mac = mac(0x11), "mac 02:00:00:00:00:11 is the gateway's"),
         (|p| p.ports[6].ipv4 = [10, 67, 0, 1].into(), "ipv4 10.67.0.1 is not a host address"),
-        (|p| p.ports[5].mtu = Some(1601), "mtu 1601 of the port is not between 1280 and its network's"),
+        (
+            |p| p.ports[5].mtu = Some(1601),
+            "mtu 1601 of the port is not between 1280 and its network's",
+        ),
         (|p| p.ports[5].mtu = Some(1279), "mtu 1279 of the port is not between 1280"),
         (|p| p.networks[2].mtu = 1279, "mtu 1279 is too small for ipv6"),
-        (|p| p.networks[2].mode = Mode::Bridged, "an external network has no prefix, gateway, mode"),
+        (
+            |p| p.networks[2].mode = Mode::Bridged,
+            "an external network has no prefix, gateway, mode",
+        ),
         (|p| p.networks[2].gateway = [1; 4].into(), "an external network has no prefix, gateway"),
         (
             |p| (tunnel(p).vni, tunnel(p).label) = (None, None),

@@ -172,8 +172,13 @@ fn the_common_case_accepts_only_what_the_slow_path_accepts() {
     bolero::check!().with_type().for_each(|hostile: &Hostile| {
         let mut packet = hostile.packet();
         if let Some(address) = common_case::<Pod>(port, &packet) {
-            let at =
-                Place { tables: &tables, tunnels: Ends::default(), port, network, now: Timestamp::default() };
+            let at = Place {
+                tables: &tables,
+                tunnels: Ends::default(),
+                port,
+                network,
+                now: Timestamp::default(),
+            };
             let slow = slow::classify(&at, &mut packet, &mut PortLimits::default());
             assert!(matches!(slow, Step::LookUp(other) if other == address), "{address:#x}");
         }

@@ -101,10 +101,7 @@ fn mpls(address: IpAddr) -> RouteTarget {
 
 /// The two ends of the tunnel, over either family.
 fn ends() -> [(IpAddr, IpAddr); 2] {
-    [
-        (LOCAL.into(), REMOTE.into()),
-        (six("2001:db8:1::9").into(), six("2001:db8:2::2").into()),
-    ]
+    [(LOCAL.into(), REMOTE.into()), (six("2001:db8:1::9").into(), six("2001:db8:2::2").into())]
 }
 
 fn over((local, remote): (IpAddr, IpAddr)) -> Tables {
@@ -225,12 +222,7 @@ fn what_comes_in_by_an_uplink() {
         ("6, no source", wire6("::", "2001:db8:2::7", 9), |_| (), drop(SourceIp)),
         ("6, link-local source, here", wire6("fe80::2", "2001:db8:1::1", 9), |_| (), punt(Local)),
         ("6, length", v6("2001:db8:2::7"), |f| f[18] = 1, drop(MalformedIpv6)),
-        (
-            "6, discovery",
-            v6("2001:db8:1::1"),
-            |f| (f[20] = 58, f[54] = 135).1,
-            punt(Control),
-        ),
+        ("6, discovery", v6("2001:db8:1::1"), |f| (f[20] = 58, f[54] = 135).1, punt(Control)),
     ];
     for (name, mut frame, change, verdict) in cases {
         change(&mut frame);
@@ -293,7 +285,10 @@ fn a_host_interface_is_connected_through() {
         let outcome = process(&tables, Timestamp::default(), UP_HOST, &mut batch, &mut limits);
         assert_eq!(outcome, Outcome { all_to: Some(UP), tunnelled: false });
         for after in batch {
-            assert_eq!((after.verdict, after.header), (Verdict::Forward(UP), packet(&frame).header));
+            assert_eq!(
+                (after.verdict, after.header),
+                (Verdict::Forward(UP), packet(&frame).header)
+            );
         }
     }
     let mut batch = [packet(&[1; 60]), packet(&[1; 13])];
@@ -401,6 +396,27 @@ fn a_kernel_port_with_an_address() {
     assert_eq!(verdict, Verdict::Drop(DropReason::KernelLoop));
 }
 
+/// In a bridged network the kernel is a station, too, and gets no more of what is for it than its limit allows.
+#[test]
+fn a_kernel_port_of_a_bridged_network() {
+    let mut policy = uplinks(LOCAL.into());
+    policy.networks[0].mode = Mode::Bridged;
+    let tables = Tables::build(&policy).unwrap();
+    let mut frame = pod(A_MAC, A, B);
+    frame[..6].copy_from_slice(&KERNEL_MAC);
+    let mut batch = [packet(&frame); 5];
+    let mut limits = PortLimits::default();
+    process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
+    let to_kernel = Verdict::Punt(KERNEL, PuntClass::Kernel);
+    let limited = Verdict::Drop(DropReason::PuntLimited);
+    let expected = [to_kernel, to_kernel, to_kernel, limited, limited];
+    assert_eq!(batch.map(|packet| packet.verdict), expected);
+    assert_eq!(batch[0].header, packet(&frame).header);
+    let mut back = pod(KERNEL_MAC, STRANGER, A);
+    back[..6].copy_from_slice(&A_MAC);
+    assert_eq!(run_on(&tables, KERNEL, &back).verdict, Verdict::Forward(PORT_A));
+}
+
 /// There and back: what one vRouter puts into a tunnel, another takes out.
 #[test]
 fn tunnels_over_an_external_network() {
@@ -429,7 +445,11 @@ fn tunnels_over_an_external_network() {
                     assert_eq!(payload[..4], [0x12, 0x34, 0x51, 255]);
                     assert_eq!(payload[4], frame[14]);
                     let ttl = if payload[4] >> 4 == 4 { 8 } else { 7 };
-                    assert_eq!(payload[4 + ttl], 8, "the pipe model: one hop for the packet inside");
+                    assert_eq!(
+                        payload[4 + ttl],
+                        8,
+                        "the pipe model: one hop for the packet inside"
+                    );
                 }
                 // The other end sends the same to us.
                 turn(&mut outer, ends, if is_mpls { Some(4_000) } else { None });

@@ -5,7 +5,8 @@ use super::*;
 pub(super) const THIRD: PortIndex = PortIndex(24);
 
 fn several(paths: &[(RouteTarget, u16)]) -> RouteTarget {
-    let path = |(target, weight): &(RouteTarget, u16)| Path { target: target.clone(), weight: *weight };
+    let path =
+        |(target, weight): &(RouteTarget, u16)| Path { target: target.clone(), weight: *weight };
     RouteTarget::Multipath(Paths::new(paths.iter().map(path).collect()))
 }
 
@@ -116,18 +117,19 @@ fn only_flows_of_a_link_that_is_lost_move() {
         let tables = spread(ends);
         let flows = flows(60);
         let where_to = |tables: &Tables| -> Vec<PortIndex> {
-            let target = |(ingress, frame): &(PortIndex, Vec<u8>)| {
-                target(&run_on(tables, *ingress, frame))
-            };
+            let target =
+                |(ingress, frame): &(PortIndex, Vec<u8>)| target(&run_on(tables, *ingress, frame));
             flows.iter().map(target).collect()
         };
         let before = where_to(&tables);
         let down = tables.with_link_state(OTHER, false);
         assert!(tables.has_link(OTHER) && !down.has_link(OTHER));
         let after = where_to(&down);
-        assert!(before.iter().zip(&after).all(|(before, after)| {
-            *after != OTHER && (before == after || *before == OTHER)
-        }));
+        assert!(
+            before.iter().zip(&after).all(|(before, after)| {
+                *after != OTHER && (before == after || *before == OTHER)
+            })
+        );
         // The same when the kernel takes the path out of the routes, before or after.
         let fewer = [links()[0].clone(), links()[2].clone()];
         let fabric =
