@@ -19,7 +19,7 @@ DESTDIR ?=
 target := $(or $(CARGO_TARGET_DIR),target)
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test test-deep fuzz integration bench install
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-deep fuzz integration bench install deb
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -48,7 +48,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace --test frontends --test networks --test tunnel --test node --test cleanup --locked -- -D warnings; \
+		$(CARGO) clippy --workspace --test frontends --test networks --test tunnel --test node --test cleanup --test package --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -68,17 +68,18 @@ fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FU
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
 	@integration/setup/qemu.sh
-	@$(CARGO) test --workspace --locked --test frontends --test networks --test tunnel --test node --test cleanup
+	@$(CARGO) test --workspace --locked --test frontends --test networks --test tunnel --test node --test cleanup --test package
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh
 	@$(CARGO) build --release --locked -p vrouter-vrouterd -p vrouter-cli -p ringway-pktgen -p ringway-bench
 	@$(target)/release/ringway-bench $(BENCH_ARGS)
 
-install: setup ## build for release and install below DESTDIR and PREFIX, with units and samples
+install: setup ## build for release and install below DESTDIR and PREFIX: binaries, units, samples, completions, man pages
 	@$(CARGO) build --workspace --release --locked
-	@install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/share/ringway
-	@install -m 0755 $(addprefix $(target)/release/,ringway ringway-vrouter ringway-nri) $(DESTDIR)$(PREFIX)/bin/
-	@install -m 0644 config/systemd/*.service $(DESTDIR)$(PREFIX)/lib/systemd/system/
-	@install -m 0644 config/containerd/*.toml config/samples/*.toml $(DESTDIR)$(PREFIX)/share/ringway/
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install.sh $(target)/release
 	@echo "installed; samples and containerd drop-ins are in $(PREFIX)/share/ringway"
+
+deb: setup ## build for release and make a Debian package of it in target/ (packaging/image makes an image from that)
+	@$(CARGO) build --workspace --release --locked
+	@packaging/deb.sh $(target)/release

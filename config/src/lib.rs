@@ -11,13 +11,11 @@ mod error;
 mod locate;
 mod nri;
 mod prefix;
-mod prefix6;
 mod vrouter;
 
 pub use error::ConfigError;
 pub use nri::{CpuSettings, InterfaceDefaults, NriConfig, SocketOwner};
-pub use prefix::{Ipv4Prefix, PrefixError};
-pub use prefix6::{Ipv6Prefix, Ipv6PrefixError};
+pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, LimitSettings, NetworkMode, NetworkSettings,
     PolicerSettings, RouteAction, RouteSettings, VrouterConfig, WorkerSettings,

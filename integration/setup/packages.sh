@@ -7,6 +7,7 @@ packages=(
     dpdk dpdk-dev libdpdk-dev                                  # DPDK and its testpmd
     runc busybox-static                                        # containers and their images
     iproute2 ca-certificates debian-archive-keyring
+    help2man                                                   # manual pages of the package
 )
 
 missing=()

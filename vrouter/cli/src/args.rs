@@ -41,7 +41,8 @@ Examples:
   ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
-  ringway workers set 2,3                       two CPUs for packets, from now on";
+  ringway workers set 2,3                       two CPUs for packets, from now on
+  ringway doctor                                what is wrong with this node";
 
 const LONG_HELP: &str = "\
 Examples:
@@ -51,6 +52,7 @@ Examples:
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
   ringway workers set 2,3                       two CPUs for packets, from now on
+  ringway doctor                                what is wrong with this node
   ringway ports --json | jq -r '.[] | select(.state != \"up\") | .pod'
 
 Counters are seen from the vRouter: rx is what a pod sent, tx is what was delivered to it.
@@ -59,7 +61,7 @@ JSON: lists are arrays, sorted as the tables are. Fields are only ever added. Wh
 
 Exit codes:
   0  done
-  1  the vRouter refused, or the output cannot be written
+  1  the vRouter refused, doctor found a failure, or the output cannot be written
   2  wrong usage, or a file with a mistake
   3  the vRouter cannot be reached";
 
@@ -99,6 +101,10 @@ pub(crate) enum Command {
     #[command(after_long_help = DROPS_HELP)]
     Drops,
 
+    /// Looks at this node: what stands in the way of pods and their interfaces, and what to do about it.
+    #[command(after_long_help = DOCTOR_HELP)]
+    Doctor(DoctorArgs),
+
     /// What there is, and then every change, until interrupted.
     #[command(after_long_help = WATCH_HELP)]
     Watch,
@@ -110,6 +116,22 @@ pub(crate) enum Command {
         shell: Shell,
     },
 }
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// The directory of the pods' sockets, as in nri.toml and vrouter.toml.
+    #[arg(long, value_name = "PATH", default_value = "/run/ringway")]
+    pub(crate) run_dir: PathBuf,
+    /// Where the machine's files are.
+    #[arg(long, hide = true, default_value = "/")]
+    pub(crate) root: PathBuf,
+}
+
+const DOCTOR_HELP: &str = "\
+Changes nothing. Ends with 1 if something that was asked for does not work (FAILURE).
+
+JSON: an array of {check, status, what, remedy}; status is ok, note, warning or failure, remedy null where nothing has to
+be done.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum WorkerAction {

@@ -37,6 +37,12 @@ pub(crate) enum Failure {
         /// What is wrong, and what would be right.
         why: String,
     },
+    /// The doctor has found something.
+    #[error("{failures} of the checks failed")]
+    Unwell {
+        /// How many.
+        failures: usize,
+    },
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -49,7 +55,7 @@ const LOOK: &str = "see the log of ringway-vrouter";
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Refused { .. } | Self::Output(_) => 1,
+            Self::Refused { .. } | Self::Unwell { .. } | Self::Output(_) => 1,
             Self::Input { .. } => 2,
             Self::Unreachable { .. } => 3,
         })

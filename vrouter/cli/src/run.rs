@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::args::{Args, Command, NetworkAction, StatsArgs, WorkerAction};
 use crate::call::Vrouter;
+use crate::doctor;
 use crate::failure::Failure;
 use crate::text;
 use crate::view::{self, Event, Info, Network, Rates, Stats};
@@ -22,6 +23,9 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Args::command(), "ringway", &mut script);
         return print(out, &script);
+    }
+    if let Command::Doctor(doctor) = &args.command {
+        return doctor::run(args, doctor, out).await;
     }
     let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
     match &args.command {
@@ -69,7 +73,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             show(out, args.json, &drops, text::drops)
         }
         Command::Watch => watch(&mut vrouter, args.json, out).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }
 }
 
@@ -130,7 +134,7 @@ async fn watch(vrouter: &mut Vrouter, json: bool, out: &mut impl Write) -> Resul
     }
 }
 
-fn show<T: Serialize>(
+pub(crate) fn show<T: Serialize>(
     out: &mut impl Write,
     json: bool,
     value: &T,

@@ -1,0 +1,238 @@
+//! What is there to be judged. Reads and runs, decides nothing; what cannot be read is absent.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use vrouter_api::v1::Port;
+
+use crate::view;
+
+/// All that the judge looks at.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    pub cpu_flags: BTreeSet<String>,
+    pub nodes: Vec<Node>,
+    pub nics: Vec<Nic>,
+    /// The machine has an IOMMU that is on.
+    pub iommu: bool,
+    /// The driver vfio-pci is loaded.
+    pub vfio: bool,
+    pub cgroup: Cgroup,
+    pub containerd: Containerd,
+    /// Names of what lies where containerd looks for NRI plugins.
+    pub nri_plugins: Vec<String>,
+    /// The unit ringway-nri is enabled.
+    pub nri_unit: bool,
+    /// Policy of kubelet's CPU manager.
+    pub kubelet_cpus: Option<String>,
+    /// Process of the plugin that has the run directory.
+    pub nri: Option<u32>,
+    /// Names of the pods' directories below `run_dir`.
+    pub pods: Vec<String>,
+    pub vrouter: Option<Result<Served, String>>,
+    /// Of the cgroups that ports name, those that are gone.
+    pub dead_cgroups: BTreeSet<String>,
+}
+
+/// A NUMA node.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    pub id: u32,
+    pub cpus: String,
+    pub hugepages: Vec<Hugepages>,
+}
+
+/// Huge pages of one size on one node.
+#[derive(Debug)]
+pub(super) struct Hugepages {
+    pub kib: u64,
+    pub total: u64,
+    pub free: u64,
+}
+
+/// A PCI device of the network class.
+#[derive(Debug, Default)]
+pub(super) struct Nic {
+    pub address: String,
+    /// The kernel's name, if the kernel has it.
+    pub interface: Option<String>,
+    pub driver: Option<String>,
+    /// -1: the machine does not say.
+    pub node: i32,
+    pub iommu_group: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Cgroup {
+    /// The unified hierarchy is the only one.
+    pub unified: bool,
+    pub controllers: BTreeSet<String>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Containerd {
+    /// What `containerd --version` says.
+    pub version: Option<String>,
+    /// What `containerd config dump` says.
+    pub config: Option<String>,
+    /// Its socket is there.
+    pub runs: bool,
+    /// Its NRI socket is there.
+    pub nri_socket: bool,
+}
+
+/// What the vRouter says.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub info: view::Info,
+    pub networks: usize,
+    pub ports: Vec<Port>,
+}
+
+impl Facts {
+    /// `root` is `/`, but for tests; programs are run only there.
+    pub fn gather(root: &Path, run_dir: &Path, served: Result<Served, String>) -> Self {
+        let at = |path: &str| root.join(path.trim_start_matches('/'));
+        let cgroup = cgroup(root);
+        let run_dir = at(&run_dir.display().to_string());
+        let dead_cgroups = served.as_ref().map_or_else(
+            |_| BTreeSet::new(),
+            |served| {
+                let named = served.ports.iter().filter_map(|port| port.spec.as_ref());
+                let named = named.flat_map(|spec| &spec.peer_cgroups);
+                named.filter(|path| !cgroup_exists(root, path)).cloned().collect()
+            },
+        );
+        Self {
+            cpu_flags: cpu_flags(&text(&at("/proc/cpuinfo")).unwrap_or_default()),
+            nodes: nodes(&at("/sys/devices/system/node")),
+            nics: nics(&at("/sys/bus/pci/devices")),
+            iommu: !names(&at("/sys/class/iommu")).is_empty(),
+            vfio: at("/sys/bus/pci/drivers/vfio-pci").exists(),
+            cgroup,
+            containerd: containerd(root),
+            nri_plugins: names(&at("/opt/nri/plugins")),
+            nri_unit: fs::symlink_metadata(at(
+                "/etc/systemd/system/multi-user.target.wants/ringway-nri.service",
+            ))
+            .is_ok(),
+            kubelet_cpus: kubelet_cpus(&at("/var/lib/kubelet/cpu_manager_state")),
+            nri: holder(root, &run_dir.join("nri.lock")),
+            pods: names(&run_dir.join("pods")),
+            vrouter: Some(served),
+            dead_cgroups,
+        }
+    }
+}
+
+fn text(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// What is in a directory, sorted; nothing if there is none.
+fn names(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn cpu_flags(cpuinfo: &str) -> BTreeSet<String> {
+    let line =
+        cpuinfo.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    let flags = line.and_then(|line| line.split_once(':')).map_or("", |(_, flags)| flags);
+    flags.split_whitespace().map(str::to_owned).collect()
+}
+
+fn nodes(path: &Path) -> Vec<Node> {
+    let node = |name: String| {
+        let id = name.strip_prefix("node")?.parse().ok()?;
+        let path = path.join(&name);
+        let pages = path.join("hugepages");
+        let hugepages = names(&pages).into_iter().filter_map(|size| {
+            let number = |file| text(&pages.join(&size).join(file))?.parse().ok();
+            let kib = size.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            Some(Hugepages { kib, total: number("nr_hugepages")?, free: number("free_hugepages")? })
+        });
+        let mut hugepages: Vec<_> = hugepages.collect();
+        hugepages.sort_by_key(|pages| pages.kib);
+        Some(Node { id, cpus: text(&path.join("cpulist")).unwrap_or_default(), hugepages })
+    };
+    let mut nodes: Vec<_> = names(path).into_iter().filter_map(node).collect();
+    nodes.sort_by_key(|node| node.id);
+    nodes
+}
+
+fn nics(path: &Path) -> Vec<Nic> {
+    let nic = |address: String| {
+        let device = path.join(&address);
+        // Class 02: network controllers.
+        text(&device.join("class"))?.starts_with("0x02").then_some(())?;
+        let link = fs::read_link(device.join("driver")).ok();
+        let driver = link.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned()));
+        // A virtio device's interface is that of the virtio device below.
+        let below = names(&device).into_iter().filter(|name| name.starts_with("virtio"));
+        let places = std::iter::once(device.clone()).chain(below.map(|name| device.join(name)));
+        let interface = places.flat_map(|place| names(&place.join("net"))).next();
+        let node = text(&device.join("numa_node")).and_then(|node| node.parse().ok());
+        Some(Nic {
+            iommu_group: device.join("iommu_group").exists(),
+            node: node.unwrap_or(-1),
+            address,
+            interface,
+            driver,
+        })
+    };
+    names(path).into_iter().filter_map(nic).collect()
+}
+
+fn cgroup(root: &Path) -> Cgroup {
+    let at = |path: &str| root.join(path);
+    if let Some(list) = text(&at("sys/fs/cgroup/cgroup.controllers")) {
+        let controllers = list.split_whitespace().map(str::to_owned).collect();
+        return Cgroup { unified: true, controllers };
+    }
+    let controllers = names(&at("sys/fs/cgroup")).into_iter();
+    Cgroup { unified: false, controllers: controllers.flat_map(joined).collect() }
+}
+
+/// Version 1 mounts some controllers together: `cpu,cpuacct`.
+fn joined(name: String) -> Vec<String> {
+    name.split(',').map(str::to_owned).collect()
+}
+
+/// In any hierarchy.
+fn cgroup_exists(root: &Path, path: &str) -> bool {
+    let base = root.join("sys/fs/cgroup");
+    let path = path.trim_start_matches('/');
+    base.join(path).is_dir() || names(&base).iter().any(|name| base.join(name).join(path).is_dir())
+}
+
+fn containerd(root: &Path) -> Containerd {
+    let run = |arguments: &[&str]| -> Option<String> {
+        // Of another root nothing is run.
+        (root == Path::new("/")).then_some(())?;
+        let output = Command::new("containerd").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    Containerd {
+        version: run(&["--version"]).map(|text| text.trim().to_owned()),
+        config: run(&["config", "dump"]),
+        runs: root.join("run/containerd/containerd.sock").exists(),
+        nri_socket: root.join("var/run/nri/nri.sock").exists(),
+    }
+}
+
+fn kubelet_cpus(path: &Path) -> Option<String> {
+    let state: serde_json::Value = serde_json::from_str(&text(path)?).ok()?;
+    Some(state.get("policyName")?.as_str()?.to_owned())
+}
+
+/// The plugin's process as its lock file names it, if it still runs.
+fn holder(root: &Path, lock: &Path) -> Option<u32> {
+    let pid: u32 = text(lock)?.parse().ok()?;
+    (text(&root.join(format!("proc/{pid}/comm")))? == "ringway-nri").then_some(pid)
+}

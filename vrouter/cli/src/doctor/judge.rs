@@ -1,0 +1,407 @@
+//! What the facts mean. Pure.
+
+use vrouter_api::v1::PortState;
+
+use super::facts::{Facts, Nic, Served};
+use super::{Finding, Status};
+
+/// Every check, in the order in which an operator would look.
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
+    let checks = [
+        cpu, hugepages, iommu, nics, cgroups, runtime, nri, plugins, kubelet, vrouter, ports, leaks,
+    ];
+    checks.iter().flat_map(|check| check(facts)).collect()
+}
+
+fn finding(check: &'static str, status: Status, what: impl Into<String>) -> Finding {
+    Finding { check, status, what: what.into(), remedy: None }
+}
+
+impl Finding {
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+fn cpu(facts: &Facts) -> Vec<Finding> {
+    let flag = |name: &str| facts.cpu_flags.contains(name);
+    // Of another architecture than x86 nothing is asked here.
+    if facts.cpu_flags.is_empty() || flag("asimd") {
+        return vec![finding("cpu", Status::Note, "the CPU does not say what of x86 it can do")];
+    }
+    let mut findings = Vec::new();
+    if !flag("sse4_2") {
+        let what = "the CPU has no SSE4.2, without which the distribution's DPDK does not start";
+        let remedy = "give the virtual machine a newer CPU model (x86-64-v2 or host)";
+        findings.push(finding("cpu", Status::Failure, what).remedy(remedy));
+    }
+    if !flag("constant_tsc") && !flag("tsc_reliable") {
+        let what = "the time stamp counter may change its rate: cycles, latencies and policers will be off";
+        let remedy = "give the virtual machine an invariant TSC";
+        findings.push(finding("cpu", Status::Warning, what).remedy(remedy));
+    }
+    if findings.is_empty() {
+        let vectors = if flag("avx512f") {
+            ", AVX-512"
+        } else if flag("avx2") {
+            ", AVX2"
+        } else {
+            ""
+        };
+        findings.push(finding("cpu", Status::Ok, format!("SSE4.2{vectors}, constant TSC")));
+    }
+    findings
+}
+
+fn hugepages(facts: &Facts) -> Vec<Finding> {
+    let total = |node: &super::facts::Node| {
+        node.hugepages.iter().map(|pages| pages.total * pages.kib).sum::<u64>()
+    };
+    if facts.nodes.iter().map(total).sum::<u64>() == 0 {
+        let what = "no huge pages are reserved: the vRouter does not start with `hugepages = true`, and pods with \
+                    hugepage limits get none";
+        let remedy = "sysctl -w vm.nr_hugepages=1024, and hugepages=1024 on the kernel command line to have \
+                      them before memory is fragmented";
+        return vec![finding("hugepages", Status::Failure, what).remedy(remedy)];
+    }
+    let node = |node: &super::facts::Node| {
+        let sizes = node.hugepages.iter().filter(|pages| pages.total > 0);
+        let sizes: Vec<_> = sizes
+            .map(|pages| format!("{} of {} free ({})", pages.free, pages.total, size(pages.kib)))
+            .collect();
+        let id = node.id;
+        if sizes.is_empty() {
+            let what = format!(
+                "NUMA node {id} (CPUs {}) has no huge pages: pods with `numa.ringway.dev: strict` \
+                                cannot be placed there",
+                node.cpus
+            );
+            let remedy = format!(
+                "echo N > /sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages"
+            );
+            return finding("hugepages", Status::Warning, what).remedy(remedy);
+        }
+        let what = format!("NUMA node {id} (CPUs {}): {}", node.cpus, sizes.join(", "));
+        if node.hugepages.iter().all(|pages| pages.free == 0) {
+            let remedy = "reserve more, or end pods that hold them";
+            return finding("hugepages", Status::Warning, what).remedy(remedy);
+        }
+        finding("hugepages", Status::Ok, what)
+    };
+    // A node without CPUs is memory only.
+    facts
+        .nodes
+        .iter()
+        .filter(|found| !found.cpus.is_empty() || total(found) > 0)
+        .map(node)
+        .collect()
+}
+
+fn size(kib: u64) -> String {
+    if kib >= 1 << 20 { format!("{} GiB", kib >> 20) } else { format!("{} MiB", kib >> 10) }
+}
+
+fn iommu(facts: &Facts) -> Vec<Finding> {
+    if facts.iommu {
+        return vec![finding("iommu", Status::Ok, "an IOMMU is on")];
+    }
+    let what = "there is no IOMMU: a NIC cannot be given to DPDK by vfio-pci in a safe way";
+    let remedy = "for an uplink by PCI address: switch VT-d or AMD-Vi on in the firmware and boot with \
+                  intel_iommu=on or amd_iommu=on; uplinks by kernel name do without";
+    vec![finding("iommu", Status::Note, what).remedy(remedy)]
+}
+
+fn nics(facts: &Facts) -> Vec<Finding> {
+    if facts.nics.is_empty() {
+        return vec![finding("nics", Status::Note, "the machine has no PCI NIC")];
+    }
+    let nic = |nic: &Nic| {
+        let driver = nic.driver.as_deref().unwrap_or("no driver");
+        let node = if nic.node < 0 { String::new() } else { format!(", NUMA node {}", nic.node) };
+        let name = nic.interface.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        let what = format!("{}{name}: {driver}{node}", nic.address);
+        let found = finding("nics", Status::Ok, what);
+        match driver {
+            "vfio-pci" if !nic.iommu_group => Finding { status: Status::Failure, ..found }.remedy(
+                "it has no IOMMU group, so DPDK cannot open it: switch the IOMMU on, or bind the kernel's driver again",
+            ),
+            "no driver" => Finding { status: Status::Note, ..found }
+                .remedy("bind a driver: the kernel's own, or vfio-pci for an uplink"),
+            "uio_pci_generic" | "igb_uio" => Finding { status: Status::Warning, ..found }
+                .remedy("the NIC can write to all memory: use vfio-pci with an IOMMU"),
+            _ => found,
+        }
+    };
+    let mut findings: Vec<_> = facts.nics.iter().map(nic).collect();
+    if facts.iommu && !facts.vfio {
+        let what = "the driver vfio-pci is not loaded";
+        findings.push(
+            finding("nics", Status::Note, what)
+                .remedy("for an uplink by PCI address: modprobe vfio-pci"),
+        );
+    }
+    findings
+}
+
+fn cgroups(facts: &Facts) -> Vec<Finding> {
+    let version = if facts.cgroup.unified { "version 2" } else { "version 1" };
+    let has = |name: &&str| facts.cgroup.controllers.contains(*name);
+    let missing: Vec<_> = ["cpuset", "hugetlb"].into_iter().filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        return vec![finding("cgroups", Status::Ok, format!("{version}, with cpuset and hugetlb"))];
+    }
+    let what = format!(
+        "{version} without the controllers {}: pods cannot be given what those limit",
+        missing.join(", ")
+    );
+    let remedy = if facts.cgroup.unified {
+        "boot with a kernel that has them, and without cgroup_disable="
+    } else {
+        "mount them: mkdir /sys/fs/cgroup/hugetlb && mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb"
+    };
+    vec![finding("cgroups", Status::Warning, what).remedy(remedy)]
+}
+
+fn runtime(facts: &Facts) -> Vec<Finding> {
+    let Some(version) = &facts.containerd.version else {
+        let what = "containerd is not in the PATH";
+        return vec![
+            finding("containerd", Status::Note, what)
+                .remedy("on a node of Kubernetes: install containerd 1.7 or newer"),
+        ];
+    };
+    // "containerd github.com/containerd/containerd/v2 2.1.9 hash": the first word that is a version.
+    let number = version.split_whitespace().find_map(|word| {
+        let mut parts = word.trim_start_matches('v').split('.');
+        Some((parts.next()?.parse::<u32>().ok()?, parts.next()?.parse::<u32>().ok()?))
+    });
+    let status = if facts.containerd.runs { "it runs" } else { "it does not run" };
+    match number {
+        Some(number @ (major, minor)) if number < (1, 7) => {
+            let what =
+                format!("containerd {major}.{minor} has no NRI that plugins can use; {status}");
+            vec![
+                finding("containerd", Status::Failure, what)
+                    .remedy("update to 1.7 or newer, or use ringway-runtime"),
+            ]
+        }
+        Some((major, minor)) => {
+            let status = if facts.containerd.runs {
+                (Status::Ok, status)
+            } else {
+                (Status::Warning, status)
+            };
+            let found = finding(
+                "containerd",
+                status.0,
+                format!("containerd {major}.{minor}; {}", status.1),
+            );
+            vec![if facts.containerd.runs {
+                found
+            } else {
+                found.remedy("systemctl start containerd")
+            }]
+        }
+        None => vec![finding("containerd", Status::Note, format!("of unknown version: {version}"))],
+    }
+}
+
+fn nri(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(config) = &facts.containerd.config {
+        if nri_key(config, "disable") == Some("true") {
+            let what = "NRI is switched off in containerd: no pod gets an interface";
+            let remedy = "see /usr/share/ringway/ringway-1.7.toml (or -2.x), put it into /etc/containerd/conf.d and restart containerd";
+            findings.push(finding("nri", Status::Failure, what).remedy(remedy));
+        } else if facts.containerd.runs && !facts.containerd.nri_socket {
+            let what = "NRI is on, but its socket /var/run/nri/nri.sock is not there";
+            let remedy = "set disable_connections = false and socket_path, or have containerd start the plugin";
+            findings.push(finding("nri", Status::Warning, what).remedy(remedy));
+        }
+    }
+    match (facts.nri, facts.containerd.runs) {
+        (Some(pid), _) => {
+            findings.push(finding("nri", Status::Ok, format!("ringway-nri runs (process {pid})")))
+        }
+        (None, true) => {
+            let what =
+                "ringway-nri does not run: opted-in pods start without their interfaces, or wait";
+            findings.push(
+                finding("nri", Status::Failure, what).remedy("systemctl enable --now ringway-nri"),
+            );
+        }
+        (None, false) => findings.push(finding(
+            "nri",
+            Status::Note,
+            "ringway-nri does not run, nor does containerd",
+        )),
+    }
+    findings
+}
+
+/// A key of containerd's NRI section, as `containerd config dump` writes it.
+fn nri_key<'a>(config: &'a str, key: &str) -> Option<&'a str> {
+    let section = config
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| !(line.starts_with('[') && line.contains("io.containerd.nri.v1.nri")));
+    let mut pairs = section
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once('='));
+    pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
+}
+
+fn plugins(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let (mut ours, mut others) = (false, Vec::new());
+    for name in &facts.nri_plugins {
+        let bytes = name.as_bytes();
+        let right =
+            matches!(bytes, [a, b, b'-', _, ..] if a.is_ascii_digit() && b.is_ascii_digit());
+        if !right {
+            let what = format!(
+                "/opt/nri/plugins/{name} is not called NN-NAME: containerd's CRI does not start with it there"
+            );
+            findings.push(finding("plugins", Status::Failure, what).remedy("rename or remove it"));
+        } else if name.ends_with("-ringway") {
+            ours = true;
+        } else {
+            others.push(name.as_str());
+        }
+    }
+    if ours && facts.nri_unit {
+        let what = "containerd and systemd both start ringway-nri: two plugins that answer for one pod make the runtime refuse it";
+        let remedy = "remove /opt/nri/plugins/NN-ringway, or systemctl disable --now ringway-nri";
+        findings.push(finding("plugins", Status::Failure, what).remedy(remedy));
+    }
+    if !others.is_empty() {
+        let what = format!("other plugins change containers, too: {}", others.join(", "));
+        let remedy = "if one of them sets CPUs, a pod that both set is refused: leave opted-in pods out of its configuration";
+        findings.push(finding("plugins", Status::Note, what).remedy(remedy));
+    }
+    if findings.is_empty() {
+        findings.push(finding(
+            "plugins",
+            Status::Ok,
+            "no other NRI plugin is started by containerd",
+        ));
+    }
+    findings
+}
+
+fn kubelet(facts: &Facts) -> Vec<Finding> {
+    match facts.kubelet_cpus.as_deref() {
+        Some("static") => {
+            let what = "kubelet's CPU manager gives out exclusive CPUs, too (policy static)";
+            let remedy = "give ringway-nri CPUs that kubelet does not: `cpus.reserved` in nri.toml against kubelet's reservedSystemCPUs";
+            vec![finding("kubelet", Status::Warning, what).remedy(remedy)]
+        }
+        Some(policy) => {
+            vec![finding("kubelet", Status::Ok, format!("CPU manager policy {policy}"))]
+        }
+        None => Vec::new(),
+    }
+}
+
+fn vrouter(facts: &Facts) -> Vec<Finding> {
+    match &facts.vrouter {
+        None => Vec::new(),
+        Some(Err(why)) => {
+            vec![
+                finding("vrouter", Status::Failure, why.clone())
+                    .remedy("systemctl status ringway-vrouter"),
+            ]
+        }
+        Some(Ok(Served { info, networks, ports })) => {
+            let workers: Vec<_> =
+                info.workers.iter().map(|worker| worker.cpu.to_string()).collect();
+            let what = format!(
+                "version {}, {}, workers on CPU {}, {networks} networks, {} ports",
+                info.version,
+                info.dpdk_version,
+                workers.join(", "),
+                ports.len()
+            );
+            let mut findings = vec![finding("vrouter", Status::Ok, what)];
+            if *networks == 0 {
+                let remedy = "name some in /etc/ringway/vrouter.toml, or: ringway networks add red --ipv4 10.66.0.0/24";
+                findings.push(
+                    finding("vrouter", Status::Warning, "it has no network that a pod could join")
+                        .remedy(remedy),
+                );
+            }
+            findings
+        }
+    }
+}
+
+fn served(facts: &Facts) -> Option<&Served> {
+    facts.vrouter.as_ref()?.as_ref().ok()
+}
+
+/// Ports that carry nothing.
+fn ports(facts: &Facts) -> Vec<Finding> {
+    let Some(served) = served(facts) else { return Vec::new() };
+    let mut findings = Vec::new();
+    for port in &served.ports {
+        let Some(spec) = &port.spec else { continue };
+        if port.state() == PortState::Up {
+            continue;
+        }
+        let pod = if spec.pod_name.is_empty() {
+            spec.id.clone()
+        } else {
+            format!("{}/{} {}", spec.pod_namespace, spec.pod_name, spec.interface)
+        };
+        let why =
+            if port.reason.is_empty() { String::new() } else { format!(" ({})", port.reason) };
+        let (state, remedy) = match port.state() {
+            PortState::Connected => {
+                ("has not switched its queues on", "see the application's own log")
+            }
+            _ => (
+                "is not connected",
+                "see the application's own log; after a restart of the vRouter, restart the container unless it listens itself",
+            ),
+        };
+        findings.push(
+            finding("ports", Status::Warning, format!("the application of {pod} {state}{why}"))
+                .remedy(remedy),
+        );
+    }
+    if findings.is_empty() && !served.ports.is_empty() {
+        findings.push(finding(
+            "ports",
+            Status::Ok,
+            format!("all {} ports are up", served.ports.len()),
+        ));
+    }
+    findings
+}
+
+/// What nobody uses any more.
+fn leaks(facts: &Facts) -> Vec<Finding> {
+    let Some(served) = served(facts) else { return Vec::new() };
+    const MEND: &str = "systemctl restart ringway-nri: at its start the plugin mends what differs";
+    let mut findings = Vec::new();
+    let specs = || served.ports.iter().filter_map(|port| port.spec.as_ref());
+    for spec in specs() {
+        let gone = |path: &String| facts.dead_cgroups.contains(path);
+        if !spec.peer_cgroups.is_empty() && spec.peer_cgroups.iter().all(gone) {
+            let what = format!("port {} belongs to containers that are gone", spec.id);
+            findings.push(finding("leaks", Status::Warning, what).remedy(MEND));
+        }
+    }
+    for pod in &facts.pods {
+        if !specs().any(|spec| spec.id.split('/').next() == Some(pod)) {
+            let what = format!("pod {pod} has a directory and a record, but no port");
+            findings.push(finding("leaks", Status::Warning, what).remedy(MEND));
+        }
+    }
+    if findings.is_empty() {
+        findings.push(finding("leaks", Status::Ok, "every port has its pod, every pod its port"));
+    }
+    findings
+}
