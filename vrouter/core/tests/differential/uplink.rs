@@ -18,7 +18,7 @@ use vrouter_net::{IpPrefix, Mac};
 
 impl Reference<'_> {
     /// A frame that comes in by an uplink.
-    pub fn from_wire(&self, seen: &Seen<'_>, host: Option<PortIndex>) -> Result<Answer, Verdict> {
+    pub fn by_wire(&self, seen: &Seen<'_>, host: Option<PortIndex>) -> Result<Answer, Verdict> {
         let frame = seen.frame;
         let kernel = |class| match host {
             Some(host) => Ok((Verdict::Punt(host, class), frame.to_vec())),
@@ -273,7 +273,7 @@ impl Story {
         if self.host {
             more.push(port(HOST, FABRIC, PortRole::Host { uplink: UP }, 7));
         }
-        if self.kernel % 4 != 0 {
+        if !self.kernel.is_multiple_of(4) {
             let mut kernel = port(KERNEL, TENANT, PortRole::Kernel, 4);
             if self.kernel % 4 == 2 {
                 kernel.ipv4 = [10, 66, 0, 4].into();
