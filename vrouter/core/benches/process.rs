@@ -9,10 +9,11 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use vrouter_core::{
-    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex,
-    PortLimits, PortPolicy, Rates, RouteChange, RouteTarget, Tables, Timestamp, Tunnel, Verdict,
-    Vtep, process,
+    FloodLimit, Ipv6Network, Mode, MplsEnd, NetworkIndex, NetworkPolicy, Packet, Path, Paths,
+    Policy, PortIndex, PortLimits, PortPolicy, PortRole, Rates, RouteChange, RouteTarget, Tables,
+    Timestamp, Tunnel, Verdict, Vtep, process,
 };
+use vrouter_net::mpls::Label;
 use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni, flow_hash};
 use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, checksum};
 
@@ -270,6 +271,82 @@ fn tunnel(c: &mut Criterion) {
     assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Decapsulate(_))));
 }
 
+/// From wire to wire over one link and over four, and from a pod into MPLS over either.
+fn uplinks(c: &mut Criterion) {
+    const FABRIC: NetworkIndex = NetworkIndex(1);
+    let mut group = c.benchmark_group("uplinks");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut policy = policy();
+    policy.networks.push(NetworkPolicy::external(FABRIC, 1600));
+    let local = IpAddr::from([192, 0, 2, 1]);
+    let tunnel = Tunnel { vni: None, label: Label::new(100), underlay: FABRIC, local };
+    policy.networks[0].tunnel = Some(tunnel);
+    let uplinks = 100..104_u16;
+    policy.ports.extend(uplinks.clone().map(|index| PortPolicy {
+        index: PortIndex(index),
+        network: FABRIC,
+        role: PortRole::Uplink { host: None },
+        mac: mac(index),
+        ipv4: Ipv4Addr::UNSPECIFIED,
+        ipv6: None,
+        allowed: Vec::new(),
+        trunk: false,
+        rates: Rates::default(),
+        mtu: None,
+    }));
+    let link = |index| RouteTarget::Link { port: PortIndex(index), mac: mac(index + 100) };
+    let paths = uplinks.map(|index| Path { target: link(index), weight: 1 });
+    let several = RouteTarget::Multipath(Paths::new(paths.collect()));
+    let route = |prefix: &str, target| RouteChange {
+        prefix: prefix.parse().unwrap(),
+        target: Some(target),
+    };
+    let far = |last| MplsEnd { address: [30, 0, last, 1].into(), label: Label::new(99).unwrap() };
+    let tables = Tables::build(&policy).unwrap();
+    let fabric = [
+        route("20.0.0.0/8", link(101)),
+        route("30.0.0.0/24", link(101)),
+        route("21.0.0.0/8", several.clone()),
+        route("30.0.1.0/24", several),
+    ];
+    let tables = tables.with_routes(FABRIC, &fabric).unwrap();
+    let red = [
+        route("20.0.0.0/8", RouteTarget::MplsUdp(far(0))),
+        route("21.0.0.0/8", RouteTarget::MplsUdp(far(1))),
+    ];
+    let tables = tables.with_routes(NetworkIndex(0), &red).unwrap();
+    for (name, ingress, net) in [
+        ("wire to wire", 100, 20),
+        ("wire to wire, 4 paths", 100, 21),
+        ("into MPLS", 0, 20),
+        ("into MPLS, 4 paths", 0, 21),
+    ] {
+        let heads: Vec<_> = (0..1024)
+            .map(|i| {
+                let mut head = head(Ipv4Addr::from_bits((net << 24) + i));
+                if ingress != 0 {
+                    head[..6].copy_from_slice(&mac(ingress).octets());
+                }
+                head
+            })
+            .collect();
+        let mut batch = [Packet::EMPTY; BATCH];
+        let mut limits = PortLimits::default();
+        let mut parts = heads.chunks_exact(BATCH).cycle();
+        let mut step = |batch: &mut [Packet; BATCH]| {
+            fill(batch, parts.next().unwrap());
+            process(&tables, Timestamp::default(), PortIndex(ingress), batch, &mut limits)
+        };
+        group.bench_function(name, |b| b.iter(|| step(black_box(&mut batch))));
+        step(&mut batch);
+        assert!(batch.iter().all(|packet| match packet.verdict {
+            Verdict::Forward(to) => ingress != 0 && (net == 21 || to.0 == 101),
+            Verdict::Encapsulate(to) => ingress == 0 && (net == 21 || to.0 == 101),
+            _ => false,
+        }));
+    }
+}
+
 /// Loading many routes, and changing one of them afterwards.
 fn change(c: &mut Criterion) {
     let mut group = c.benchmark_group("change");
@@ -292,5 +369,5 @@ fn change(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, forward, forward6, tunnel, change);
+criterion_group!(benches, forward, forward6, tunnel, uplinks, change);
 criterion_main!(benches);

@@ -151,6 +151,47 @@ impl From<PushError> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vrouter_net::Mac;
+    use vrouter_net::mpls::{self, Label};
+    use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni};
+
+    /// Of a tunnel over IPv4 or IPv6, for a frame of so many bytes: in VXLAN, in MPLS.
+    fn outers(six: bool, frame_bytes: u32) -> [Vec<u8>; 2] {
+        let end = |last: u8| {
+            let mac = Mac::new([2, 0, 0, 0, 0, last]);
+            let words = [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)];
+            let address = if six { words.into() } else { [192, 0, 2, last].into() };
+            Endpoint { mac, address }
+        };
+        let inner = Inner { frame_bytes, flow: 5, ecn: 0 };
+        let (mut vxlan, mut mpls) = ([0; OUTER_ROOM], [0; OUTER_ROOM]);
+        let by_vni = Encapsulation::new(Vni::new(9).unwrap(), end(1), end(2)).unwrap();
+        let by_label = mpls::Encapsulation::new(Label::new(99).unwrap(), end(1), end(2)).unwrap();
+        let bytes = [by_vni.write(&mut vxlan, inner), by_label.write(&mut mpls, inner)];
+        [vxlan[..bytes[0].unwrap()].to_vec(), mpls[..bytes[1].unwrap()].to_vec()]
+    }
+
+    /// MPLS takes the place of a piece's Ethernet header, and what was cut before nothing more.
+    #[test]
+    fn pieces_get_the_outer_header_of_either_tunnel() {
+        let piece: Vec<u8> = (0..100).collect();
+        for six in [false, true] {
+            let [vxlan, mpls] = outers(six, 64);
+            let [vxlan_of_piece, mpls_of_piece] = outers(six, 100);
+            let front = mpls_of_piece[..mpls.len() - 14].to_vec();
+            for (outer, expected) in [
+                (vec![], piece.clone()),
+                (vxlan, [&vxlan_of_piece[..], &piece].concat()),
+                (mpls, [&mpls_of_piece[..], &piece[14..]].concat()),
+                (front.clone(), [&front[..], &piece].concat()),
+            ] {
+                let mut room = vec![0xdb; FRONT_BYTES + 200];
+                room[FRONT_BYTES..FRONT_BYTES + 100].copy_from_slice(&piece);
+                put_in_front(&mut room, &outer, piece.len()).unwrap();
+                assert_eq!(framed(&room, &outer, piece.len()), expected);
+            }
+        }
+    }
 
     #[test]
     fn one_frame_is_not_cut_into_thousands() {

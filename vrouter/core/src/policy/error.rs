@@ -231,8 +231,8 @@ impl fmt::Display for PolicyError {
             }
             Self::UnderlayMtu { mtu, needed, .. } => write!(
                 f,
-                "mtu {mtu} of the underlay is too small for the tunnel: give the underlay at least \
-                 {needed}"
+                "mtu {mtu} of the underlay is too small for the tunnel: give the underlay and its ports \
+                 at least {needed}"
             ),
             Self::DuplicateLabel { label, first, second } => write!(
                 f,

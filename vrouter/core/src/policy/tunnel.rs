@@ -48,8 +48,10 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
         }
         let smallest = if network.ipv6.is_some() { ipv6::MIN_MTU } else { MIN_MTU };
         let needed = smallest + tunnel.overhead(carrier);
-        if underlay.mtu < needed {
-            return Err(PolicyError::UnderlayMtu { network: index, mtu: underlay.mtu, needed });
+        let carriers = ports.iter().filter(|port| port.network == underlay.index);
+        let mtu = carriers.map(|port| port.mtu_in(underlay)).min().unwrap_or(underlay.mtu);
+        if mtu < needed {
+            return Err(PolicyError::UnderlayMtu { network: index, mtu, needed });
         }
         numbers.extend(tunnel.vni.map(|vni| (tunnel.underlay, vni, index)));
         labels.extend(tunnel.label.map(|label| (tunnel.underlay, label, index)));

@@ -4,7 +4,7 @@ use super::slow::{self, Step};
 use super::{Place, nd};
 use crate::icmp::ipv6_of;
 use crate::routes::LINK_LOCAL;
-use crate::{DropReason, Flood, Packet, PortIndex, PortLimits, Verdict};
+use crate::{DropReason, Flood, Packet, PortIndex, PortLimits, PortRole, PuntClass, Verdict};
 use core::net::{IpAddr, Ipv4Addr};
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::{Mac, arp};
@@ -132,6 +132,14 @@ fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
     } else {
         match at.network.port_of(to).or_else(|| behind(at, to)) {
             Some(port) if port == own => return Verdict::Drop(DropReason::Hairpin),
+            Some(port) if is_kernel(at, port) => {
+                let allowed = limits.punts.allow(at.now, PuntClass::Kernel, at.network.punts());
+                return if allowed {
+                    Verdict::Punt(port, PuntClass::Kernel)
+                } else {
+                    Verdict::Drop(DropReason::PuntLimited)
+                };
+            }
             Some(port) => return Verdict::Forward(port),
             None => Flood::Trunks,
         }
@@ -145,6 +153,10 @@ fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
     } else {
         Verdict::Drop(DropReason::FloodLimited)
     }
+}
+
+fn is_kernel(at: &Place<'_>, port: PortIndex) -> bool {
+    at.tables.port(port).is_some_and(|policy| policy.role == PortRole::Kernel)
 }
 
 /// The trunk that a station is behind. What was learned counts only as long as the tables say that the port is a trunk

@@ -114,7 +114,7 @@ impl Sender for Uplink {
 
     #[inline(always)]
     fn may_send4(fourth: u64) -> bool {
-        is_routed4((fourth >> 16) as u8)
+        is_routed4(fourth.to_le_bytes()[2])
     }
 
     #[inline(always)]

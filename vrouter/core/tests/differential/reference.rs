@@ -79,7 +79,7 @@ impl Reference<'_> {
     fn frame(&self, seen: &Seen<'_>) -> Result<Answer, Verdict> {
         let frame = seen.frame;
         match seen.port.role {
-            PortRole::Uplink { host } => return self.from_wire(seen, host),
+            PortRole::Uplink { host } => return self.by_wire(seen, host),
             PortRole::Host { .. } if frame.len() < 14 => return drop(DropReason::RuntFrame),
             PortRole::Host { uplink } => return Ok((Verdict::Forward(uplink), frame.to_vec())),
             PortRole::Pod | PortRole::Kernel => {}

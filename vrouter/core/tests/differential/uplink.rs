@@ -18,7 +18,7 @@ use vrouter_net::{IpPrefix, Mac};
 
 impl Reference<'_> {
     /// A frame that comes in by an uplink.
-    pub fn from_wire(&self, seen: &Seen<'_>, host: Option<PortIndex>) -> Result<Answer, Verdict> {
+    pub fn by_wire(&self, seen: &Seen<'_>, host: Option<PortIndex>) -> Result<Answer, Verdict> {
         let frame = seen.frame;
         let kernel = |class| match host {
             Some(host) => Ok((Verdict::Punt(host, class), frame.to_vec())),
@@ -252,6 +252,7 @@ impl Story {
             tunnel: Some(tunnel),
             ipv6: Some(Ipv6Network { prefix, gateway }),
             punts,
+            mtu: 1385,
             ..plain.networks[0]
         };
         let pods = plain.ports.into_iter().filter(|port| port.network == TENANT);
@@ -268,11 +269,11 @@ impl Story {
         let host = self.host.then_some(HOST);
         let uplink = |index, host, last| port(index, FABRIC, PortRole::Uplink { host }, last);
         let mut more = vec![uplink(UP, host, 7), uplink(OTHER, None, 8)];
-        more[1].mtu = self.mtu.then_some(1300);
+        more[1].mtu = self.mtu.then_some(1360);
         if self.host {
             more.push(port(HOST, FABRIC, PortRole::Host { uplink: UP }, 7));
         }
-        if self.kernel % 4 != 0 {
+        if !self.kernel.is_multiple_of(4) {
             let mut kernel = port(KERNEL, TENANT, PortRole::Kernel, 4);
             if self.kernel % 4 == 2 {
                 kernel.ipv4 = [10, 66, 0, 4].into();
@@ -472,7 +473,7 @@ fn uplinks_agree_with_a_slow_router() {
         let mut first = policy.clone();
         if story.late {
             first.ports.retain(|port| port.role == PortRole::Pod);
-            first.networks[0].mtu -= 10;
+            first.networks[0].mtu += 10;
         }
         let tables = Tables::build(&first).unwrap();
         let in_fabric = Aim::in_fabric;

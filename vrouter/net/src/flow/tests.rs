@@ -81,9 +81,10 @@ fn flows_spread() {
         head(&udp4([10, 1, a, b], [10, 0, 0, 2], (1, 2)))
     };
     let by_port6 = |i: u16| head(&udp6(1, (i, 443)));
-    let mut fields: [(&str, &dyn Fn(u16) -> [u8; HEAD_BYTES]); 3] =
+    type Make<'a> = &'a dyn Fn(u16) -> [u8; HEAD_BYTES];
+    let fields: [(&str, Make<'_>); 3] =
         [("port", &by_port), ("address", &by_address), ("port over IPv6", &by_port6)];
-    for (name, make) in &mut fields {
+    for (name, make) in fields {
         for shift in [0, 28] {
             let mut counts = [0; 16];
             for i in 0..16_000 {

@@ -55,7 +55,15 @@ fn roles_as_they_should_be() {
 #[test]
 fn refuses() {
     type Break = fn(&mut Policy);
-    let cases: [(Break, &str); 24] = [
+    let cases: [(Break, &str); 25] = [
+        (
+            |p| {
+                let (prefix, gateway) = ("fd00::/64".parse().unwrap(), "fd00::1".parse().unwrap());
+                p.networks[0].ipv6 = Some(Ipv6Network { prefix, gateway });
+                p.ports[5].mtu = Some(1329);
+            },
+            "mtu 1329 of the underlay is too small for the tunnel: give the underlay and its ports at least 1330",
+        ),
         (|p| p.ports[0].role = PortRole::Uplink { host: None }, "the port is an uplink"),
         (|p| p.ports[3].role = PortRole::Pod, "the ports in slots 11 and 10 are not uplink"),
         (|p| p.ports[5].role = PortRole::Pod, "the port is no uplink"),

@@ -399,7 +399,7 @@ fn a_tunnel_follows_the_network_that_carries_it() {
         prefix: "192.0.2.2/32".parse().unwrap(),
         target: Some(RouteTarget::Via([192, 0, 2, 50].into())),
     };
-    let routed = moved.with_routes(FABRIC, &[via.clone()]).unwrap();
+    let routed = moved.with_routes(FABRIC, std::slice::from_ref(&via)).unwrap();
     assert_eq!(verdict(&routed), into);
     let gone = routed.with_routes(FABRIC, &[RouteChange { target: None, ..via }]).unwrap();
     assert_eq!(verdict(&gone), nobody);

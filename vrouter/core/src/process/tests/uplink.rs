@@ -396,6 +396,27 @@ fn a_kernel_port_with_an_address() {
     assert_eq!(verdict, Verdict::Drop(DropReason::KernelLoop));
 }
 
+/// In a bridged network the kernel is a station, too, and gets no more of what is for it than its limit allows.
+#[test]
+fn a_kernel_port_of_a_bridged_network() {
+    let mut policy = uplinks(LOCAL.into());
+    policy.networks[0].mode = Mode::Bridged;
+    let tables = Tables::build(&policy).unwrap();
+    let mut frame = pod(A_MAC, A, B);
+    frame[..6].copy_from_slice(&KERNEL_MAC);
+    let mut batch = [packet(&frame); 5];
+    let mut limits = PortLimits::default();
+    process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
+    let to_kernel = Verdict::Punt(KERNEL, PuntClass::Kernel);
+    let limited = Verdict::Drop(DropReason::PuntLimited);
+    let expected = [to_kernel, to_kernel, to_kernel, limited, limited];
+    assert_eq!(batch.map(|packet| packet.verdict), expected);
+    assert_eq!(batch[0].header, packet(&frame).header);
+    let mut back = pod(KERNEL_MAC, STRANGER, A);
+    back[..6].copy_from_slice(&A_MAC);
+    assert_eq!(run_on(&tables, KERNEL, &back).verdict, Verdict::Forward(PORT_A));
+}
+
 /// There and back: what one vRouter puts into a tunnel, another takes out.
 #[test]
 fn tunnels_over_an_external_network() {
