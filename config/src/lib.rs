@@ -6,6 +6,7 @@
 //! `node-tuner-core`, whose input is a [`NodeProfile`] as a whole (ADR 18).
 #![forbid(unsafe_code)]
 
+mod amount;
 pub mod annotations;
 mod check;
 mod error;
@@ -17,6 +18,7 @@ mod runtime;
 mod profile;
 mod vrouter;
 
+pub use amount::{Amount, Bytes};
 pub use error::ConfigError;
 pub use nri::{
     CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
@@ -26,7 +28,7 @@ pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use runtime::RuntimeConfig;
 pub use profile::{
-    AgentRules, Amount, Bytes, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules,
+    AgentRules, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules, Isolated,
     KernelRules, MemoryRules, NicRule, NodeProfile, PROFILE_VERSION, PowerCpus, PowerRules,
     ProfileLimits, Spread, SteeringRules, SysctlValue, VrouterNodes, WorkerRules,
 };
