@@ -48,7 +48,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace --test frontends --test networks --test tunnel --test uplinks --test plug --test node --test cleanup --test package --locked -- -D warnings; \
+		$(CARGO) clippy --workspace --test frontends --test networks --test tunnel --test uplinks --test fib --test plug --test node --test cleanup --test package --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -68,7 +68,7 @@ fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FU
 # The same packages are selected as for `unit`, so that cargo builds every dependency once.
 integration: build
 	@integration/setup/qemu.sh
-	@$(CARGO) test --workspace --locked --test frontends --test networks --test tunnel --test uplinks --test plug --test node --test cleanup --test package
+	@$(CARGO) test --workspace --locked --test frontends --test networks --test tunnel --test uplinks --test fib --test plug --test node --test cleanup --test package
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)
 	@integration/setup/bench.sh
