@@ -48,6 +48,7 @@ Section: net
 Priority: optional
 Depends: $depends
 Recommends: containerd | containerd.io, librte-meta-net, librte-meta-bus
+Suggests: containernetworking-plugins
 Installed-Size: $(du -k -s --exclude=DEBIAN "$stage" | cut -f1)
 Description: fast-path networking for ordinary containers
  A pod opts in with one annotation and gets a private vhost-user socket,

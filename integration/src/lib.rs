@@ -20,6 +20,7 @@ pub mod pod;
 pub mod process;
 pub mod qemu;
 pub mod readback;
+pub mod recorder;
 pub mod rundir;
 pub mod stage;
 pub mod testpmd;

@@ -8,6 +8,7 @@ mod cpus;
 mod daemons;
 mod limits;
 mod storm;
+mod wire;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use integration::stage::{Needs, Stage, Test};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 16] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -29,6 +30,7 @@ const TESTS: [Test; 14] = [
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("storm", Needs::Node(Version::V2_1), storm::comes_and_goes),
+    ("wire_2_1", Needs::Node(Version::V2_1), |stage| wire::is_recorded(stage, Version::V2_1)),
     ("limits", Needs::Node(Version::V2_1), limits::refuse),
     ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
     ("cpus_of_others_are_followed", Needs::Node(Version::V2_1), cpus::others_are_followed),
@@ -37,6 +39,7 @@ const TESTS: [Test; 14] = [
         stage.node(&Setup::new(Version::V1_7, PluginStart::External))?;
         daemons::vrouter_hangs(stage)
     }),
+    ("wire_1_7", Needs::Node(Version::V1_7), |stage| wire::is_recorded(stage, Version::V1_7)),
     ("restarted_containerd_1_7", Needs::Node(Version::V1_7), daemons::restarted_containerd_1_7),
 ];
 

@@ -107,14 +107,10 @@ fn report(log: &str, pods: usize) -> Result<()> {
     ensure!(micros.len() > pods, "{} containers in the log", micros.len());
     let at = |percent: usize| micros[(micros.len() * percent / 100).min(micros.len() - 1)];
     let report = serde_json::json!({
-        "pods": micros.len(), "pods_at_once": AT_ONCE, "callers": CALLERS, "build": profile(),
+        "pods": micros.len(), "pods_at_once": AT_ONCE, "callers": CALLERS,
         "create_container_us": {"p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)},
     });
     println!("    {report}");
     let file = repository().join("target/storm.json");
     std::fs::write(&file, format!("{report:#}\n")).with_context(|| file.display().to_string())
-}
-
-fn profile() -> &'static str {
-    if cfg!(debug_assertions) { "debug" } else { "release" }
 }

@@ -4,7 +4,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use nri_plugin_proto::api::{ConfigureRequest, Container, ContainerUpdate, PodSandbox};
+use nri_plugin_proto::api::{
+    ConfigureRequest, Container, ContainerUpdate, LinuxResources, PodSandbox,
+};
 use nri_plugin_proto::session::{self, Ended};
 use nri_plugin_proto::{Creation, Event, EventSet, Identity, Plugin, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -57,15 +59,27 @@ impl Plugin for Recorder {
     async fn create_container(&self, pod: PodSandbox, c: Container) -> Result<Creation, Status> {
         assert_eq!((pod.id.len(), &c.pod_sandbox_id), (64, &pod.id));
         let linux = c.linux.unwrap();
-        let parent = format!("/rwnri/pod{}", pod.uid);
+        let parent = pod.linux.unwrap().cgroup_parent;
+        assert!(parent.ends_with(&format!("/pod{}", pod.uid)), "{parent}");
         assert_eq!(linux.cgroups_path, format!("{parent}/{}", c.id));
-        assert_eq!(pod.linux.unwrap().cgroup_parent, parent);
         assert!(c.env.contains(&format!("POD={}", pod.name)), "{:?}", c.env);
         assert!(c.mounts.iter().any(|mount| mount.destination == "/proc"));
         let cpu = linux.resources.unwrap().cpu.unwrap();
         let number = |shares| cpu.shares.as_ref().map_or(shares, |shares| shares.value);
         self.note(format!("create {}/{} shares {}", pod.name, c.name, number(0)));
         Ok(Creation::default())
+    }
+    async fn update_container(
+        &self,
+        pod: PodSandbox,
+        c: Container,
+        resources: LinuxResources,
+    ) -> Result<Vec<ContainerUpdate>, Status> {
+        // What is not set is there all the same, as 0.
+        let cpu = resources.cpu.unwrap();
+        assert!(cpu.shares.is_none_or(|shares| shares.value == 0), "{cpu:?}");
+        self.note(format!("update {}/{} to CPUs {}", pod.name, c.name, cpu.cpus));
+        Ok(Vec::new())
     }
     async fn stop_container(
         &self,
@@ -155,6 +169,36 @@ async fn real_containerds_are_understood() {
                 "stop old/app",
                 "stop pod old",
                 "remove old/app",
+                "remove pod old",
+            ],
+            "{version}"
+        );
+    }
+}
+
+/// The same with kubelet's way to end a pod, an update of a container's CPUs, and other events subscribed to.
+#[tokio::test]
+async fn updates_of_real_containerds_are_understood() {
+    for (version, stream) in [
+        ("1.7", &include_bytes!("../testdata/ringway-1.7.24.bin")[..]),
+        ("2.1", include_bytes!("../testdata/ringway-2.1.9.bin")),
+    ] {
+        assert_eq!(
+            replay(stream).await,
+            [
+                &format!("configure containerd {version} \"\""),
+                "has pod demo/old",
+                "has old/app ContainerRunning",
+                "run pod new red",
+                "create new/app shares 2",
+                "update new/app to CPUs 0",
+                "stop new/app",
+                "remove new/app",
+                "stop pod new",
+                "remove pod new",
+                "stop old/app",
+                "remove old/app",
+                "stop pod old",
                 "remove pod old",
             ],
             "{version}"
