@@ -168,6 +168,12 @@ impl Ring {
         }
     }
 
+    /// Whether frames can be seen one by one while the guest is still writing a burst.
+    #[inline]
+    pub(crate) fn shows_singly(&self) -> bool {
+        matches!(self, Self::Packed(_))
+    }
+
     /// Whether the guest wants an interrupt for what was just published.
     #[inline]
     pub(crate) fn wants_interrupt(&self) -> bool {
