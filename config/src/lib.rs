@@ -13,9 +13,9 @@ mod error;
 mod locate;
 mod nri;
 mod prefix;
-mod uplink;
-mod runtime;
 mod profile;
+mod runtime;
+mod uplink;
 mod vrouter;
 
 pub use amount::{Amount, Bytes};
@@ -25,13 +25,13 @@ pub use nri::{
     SocketOwner,
 };
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
-pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
-pub use runtime::RuntimeConfig;
 pub use profile::{
     AgentRules, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules, Isolated,
     KernelRules, MemoryRules, NicRule, NodeProfile, PROFILE_VERSION, PowerCpus, PowerRules,
     ProfileLimits, Spread, SteeringRules, SysctlValue, VrouterNodes, WorkerRules,
 };
+pub use runtime::RuntimeConfig;
+pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, KernelTable, LimitSettings, MAIN_TABLE, NamedTable,
     NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig,
