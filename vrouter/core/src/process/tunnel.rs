@@ -39,9 +39,13 @@ pub(super) fn encapsulate(
     for i in bits(left) {
         let Some(packet) = batch.get_mut(i) else { continue };
         let next_hop = hops.get(HopIndex(found[i]));
-        let NextHop::Tunnel(TunnelHop { inner: hop, outer: Outer::Vxlan(outer) }) = next_hop else {
-            done |= u64::from(by_the_way(at, packet, next_hop, targets)) << i;
-            continue;
+        let (hop, outer) = match next_hop {
+            NextHop::Tunnel(TunnelHop { inner, outer: Outer::Vxlan(outer) }) => (inner, outer),
+            NextHop::Tunnel(_) | NextHop::Multipath(_) => {
+                done |= u64::from(by_the_way(at, packet, next_hop, targets)) << i;
+                continue;
+            }
+            _ => continue,
         };
         if !may_pass(packet, hop) {
             continue;
