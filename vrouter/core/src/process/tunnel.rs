@@ -34,48 +34,91 @@ pub(super) fn encapsulate(
     left: u64,
     targets: &mut Targets,
 ) -> u64 {
-    let (hops, ingress) = (at.network.hops(), at.port.policy.index);
+    let hops = at.network.hops();
     let mut done = 0;
     for i in bits(left) {
         let Some(packet) = batch.get_mut(i) else { continue };
-        let next_hop = hops.get(HopIndex(found[i])).of_flow(|| path(packet));
-        let (hop, tunnel) = match next_hop {
-            NextHop::Tunnel(tunnel) => (&tunnel.inner, Some(tunnel)),
-            NextHop::Port(hop) if hop.port != ingress => (hop, None),
+        let next_hop = hops.get(HopIndex(found[i]));
+        let (hop, outer) = match next_hop {
+            NextHop::Tunnel(TunnelHop { inner, outer: Outer::Vxlan(outer) }) => (inner, outer),
+            NextHop::Tunnel(_) | NextHop::Multipath(_) => {
+                done |= u64::from(by_the_way(at, packet, next_hop, targets)) << i;
+                continue;
+            }
             _ => continue,
         };
-        let [_, w1, w2, w3, _] = packet.words();
-        if packet.frame_len.wrapping_sub(LINK_BYTES + 1) >= u32::from(hop.mtu)
-            || (w2 >> 48) & 0xff <= 1
-        {
+        if !may_pass(packet, hop) {
             continue;
         }
-        let mut outer_len = 0;
-        if let Some(tunnel) = tunnel {
-            // The second byte of the IPv4 header.
-            let ecn = (w1 >> 56) as u8 & 3;
-            let inner = Inner { frame_bytes: packet.frame_len, flow: flow(packet), ecn };
-            let Some(bytes) = tunnel.write(&mut packet.outer, inner) else { continue };
-            outer_len = bytes;
-        }
-        // As in `fast::forward`.
-        let sum = (w3 & 0xffff) + 1;
-        let sum = (sum + u64::from(sum >= 0xffff)) & 0xffff;
-        let [to, from] = hop.words();
-        packet.set_words([
-            to,
-            from | (w1 & !u64::from(u32::MAX)),
-            w2 - (1 << 48),
-            (w3 & !0xffff) | sum,
-        ]);
-        packet.verdict = match tunnel {
-            Some(tunnel) => in_front(packet, tunnel, outer_len),
-            None => Verdict::Forward(hop.port),
-        };
-        targets.add(hop.port, tunnel.is_some());
+        let inner = Inner { frame_bytes: packet.frame_len, flow: flow(packet), ecn: ecn(packet) };
+        let bytes = outer.write(&mut packet.outer, inner);
+        let Some(bytes) = bytes.and_then(|bytes| u8::try_from(bytes).ok()) else { continue };
+        packet.outer_len = bytes;
+        rewrite(packet, hop);
+        packet.verdict = Verdict::Encapsulate(hop.port);
+        targets.add(hop.port, true);
         done |= 1 << i;
     }
     done
+}
+
+/// The same for one packet that goes into MPLS or over one of several ways; whether it is done.
+#[inline(never)]
+fn by_the_way(
+    at: &Place<'_>,
+    packet: &mut Packet,
+    next_hop: &NextHop,
+    targets: &mut Targets,
+) -> bool {
+    let (hop, tunnel) = match next_hop.of_flow(|| path(packet)) {
+        NextHop::Tunnel(tunnel) => (&tunnel.inner, Some(tunnel)),
+        NextHop::Port(hop) if hop.port != at.port.policy.index => (hop, None),
+        _ => return false,
+    };
+    if !may_pass(packet, hop) {
+        return false;
+    }
+    let mut outer_len = 0;
+    if let Some(tunnel) = tunnel {
+        let inner = Inner { frame_bytes: packet.frame_len, flow: flow(packet), ecn: ecn(packet) };
+        let Some(bytes) = tunnel.write(&mut packet.outer, inner) else { return false };
+        outer_len = bytes;
+    }
+    rewrite(packet, hop);
+    packet.verdict = match tunnel {
+        Some(tunnel) => in_front(packet, tunnel, outer_len),
+        None => Verdict::Forward(hop.port),
+    };
+    targets.add(hop.port, tunnel.is_some());
+    true
+}
+
+/// Whether length and time to live of an IPv4 packet let it pass.
+#[inline(always)]
+fn may_pass(packet: &Packet, hop: &PortHop) -> bool {
+    let [_, _, w2, ..] = packet.words();
+    packet.frame_len.wrapping_sub(LINK_BYTES + 1) < u32::from(hop.mtu) && (w2 >> 48) & 0xff > 1
+}
+
+/// The congestion bits of an IPv4 packet, in the second byte of its header.
+#[inline(always)]
+fn ecn(packet: &Packet) -> u8 {
+    packet.header[15] & 3
+}
+
+/// Rewrites an IPv4 packet for its next hop, as in [`super::fast::forward`].
+#[inline(always)]
+fn rewrite(packet: &mut Packet, hop: &PortHop) {
+    let [_, w1, w2, w3, _] = packet.words();
+    let sum = (w3 & 0xffff) + 1;
+    let sum = (sum + u64::from(sum >= 0xffff)) & 0xffff;
+    let [to, from] = hop.words();
+    packet.set_words([
+        to,
+        from | (w1 & !u64::from(u32::MAX)),
+        w2 - (1 << 48),
+        (w3 & !0xffff) | sum,
+    ]);
 }
 
 /// Puts an outer header in front of a packet whose own headers are ready. What is to be cut gets one that is right but
