@@ -4,6 +4,7 @@
 //! alike; in others it is a fraction, because both CPUs are for a moment threads of one core. A sample from such a phase
 //! cannot be compared with the others.
 
+use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,12 +48,29 @@ impl Reference {
 
 /// Lets the calling thread, and those it starts, run on `cpus` only.
 pub fn pin(cpus: &[u16]) -> Result<()> {
+    sched_setaffinity(Pid::from_raw(0), &set(cpus)?)
+        .with_context(|| format!("cannot run on CPU {cpus:?}; is it online?"))
+}
+
+/// Lets every thread of this process, and those they start, run on `cpus` only.
+pub fn pin_all(cpus: &[u16]) -> Result<()> {
+    let set = set(cpus)?;
+    for task in fs::read_dir("/proc/self/task")? {
+        let name = task?.file_name();
+        if let Some(id) = name.to_str().and_then(|it| it.parse().ok()) {
+            // A thread may end between the look and the change.
+            let _gone = sched_setaffinity(Pid::from_raw(id), &set);
+        }
+    }
+    pin(cpus)
+}
+
+fn set(cpus: &[u16]) -> Result<CpuSet> {
     let mut set = CpuSet::new();
     for &cpu in cpus {
         set.set(usize::from(cpu)).with_context(|| format!("CPU {cpu} is out of range"))?;
     }
-    sched_setaffinity(Pid::from_raw(0), &set)
-        .with_context(|| format!("cannot run on CPU {cpus:?}; is it online?"))
+    Ok(set)
 }
 
 #[repr(align(128))]
