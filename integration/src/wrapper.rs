@@ -132,12 +132,7 @@ pub struct Application {
 
 impl Application {
     /// The container with this id, once the vRouter has its connection.
-    pub fn up(
-        node: &Node,
-        id: &str,
-        exec: Exec,
-        log: Log,
-    ) -> Result<Self> {
+    pub fn up(node: &Node, id: &str, exec: Exec, log: Log) -> Result<Self> {
         let held = held_of(node, id)?;
         node.vrouter()?
             .wait_up(&held.sandbox, PATIENCE)
