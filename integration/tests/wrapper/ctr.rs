@@ -42,16 +42,16 @@ fn start(
 ) -> Result<Command> {
     let log = node.run().path().join(format!("{id}.log"));
     ctr.args(["run", "--detach", "--log-uri"]).arg(format!("file://{}", log.display()));
-    self::options(&mut ctr, node, id, annotations)?;
+    ctr.arg("--cgroup").arg(format!("/{}/ctr/{id}", node.run().id()));
+    self::options(&mut ctr, node, annotations)?;
     ctr.args(options).arg(image::TESTPMD).arg(id).args(words);
     Ok(ctr)
 }
 
 /// What every container of these tests has.
-fn options(ctr: &mut Command, node: &Node, id: &str, annotations: &[(&str, String)]) -> Result<()> {
+fn options(ctr: &mut Command, node: &Node, annotations: &[(&str, String)]) -> Result<()> {
     ctr.arg("--runc-binary").arg(wrapper::wrapper()?);
     ctr.arg("--runc-root").arg(node.run().path().join("runc-ctr"));
-    ctr.arg("--cgroup").arg(format!("/{}/ctr/{id}", node.run().id()));
     for (key, value) in annotations {
         ctr.arg("--annotation").arg(format!("{key}={value}"));
     }
@@ -129,7 +129,7 @@ pub fn labels(stage: &mut Stage) -> Result<()> {
     {
         let mut line = wrapper::ctr(node)?;
         line.args(["containers", "create"]);
-        options(&mut line, node, id, annotations)?;
+        options(&mut line, node, annotations)?;
         run(line.arg(image::TESTPMD).arg(id).args(idle()))?;
         let label = ["containers", "label", id, "network.ringway.dev=red"];
         run(wrapper::ctr(node)?.args(label))?;
@@ -141,6 +141,10 @@ pub fn labels(stage: &mut Stage) -> Result<()> {
     ensure!(held.len() == 1 && held[0].pod == "web" && held[0].id == "labelled", "{held:?}");
     remove(node, wrapper::ctr, "labelled")?;
     remove(node, wrapper::ctr, "others")?;
+    // `containers create` has no option for a cgroup of the run; what is not empty is somebody else's.
+    for hierarchy in fs::read_dir("/sys/fs/cgroup")?.flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join("k8s.io"));
+    }
     wait_nothing_left(node, NOTICED)
 }
 

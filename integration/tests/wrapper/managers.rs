@@ -170,7 +170,9 @@ pub fn podman(stage: &mut Stage) -> Result<()> {
     // Without CAP_SYS_RESOURCE (a test machine in a container) podman's own limits cannot be set.
     let options = [
         "--ulimit",
-        "host",
+        "nofile=1024:1024",
+        "--ulimit",
+        "nproc=1024:1024",
         "--network",
         "none",
         "--log-driver",
