@@ -422,7 +422,8 @@ impl Ethdev {
             room = there;
         }
         let named = |stat: &sys::ringway_ethdev_xstat| {
-            let name: Vec<u8> = stat.name.as_flattened().iter().map(|c| c.cast_unsigned()).collect();
+            let name: Vec<u8> =
+                stat.name.as_flattened().iter().map(|c| c.cast_unsigned()).collect();
             let name = CStr::from_bytes_until_nul(&name).unwrap_or_default();
             (name.to_string_lossy().into_owned(), stat.value)
         };
