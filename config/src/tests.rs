@@ -54,7 +54,10 @@ fn commented_parts_of_the_sample_are_valid_too() {
     let text: String = lines.map(|line| format!("{line}\n")).collect();
     let config = vrouter(&format!("control_group = \"ringway\"\n[[networks]]{text}")).unwrap();
     assert_eq!(config.control_group.as_deref(), Some("ringway"));
-    let [red, lan] = config.networks.as_slice() else { panic!("{config:?}") };
+    let [red, lan, fabric] = config.networks.as_slice() else { panic!("{config:?}") };
+    assert_eq!((fabric.name.as_str(), fabric.external, fabric.mtu), ("fabric", true, 1500));
+    let [uplink] = config.uplinks.as_slice() else { panic!("{config:?}") };
+    assert_eq!((uplink.name.as_str(), uplink.network.as_str()), ("up0", "fabric"));
     assert_eq!((red.name.as_str(), red.mtu), ("red", 1500));
     assert_eq!(red.ipv4.unwrap().to_string(), "10.66.0.0/24");
     assert_eq!(red.gateway, Some([10, 66, 0, 1].into()));
