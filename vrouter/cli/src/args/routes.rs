@@ -52,7 +52,8 @@ pub(crate) struct SetRoute {
     pub(crate) prefix: Prefix,
     /// Where it leads: `via ADDRESS` (a pod of the network), `vxlan ADDRESS [mac MAC]` (through the network's tunnel to the
     /// end with that address in the underlay, and the router behind it with that MAC address), `unreachable` (nowhere, with an
-    /// ICMP error) or `drop` (nowhere, silently).
+    /// ICMP error) or `drop` (nowhere, silently). In an external network: `local` (this host's kernel) or `link UPLINK mac
+    /// MAC` (a neighbour behind an uplink).
     #[arg(required = true, num_args = 1..=4, value_name = "TARGET")]
     pub(crate) target: Vec<String>,
 }
@@ -76,8 +77,8 @@ Examples:
   ringway routes add far 10.2.0.0/16 vxlan 192.0.2.2        through the tunnel of network far
   ip route show table 7 | ringway routes load red -         a million in seconds
 
-JSON: an array of {prefix, kind: \"via\", \"vxlan\", \"unreachable\" or \"drop\", via, mac: string or null}; `add`, `replace`,
-`delete` and `load` print {network, changed, routes}: how many were asked for and how many the network has now.";
+JSON: an array of {prefix, kind: \"via\", \"vxlan\", \"unreachable\", \"drop\", \"local\", \"link\", \"kernel\" or \"multipath\",
+via, mac, uplink: string or null, paths: array of {route, weight}}; several paths are only shown. `add`, `replace`, `delete` and `load` print {network, changed, routes}: how many were asked for and how many the network has now.";
 
 const LOAD_HELP: &str = "\
 One route on each line, as `ip route` and `ringway routes` print them: PREFIX via ADDRESS, PREFIX vxlan ADDRESS,

@@ -137,13 +137,19 @@ impl Arrived<'_, '_> {
     /// Delivers packets to one port. `last`: nobody else gets them.
     fn deliver_to(&mut self, to: PortIndex, group: Mask, last: bool, scratch: &mut RxScratch) {
         match self.plane.port(to).map(|port| &port.ends) {
-            Some(Ends::Pod(queues)) => self.to_pod(to, queues, group, scratch),
-            Some(Ends::Wire(wire)) => self.to_wire(to, wire, group, last),
+            Some(Ends::Pod(queues)) => self.give_to_pod(to, queues, group, scratch),
+            Some(Ends::Wire(wire)) => self.give_to_wire(to, wire, group, last),
             None => self.lose(group),
         }
     }
 
-    fn to_pod(&mut self, to: PortIndex, queues: &PortQueues, group: Mask, scratch: &mut RxScratch) {
+    fn give_to_pod(
+        &mut self,
+        to: PortIndex,
+        queues: &PortQueues,
+        group: Mask,
+        scratch: &mut RxScratch,
+    ) {
         let Some(mut lease) = queues.rx(self.pair).lease_rx(scratch) else {
             return self.lose(group);
         };
@@ -178,7 +184,7 @@ impl Arrived<'_, '_> {
         self.tally.replied.add(sent.replied);
     }
 
-    fn to_wire(&mut self, to: PortIndex, wire: &Wire, group: Mask, last: bool) {
+    fn give_to_wire(&mut self, to: PortIndex, wire: &Wire, group: Mask, last: bool) {
         let mut side = wire.tx(self.pair);
         let Some(tx) = side.as_mut().and_then(|side| side.as_mut()) else {
             return self.lose(group);

@@ -260,6 +260,7 @@ impl Registry {
                 state == State::Up
             };
             let replaced = record.follow_device();
+            let taken = record.taken.as_ref();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
                 let (index, mac) = (host.index, record.mac);
                 look(host, &mut reasons, &mut changed, interface, || {
