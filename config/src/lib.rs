@@ -6,30 +6,32 @@
 //! `node-tuner-core`, whose input is a [`NodeProfile`] as a whole (ADR 18).
 #![forbid(unsafe_code)]
 
+mod amount;
 pub mod annotations;
 mod check;
 mod error;
 mod locate;
 mod nri;
 mod prefix;
-mod uplink;
-mod runtime;
 mod profile;
+mod runtime;
+mod uplink;
 mod vrouter;
 
+pub use amount::{Amount, Bytes};
 pub use error::ConfigError;
 pub use nri::{
     CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
     SocketOwner,
 };
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
-pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
-pub use runtime::RuntimeConfig;
 pub use profile::{
-    AgentRules, Amount, Bytes, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules,
+    AgentRules, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules, Isolated,
     KernelRules, MemoryRules, NicRule, NodeProfile, PROFILE_VERSION, PowerCpus, PowerRules,
     ProfileLimits, Spread, SteeringRules, SysctlValue, VrouterNodes, WorkerRules,
 };
+pub use runtime::RuntimeConfig;
+pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, KernelTable, LimitSettings, MAIN_TABLE, NamedTable,
     NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig,

@@ -128,6 +128,8 @@ pub struct PortEnd {
 pub struct Latency {
     /// Packets measured.
     pub samples: u64,
+    /// Packets left out, as the generator was away while they were under way.
+    pub unseen: u64,
     /// Least.
     pub min: f64,
     /// Median.

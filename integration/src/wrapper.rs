@@ -113,6 +113,11 @@ pub fn wait_nothing_left(node: &Node, limit: Duration) -> Result<()> {
     .with_context(|| format!("left: {left}"))
 }
 
+/// Hands a shell command to a container.
+pub type Exec = Box<dyn Fn(&str) -> Result<()>>;
+/// Gives what a container has printed.
+pub type Log = Box<dyn Fn() -> Result<String>>;
+
 /// A container of the wrapper that runs testpmd.
 pub struct Application {
     /// For people.
@@ -120,19 +125,14 @@ pub struct Application {
     /// What the plugin holds for it.
     pub held: Held,
     /// Hands a shell command to it.
-    pub exec: Box<dyn Fn(&str) -> Result<()>>,
+    pub exec: Exec,
     /// What it has printed.
-    pub log: Box<dyn Fn() -> Result<String>>,
+    pub log: Log,
 }
 
 impl Application {
     /// The container with this id, once the vRouter has its connection.
-    pub fn up(
-        node: &Node,
-        id: &str,
-        exec: Box<dyn Fn(&str) -> Result<()>>,
-        log: Box<dyn Fn() -> Result<String>>,
-    ) -> Result<Self> {
+    pub fn up(node: &Node, id: &str, exec: Exec, log: Log) -> Result<Self> {
         let held = held_of(node, id)?;
         node.vrouter()?
             .wait_up(&held.sandbox, PATIENCE)

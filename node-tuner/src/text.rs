@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
+use node_tuner_core::cpuset::CpuSet;
 use node_tuner_core::engine::Outcome;
 use node_tuner_core::journal::Journal;
 use node_tuner_core::node::{BootLoader, CoreKind, Nic, Node};
@@ -76,7 +77,7 @@ pub fn report(node: &Node, journal: &Journal, json: bool) -> Result<String> {
     let kernel = &node.kernel;
     line("kernel", known(&kernel.version));
     line("command line", kernel.command_line.join(" "));
-    let set = |cpus: &node_tuner_core::cpuset::CpuSet| {
+    let set = |cpus: &CpuSet| {
         if cpus.is_empty() { "none".to_owned() } else { cpus.to_string() }
     };
     line(
@@ -95,8 +96,12 @@ pub fn report(node: &Node, journal: &Journal, json: bool) -> Result<String> {
     };
     let cgroups = kernel.cgroup_version.map_or("?".to_owned(), |version| version.to_string());
     line("system", format!("IOMMU {}, cgroup version {cgroups}, {loader}", kernel.iommu));
-    line("frequencies", frequencies(node));
-    line("idle", idle(node));
+    for text in frequencies(node) {
+        line("frequencies", text);
+    }
+    for text in idle(node) {
+        line("idle", text);
+    }
     let memory = &node.memory;
     line(
         "memory",
@@ -165,35 +170,51 @@ fn card(nic: &Nic) -> String {
     parts.join(", ")
 }
 
-fn frequencies(node: &Node) -> String {
-    let Some(first) = node.power.frequencies.values().next() else {
-        return "not set by this kernel".to_owned();
+/// What is said of CPUs, once for those of which the same is said.
+fn by_cpus(said: impl Iterator<Item = (u32, String)>) -> Vec<String> {
+    let mut groups: Vec<(String, Vec<u32>)> = Vec::new();
+    for (cpu, text) in said {
+        match groups.iter_mut().find(|(other, _)| *other == text) {
+            Some((_, cpus)) => cpus.push(cpu),
+            None => groups.push((text, vec![cpu])),
+        }
+    }
+    let line = |(text, cpus): (String, Vec<u32>)| {
+        format!("CPUs {}: {text}", cpus.into_iter().collect::<CpuSet>())
     };
-    let turbo = match node.power.turbo {
-        Some(true) => "on",
-        Some(false) => "off",
-        None => "not settable",
-    };
-    let energy = first.energy.as_ref().map(|it| format!(", preference {it}")).unwrap_or_default();
-    format!(
-        "{}, {}, {} to {} MHz{energy}, turbo {turbo}",
-        first.driver,
-        first.governor,
-        first.min / 1000,
-        first.max / 1000
-    )
+    groups.into_iter().map(line).collect()
 }
 
-fn idle(node: &Node) -> String {
-    let Some(states) = node.power.idle_states.values().next() else {
-        return "no states".to_owned();
-    };
+fn frequencies(node: &Node) -> Vec<String> {
+    let power = &node.power;
+    if power.frequencies.is_empty() {
+        return vec!["not set by this kernel".to_owned()];
+    }
+    let said = power.frequencies.iter().map(|(cpu, it)| {
+        let energy = it.energy.as_ref().map(|it| format!(", preference {it}")).unwrap_or_default();
+        let (min, max) = (it.min / 1000, it.max / 1000);
+        (*cpu, format!("{}, {}, {min} to {max} MHz{energy}", it.driver, it.governor))
+    });
+    let mut lines = by_cpus(said);
+    lines.push(match power.turbo {
+        Some(true) => "turbo on".to_owned(),
+        Some(false) => "turbo off".to_owned(),
+        None => "turbo can't be set".to_owned(),
+    });
+    lines
+}
+
+fn idle(node: &Node) -> Vec<String> {
+    let driver = node.power.idle_driver.clone().unwrap_or_else(|| "no driver".to_owned());
     let state = |state: &node_tuner_core::node::IdleState| {
         let off = if state.disabled { " off" } else { "" };
         format!("{} {} µs{off}", state.name, state.exit_us)
     };
-    let driver = node.power.idle_driver.clone().unwrap_or_else(|| "no driver".to_owned());
-    format!("{driver}: {}", states.iter().map(state).collect::<Vec<_>>().join(", "))
+    let said = node.power.idle_states.iter().map(|(cpu, states)| {
+        (*cpu, format!("{driver}, {}", states.iter().map(state).collect::<Vec<_>>().join(", ")))
+    });
+    let lines = by_cpus(said);
+    if lines.is_empty() { vec!["no states".to_owned()] } else { lines }
 }
 
 /// Items that say the same of several CPUs, queues or interrupts.
@@ -208,7 +229,7 @@ pub fn plan(plan: &Plan, json: bool, all: bool) -> Result<String> {
         return Ok(serde_json::to_string_pretty(plan)? + "\n");
     }
     let mut out = String::new();
-    let set = |cpus: &node_tuner_core::cpuset::CpuSet| {
+    let set = |cpus: &CpuSet| {
         if cpus.is_empty() { "none".to_owned() } else { cpus.to_string() }
     };
     let _ = writeln!(

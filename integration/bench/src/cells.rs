@@ -202,6 +202,18 @@ pub fn all() -> Vec<Cell> {
                 ],
             )
         },
+        Cell {
+            targets: vec![aim("ringway_split", 1.00, 1.05)],
+            ..throughput(
+                "pod_pod.64.1024.packed_fast",
+                fast(1024),
+                &[
+                    Subject { packed: true, ..RINGWAY },
+                    Subject { name: "ringway_split", ..RINGWAY },
+                    Subject { packed: true, ..IO },
+                ],
+            )
+        },
         throughput("pod_pod.9018.1024", traffic(9018, 1024), &[RINGWAY, IO, NORMAL]),
         Cell {
             targets: vec![aim("ringway_1000", 0.90, None)],

@@ -61,8 +61,6 @@ impl Stand {
         let run = RunDir::create()?;
         machine::prepare(&run.path(), Hugepages::Free(HUGEPAGES))?;
         raise_file_limit()?;
-        // What is started here may use these two CPUs only, wherever it does not choose itself.
-        probe::pin(&[generator_cpu, switch_cpu])?;
         let cgroups = Cgroups::create(&run)?;
         Ok(Self { run, cgroups, generator_cpu, switch_cpu, seconds, tsc_hz, taken: 0 })
     }
@@ -83,6 +81,8 @@ impl Stand {
         self.taken += 1;
         let directory = self.run.path().join(format!("s{}", self.taken));
         fs::create_dir(&directory).with_context(|| directory.display().to_string())?;
+        // What is started here may use these two CPUs only, wherever it does not choose itself.
+        probe::pin(&[self.generator_cpu, self.switch_cpu])?;
         let reading = match cell.kind {
             Kind::Idle { seconds } => self.idle(cell, subject, seconds, &directory),
             Kind::Throughput | Kind::Latency { .. } | Kind::Loss { .. } => {
@@ -138,6 +138,8 @@ impl Stand {
         let mut generator = Generator::start(&self.cgroups, order, &switch.endpoints(), &log)?;
         generator.wait_ready()?;
         switch.attached()?;
+        // A worker that slept for a moment would find this thread on its CPU for the rest of the sample.
+        probe::pin(&[self.generator_cpu])?;
         generator.wait_start()?;
         // Nobody looks at anything in between: each look takes time from the generator or the switch.
         let length = Duration::from_secs(self.seconds.into());

@@ -25,6 +25,9 @@ pub struct Window {
     pub cycles_per_packet: Option<f64>,
     /// Share of the worker's time in which it had packets; `None` where the switch does not tell.
     pub busy: Option<f64>,
+    /// Packets it took from a pod at once, on average; where it tells.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub burst: Option<f64>,
     /// Packets it discarded, by reason; where it tells.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub drops: BTreeMap<String, u64>,

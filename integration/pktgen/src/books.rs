@@ -8,6 +8,7 @@ use crate::histogram::Histogram;
 use crate::order::Order;
 use crate::pattern::Pattern;
 use crate::port;
+use crate::presence::Presence;
 use crate::sample::Sampler;
 
 /// Counters of one port.
@@ -50,13 +51,16 @@ pub struct Books {
     /// Order in the flows of each sending port.
     orders: Vec<Order>,
     latency: Histogram,
+    presence: Presence,
+    /// Packets with a time stamp that were not seen coming.
+    unseen: u64,
     len: usize,
     look: Look,
 }
 
 impl Books {
-    /// Empty ones.
-    pub fn new(settings: &Settings, pattern: Pattern) -> Self {
+    /// Empty ones. The cycle counter has `hz` ticks per second.
+    pub fn new(settings: &Settings, pattern: Pattern, hz: u64) -> Self {
         let macs: Vec<Mac> = settings.ports.iter().map(|port| port.mac).collect();
         let numbers = (0..=u8::MAX).take(macs.len());
         let flows = usize::try_from(settings.flows.count).unwrap_or(usize::MAX);
@@ -72,6 +76,8 @@ impl Books {
             ),
             pattern,
             latency: Histogram::new(),
+            presence: Presence::new(hz),
+            unseen: 0,
             len: usize::from(settings.len),
             look: match (settings.touch || settings.verify_every == 1, settings.latency) {
                 (true, _) => Look::All,
@@ -96,10 +102,27 @@ impl Books {
         &self.latency
     }
 
+    /// Whether the thread was there all the time.
+    pub fn presence(&mut self) -> &mut Presence {
+        &mut self.presence
+    }
+
+    /// How often the thread was away, and for how many ticks together.
+    pub fn absences(&self) -> (u64, u64) {
+        self.presence.absences()
+    }
+
+    /// Packets with a time stamp that are not among the latencies, as the thread was away while they were under way.
+    pub fn unseen(&self) -> u64 {
+        self.unseen
+    }
+
     /// Counts from zero again. What is known of the order of flows stays.
     pub fn reset(&mut self) {
         self.counters.fill(Counters::default());
         self.latency.clear();
+        self.presence.reset();
+        self.unseen = 0;
     }
 
     /// Counts packets that `port` moved.
@@ -164,8 +187,12 @@ impl Books {
                 if !order.is_some_and(|order| order.observe(flow, seq)) {
                     counters.reordered += 1;
                 }
-                if let Some(stamp) = stamp {
-                    self.latency.record(now.saturating_sub(stamp));
+                match stamp {
+                    Some(stamp) if self.presence.saw(stamp, now) => {
+                        self.latency.record(now.saturating_sub(stamp));
+                    }
+                    Some(_) => self.unseen += 1,
+                    None => {}
                 }
             }
             Verdict::Corrupt => counters.corrupt += 1,

@@ -29,6 +29,7 @@ mod order;
 mod pace;
 mod pattern;
 mod port;
+mod presence;
 mod report;
 mod run;
 mod sample;

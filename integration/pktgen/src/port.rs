@@ -172,16 +172,26 @@ impl Transmitter {
         self.written = true;
     }
 
-    /// Forgets what was due until `now`, and what a full ring has kept here: its time stamps are old.
-    pub fn resume(&mut self, now: u64) {
-        self.batch.clear();
+    /// Forgets what was due until `now`.
+    fn forgive(&mut self, now: u64) {
         if let Some(pace) = &mut self.pace {
             pace.restart(now);
         }
     }
+
+    /// Forgets what was due until `now`, and what a full ring has kept here: its time stamps are old.
+    pub fn resume(&mut self, now: u64) {
+        self.batch.clear();
+        self.forgive(now);
+    }
 }
 
 impl Port {
+    /// Forgets what was due until `now`.
+    pub fn forgive(&mut self, now: u64) {
+        self.tx.iter_mut().for_each(|transmitter| transmitter.forgive(now));
+    }
+
     /// Makes pools, prepares the buffers and starts the device. `number` is the port's.
     pub fn start(
         eal: &Eal,

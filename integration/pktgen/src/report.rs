@@ -29,6 +29,10 @@ pub struct Results {
     pub seconds: f64,
     /// Share of time in rounds that moved packets.
     pub busy: f64,
+    /// How often the thread did not run for a while, as others used its CPU.
+    pub absences: u64,
+    /// Share of time in which it did not.
+    pub away: f64,
     /// Share of attempts to send that a ring did not take whole.
     pub ring_full: f64,
     /// What kept the rate from being higher.
@@ -91,6 +95,8 @@ impl Limit {
 pub struct Latency {
     /// How many.
     pub samples: u64,
+    /// How many more are left out, as the generator was away while they were under way.
+    pub unseen: u64,
     /// Shortest.
     pub min: u64,
     /// Half of them took no longer.
@@ -106,14 +112,15 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// From a histogram of ticks at `hz` per second; `None` without samples.
-    pub fn of(ticks: &Histogram, hz: u64) -> Option<Self> {
+    /// From a histogram of ticks at `hz` per second, which leaves `unseen` out; `None` without samples.
+    pub fn of(ticks: &Histogram, unseen: u64, hz: u64) -> Option<Self> {
         let ns = |ticks: u64| {
             let ns = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
             u64::try_from(ns).unwrap_or(u64::MAX)
         };
         Some(Self {
             samples: ticks.samples(),
+            unseen,
             min: ns(ticks.min()?),
             p50: ns(ticks.quantile(500)?),
             p90: ns(ticks.quantile(900)?),
@@ -163,6 +170,8 @@ mod tests {
         let results = Results {
             seconds: 1.5,
             busy: 0.25,
+            absences: 2,
+            away: 0.5,
             ring_full: 0.0,
             limit: Limit::Switch,
             cycles_per_packet: 60.5,
@@ -172,6 +181,7 @@ mod tests {
             loss: 0.5,
             latency_ns: Some(Latency {
                 samples: 1,
+                unseen: 8,
                 min: 2,
                 p50: 3,
                 p90: 4,
@@ -184,10 +194,10 @@ mod tests {
         assert_eq!(
             line(&Event::End(Box::new(results))),
             concat!(
-                r#"{"event":"end","seconds":1.5,"busy":0.25,"ring_full":0.0,"limit":"switch","#,
+                r#"{"event":"end","seconds":1.5,"busy":0.25,"absences":2,"away":0.5,"ring_full":0.0,"limit":"switch","#,
                 r#""cycles_per_packet":60.5,"sent_per_second":2.0,"received_per_second":1.0,"ports":[{"sent":2,"#,
                 r#""received":1,"lost":1,"reordered":0,"corrupt":0,"checked":0,"foreign":0}],"loss":0.5,"#,
-                r#""latency_ns":{"samples":1,"min":2,"p50":3,"p90":4,"p99":5,"p999":6,"max":7}}"#
+                r#""latency_ns":{"samples":1,"unseen":8,"min":2,"p50":3,"p90":4,"p99":5,"p999":6,"max":7}}"#
             )
         );
     }
@@ -195,9 +205,10 @@ mod tests {
     #[test]
     fn latencies_are_nanoseconds() {
         let mut ticks = Histogram::new();
-        assert_eq!(Latency::of(&ticks, 2_000_000_000), None);
+        assert_eq!(Latency::of(&ticks, 3, 2_000_000_000), None);
         ticks.record(40);
-        let latency = Latency::of(&ticks, 2_000_000_000).unwrap();
-        assert_eq!((latency.samples, latency.min, latency.p999, latency.max), (1, 20, 20, 20));
+        let latency = Latency::of(&ticks, 3, 2_000_000_000).unwrap();
+        assert_eq!((latency.samples, latency.unseen), (1, 3));
+        assert_eq!((latency.min, latency.p999, latency.max), (20, 20, 20));
     }
 }

@@ -210,17 +210,18 @@ struct Traffic {
     effort: Effort,
     hz: u64,
     touch: bool,
+    latency: bool,
     /// Longest wait for packets under way, seconds.
     patience: f64,
 }
 
 impl Traffic {
     fn new(settings: &Settings, ports: Vec<Port>, pattern: Pattern, hz: u64) -> Self {
-        let books = Books::new(settings, pattern);
+        let books = Books::new(settings, pattern, hz);
         let peers = (0..).zip(&ports).map(|(number, _)| usize::from(settings.peer_of(number)));
         let peers = peers.collect();
-        let (effort, touch) = (Effort::default(), settings.touch);
-        Self { ports, peers, books, effort, hz, touch, patience: settings.drain }
+        let (effort, touch, latency) = (Effort::default(), settings.touch, settings.latency);
+        Self { ports, peers, books, effort, hz, touch, latency, patience: settings.drain }
     }
 
     /// Sends and receives for `seconds`, or until `stop`; returns the ticks it took.
@@ -232,6 +233,10 @@ impl Traffic {
         }
         let mut now = start;
         while now < end && !stop.load(Ordering::Relaxed) {
+            if self.books.presence().begin(now) && self.latency {
+                // What should have gone meanwhile would come as a flood that nobody asked for.
+                self.ports.iter_mut().for_each(|port| port.forgive(now));
+            }
             let moved = self.round(now, true)?;
             let then = tsc();
             if moved {
@@ -239,6 +244,7 @@ impl Traffic {
             }
             now = then;
         }
+        self.books.presence().pause();
         Ok(now - start)
     }
 
@@ -247,8 +253,11 @@ impl Traffic {
         let start = tsc();
         let longest = self.ticks(self.patience);
         while self.under_way() && tsc() - start < longest {
-            self.round(tsc(), false)?;
+            let now = tsc();
+            self.books.presence().begin(now);
+            self.round(now, false)?;
         }
+        self.books.presence().pause();
         Ok(())
     }
 
@@ -338,9 +347,12 @@ impl Traffic {
         let seconds = ratio(ticks, self.hz);
         let busy = ratio(self.effort.busy_ticks, ticks);
         let ring_full = ratio(self.effort.refused, self.effort.attempts);
+        let (absences, away) = self.books.absences();
         Results {
             seconds,
             busy,
+            absences,
+            away: ratio(away, ticks),
             ring_full,
             limit: Limit::of(busy, ring_full),
             cycles_per_packet: ratio(self.effort.busy_ticks, sent + received),
@@ -349,7 +361,7 @@ impl Traffic {
             loss: ratio(lost, sent),
             memory_changes: None,
             latency_ns: if settings.latency {
-                Latency::of(self.books.latency(), self.hz)
+                Latency::of(self.books.latency(), self.books.unseen(), self.hz)
             } else {
                 None
             },

@@ -79,7 +79,7 @@ fn all_at_once(node: &Node, round: usize) -> Result<()> {
     each(&|index| {
         let pod = pod(&format!("storm-{round}-{index}"));
         let config = pod.sandbox(run.id(), &logs, 0);
-        let sandbox = cri.run_pod(&config)?;
+        let sandbox = cri.run_pod(&config, "")?;
         cri.start(&cri.create(&sandbox, &config, &pod.container(0))?)
     })?;
     let ports = node.vrouter()?.ports()?;

@@ -19,7 +19,7 @@ pub fn profile(pages: u64) -> String {
          [steering]\ninterfaces = [\"rwtest-*\"]\nrps = \"reserved\"\nxps = \"reserved\"\n\
          [[nics]]\nnames = [\"{NIC}\"]\nqueues = 2\nrx_ring = \"max\"\noffloads = {{ rx-gro = false }}\n\
          [power]\ngovernor = \"performance\"\nmax_idle_exit_us = 0\n\
-         [kernel]\nisolate = true\n"
+         [kernel]\nisolate = \"data\"\n"
     )
 }
 

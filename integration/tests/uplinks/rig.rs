@@ -9,6 +9,7 @@
 //! ```
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -127,6 +128,11 @@ impl Rig {
     pub fn story(&self) -> String {
         let vrouter = tail(&self.run.path().join("vrouter.log"), 25);
         format!("vRouter:\n{vrouter}\npod:\n{}", tail(self.pod_app.log(), 5))
+    }
+
+    /// A file of the run.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.run.path().join(name)
     }
 }
 

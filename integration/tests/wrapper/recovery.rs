@@ -15,7 +15,7 @@ use crate::bare::{Bare, NOTICED, idle, opted_in};
 use crate::ctr;
 use crate::stage::Stage;
 
-/// The plugin looks every 10 s, and believes it the second time.
+/// The plugin looks every few seconds, and believes it the second time.
 const FOUND: Duration = Duration::from_secs(45);
 
 fn red() -> [(&'static str, String); 1] {

@@ -255,7 +255,7 @@ impl Planner<'_> {
             ("irqs.workqueues_off_data_cpus", profile.irqs.workqueues_off_data_cpus),
             ("steering.rps", profile.steering.rps == reserved),
             ("steering.xps", profile.steering.xps == reserved),
-            ("kernel.isolate", profile.kernel.isolate),
+            ("kernel.isolate", profile.kernel.isolate.is_some()),
             ("kernel.nohz_full", profile.kernel.nohz_full),
             ("kernel.rcu_nocbs", profile.kernel.rcu_nocbs),
             ("kernel.irqaffinity", profile.kernel.irqaffinity),

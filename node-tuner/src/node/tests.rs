@@ -75,6 +75,40 @@ async fn a_machine_is_changed_and_comes_back() {
 }
 
 #[tokio::test]
+async fn people_read_reports_and_plans() {
+    let (_directory, mut target) = machine("two-sockets");
+    let (_, text) = ringway_config::PROFILES[0];
+    let profile = NodeProfile::from_toml(text, Path::new("x.toml")).unwrap();
+    let (_, plan) = target.plan(&profile, &BTreeMap::new()).await.unwrap();
+    let shown = text::plan(&plan, false, false).unwrap();
+    for line in [
+        "profile dpdk-router: CPUs reserved 0,4,8,12, vRouter 1,5,9,13, pods 2-3,6-7,10-11,14-15",
+        "    /proc/irq/*/smp_affinity_list (17 times): 0-15 -> 0,4,8,12",
+        "    /etc/ringway/vrouter.toml workers.cpus: [1] -> [1, 5, 9, 13]  (read by ringway-vrouter when it starts)",
+        "In /etc/default/grub:",
+        "then run update-grub, and reboot",
+        "    ens1f0 rx ring: - -> max  (the driver has none that can be set)",
+    ] {
+        assert!(shown.lines().any(|other| other == line), "{line:?} is missing in\n{shown}");
+    }
+    assert!(!shown.contains("as it should be:"));
+    assert!(text::plan(&plan, false, true).unwrap().contains("as it should be:"));
+    target.apply(&profile, &mut Vec::new()).await.unwrap();
+    let (_, node) = target.node(&[]).await.unwrap();
+    let journal = store::read(target.state()).unwrap();
+    let shown = text::report(&node, &journal, false).unwrap();
+    for line in [
+        "topology     2 sockets, 2 dies, 8 cores, CPUs 0-15, SMT on",
+        "frequencies  CPUs 0,4,8,12: intel_pstate, powersave, 800 to 3400 MHz, preference balance_performance",
+        "frequencies  turbo on",
+        "idle         CPUs 1-3,5-7,9-11,13-15: intel_idle, POLL 0 µs, C1 1 µs, C1E 2 µs, C6 290 µs off",
+    ] {
+        assert!(shown.lines().any(|other| other == line), "{line:?} is missing in\n{shown}");
+    }
+    assert!(shown.ends_with("profile      dpdk-router, 98 values changed\n"), "{shown}");
+}
+
+#[tokio::test]
 async fn what_cannot_be_is_refused_before_anything_is_done() {
     let (_directory, mut target) = machine("vm");
     let before = picture(&mut target).await;

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
@@ -431,6 +431,27 @@ pub(crate) unsafe fn load_index(at: *const u16, order: Ordering) -> u16 {
 pub(crate) unsafe fn store_index(at: *mut u16, value: u16, order: Ordering) {
     // SAFETY: aligned and mapped by contract; an atomic because the guest reads it concurrently.
     unsafe { AtomicU16::from_ptr(at) }.store(value, order);
+}
+
+/// Loads half a descriptor of a packed ring, which the guest publishes by writing its last two bytes: they and the rest are
+/// of one moment, so that what was written before them is seen with them.
+///
+/// # Safety
+/// `at` must be 8-byte aligned and inside memory that is mapped now.
+#[inline(always)]
+pub(crate) unsafe fn load_half(at: *const u64, order: Ordering) -> u64 {
+    // SAFETY: aligned and mapped by contract; an atomic because the guest writes it concurrently.
+    u64::from_le(unsafe { AtomicU64::from_ptr(at.cast_mut()) }.load(order))
+}
+
+/// Stores half a descriptor that the guest reads, in one piece.
+///
+/// # Safety
+/// `at` must be 8-byte aligned and inside memory that is mapped now.
+#[inline(always)]
+pub(crate) unsafe fn store_half(at: *mut u64, value: u64, order: Ordering) {
+    // SAFETY: aligned and mapped by contract; an atomic because the guest reads it concurrently.
+    unsafe { AtomicU64::from_ptr(at) }.store(value.to_le(), order);
 }
 
 #[cfg(test)]

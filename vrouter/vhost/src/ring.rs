@@ -34,8 +34,9 @@ pub(crate) struct RingAddresses {
 pub(crate) enum Layout {
     /// Virtio 1.2, 2.7. Goes on at the used index found in the ring.
     Split,
-    /// Virtio 1.2, 2.8. `base`: SET_VRING_BASE, an index with the wrap counter as its highest bit.
-    Packed { base: u16 },
+    /// Virtio 1.2, 2.8. `base`: SET_VRING_BASE, an index with the wrap counter as its highest bit. `in_order`: the guest knows
+    /// that buffers come back in the order of their offer (VIRTIO_F_IN_ORDER), and takes one for several.
+    Packed { base: u16, in_order: bool },
 }
 
 /// The ring itself cannot be used (not one of its buffers).
@@ -69,8 +70,8 @@ impl Ring {
     ) -> Result<Self, RingError> {
         match layout {
             Layout::Split => SplitRing::new(memory, at, direction).map(Self::Split),
-            Layout::Packed { base } => {
-                PackedRing::new(memory, at, base, direction).map(Self::Packed)
+            Layout::Packed { base, in_order } => {
+                PackedRing::new(memory, at, base, in_order, direction).map(Self::Packed)
             }
         }
     }
@@ -93,13 +94,13 @@ impl Ring {
         }
     }
 
-    /// Has the lines fetched that will be needed next: where to write what is used, and, if the guest goes round its
-    /// table in order as most do, the next burst's descriptors. A packed ring has both in one place, which is
-    /// fetched already.
+    /// Has the lines fetched that will be needed next: where to write what is used, and the next burst's descriptors, of a
+    /// split ring only if the guest goes round its table in order, as most do.
     #[inline(always)]
     pub(crate) fn look_ahead(&self) {
-        if let Self::Split(ring) = self {
-            ring.look_ahead();
+        match self {
+            Self::Split(ring) => ring.look_ahead(),
+            Self::Packed(ring) => ring.look_ahead(),
         }
     }
 
@@ -127,12 +128,7 @@ impl Ring {
     pub(crate) fn complete_written(&mut self, chains: &[Chain], written: &[u32]) {
         match self {
             Self::Split(ring) => ring.complete_written(chains, written),
-            Self::Packed(ring) => {
-                chains
-                    .iter()
-                    .zip(written)
-                    .for_each(|(chain, written)| ring.complete(chain, *written));
-            }
+            Self::Packed(ring) => ring.complete_written(chains, written),
         }
     }
 
@@ -141,7 +137,7 @@ impl Ring {
     pub(crate) fn complete_read(&mut self, chains: &[Chain]) {
         match self {
             Self::Split(ring) => ring.complete_read(chains),
-            Self::Packed(ring) => chains.iter().for_each(|chain| ring.complete(chain, 0)),
+            Self::Packed(ring) => ring.complete_read(chains),
         }
     }
 
@@ -170,6 +166,12 @@ impl Ring {
             Self::Split(ring) => ring.has_waiting(n),
             Self::Packed(ring) => ring.has_waiting(n),
         }
+    }
+
+    /// Whether frames can be seen one by one while the guest is still writing a burst.
+    #[inline]
+    pub(crate) fn shows_singly(&self) -> bool {
+        matches!(self, Self::Packed(_))
     }
 
     /// Whether the guest wants an interrupt for what was just published.

@@ -19,6 +19,7 @@ const F_HOST_TSO6: u64 = 1 << 12;
 const F_MRG_RXBUF: u64 = 1 << 15;
 const F_VERSION_1: u64 = 1 << 32;
 const F_RING_PACKED: u64 = 1 << 34;
+const F_IN_ORDER: u64 = 1 << 35;
 
 /// What the frontend has said about one virtqueue.
 #[derive(Default)]
@@ -149,7 +150,7 @@ impl Session {
                 size: setup.size,
             },
             layout: if has(F_RING_PACKED) {
-                Layout::Packed { base: setup.base }
+                Layout::Packed { base: setup.base, in_order: has(F_IN_ORDER) }
             } else {
                 Layout::Split
             },

@@ -42,6 +42,7 @@ fn end(pps: f64, loss: f64) -> End {
         loss,
         latency_ns: Some(Latency {
             samples: 9,
+            unseen: 1,
             min: 1.0,
             p50: 2e3,
             p90: 3e3,
@@ -72,6 +73,7 @@ fn sample(round: u32, cell: &Cell, subject: &Subject, pps: f64, probe: f64) -> S
                 packets: 7,
                 cycles_per_packet: Some(1e9 / pps),
                 busy: Some(0.5),
+                burst: None,
                 drops: BTreeMap::new(),
             },
             disturbance: Disturbance { generator_waited: 0.0, switch_waited: 0.0, stolen: 0.0 },

@@ -168,6 +168,7 @@ fn pmd_stats(output: &str) -> Option<Window> {
         packets,
         cycles_per_packet: per_packet(processing, packets),
         busy: Some(processing / (idle + processing)),
+        burst: None,
         drops: BTreeMap::new(),
     })
 }

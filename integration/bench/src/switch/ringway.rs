@@ -193,11 +193,13 @@ fn window(
     tsc_hz: f64,
 ) -> Option<Window> {
     let packets = after.packets.checked_sub(before.packets)?;
+    let bursts = after.bursts.checked_sub(before.bursts)?;
     let busy = after.busy_ns.checked_sub(before.busy_ns)? as f64 / 1e9;
     Some(Window {
         packets,
         cycles_per_packet: per_packet(busy * tsc_hz, packets),
         busy: Some(busy / elapsed.as_secs_f64()),
+        burst: (bursts > 0).then(|| packets as f64 / bursts as f64),
         drops: drops(before, after),
     })
 }
@@ -276,12 +278,14 @@ mod tests {
         let drop = |packets| DropCount { reason: "rx_ring_full".to_owned(), packets };
         let before = WorkerStats {
             packets: 100,
+            bursts: 50,
             busy_ns: 1_000,
             drops: vec![drop(3)],
             ..WorkerStats::default()
         };
         let after = WorkerStats {
             packets: 10_000_100,
+            bursts: 400_050,
             busy_ns: 500_001_000,
             drops: vec![drop(8), DropCount { reason: "ttl".to_owned(), packets: 0 }],
             ..WorkerStats::default()
@@ -290,6 +294,7 @@ mod tests {
             packets: 10_000_000,
             cycles_per_packet: Some(100.0),
             busy: Some(0.5),
+            burst: Some(25.0),
             drops: BTreeMap::from([("rx_ring_full".to_owned(), 5)]),
         };
         assert_eq!(window(&before, &after, Duration::from_secs(1), 2e9), Some(expected));

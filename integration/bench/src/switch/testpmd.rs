@@ -118,6 +118,7 @@ fn cycles(output: &str) -> Option<Window> {
         packets,
         cycles_per_packet: per_packet(cycles as f64, packets),
         busy: None,
+        burst: None,
         drops: BTreeMap::new(),
     })
 }

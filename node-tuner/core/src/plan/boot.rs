@@ -1,5 +1,6 @@
 //! The kernel's command line: what is missing, and the line for the boot loader. Proposed, never done.
 
+use ringway_config::Isolated;
 use serde::Serialize;
 
 use super::{Item, Planner, State};
@@ -72,9 +73,16 @@ impl Planner<'_> {
         let data = self.cpus.data();
         let mut arguments = Vec::new();
         let mut add = |text: String, why| arguments.push(Argument { text, why });
-        if rules.isolate {
-            let why = "the scheduler and managed interrupts leave data CPUs alone";
-            add(format!("isolcpus=managed_irq,domain,{data}"), why);
+        if let Some(isolated) = rules.isolate {
+            let (cpus, why) = match isolated {
+                Isolated::Vrouter => {
+                    (self.cpus.vrouter.clone(), "the scheduler leaves the vRouter's CPUs alone")
+                }
+                Isolated::Data => (data.clone(), "the scheduler leaves data CPUs alone"),
+            };
+            if !cpus.is_empty() {
+                add(format!("isolcpus=managed_irq,domain,{cpus}"), why);
+            }
         }
         if rules.nohz_full {
             // The boot CPU keeps time for the others.

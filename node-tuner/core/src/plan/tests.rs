@@ -174,7 +174,7 @@ fn interrupts_leave_data_cpus() {
 fn keeping_off_needs_cpus_that_are_kept_off_to() {
     let all = refused(
         "arm",
-        "[irqs]\nkeep_off_data_cpus = true\n[steering]\nrps = \"reserved\"\n[kernel]\nisolate = true",
+        "[irqs]\nkeep_off_data_cpus = true\n[steering]\nrps = \"reserved\"\n[kernel]\nisolate = \"data\"",
     );
     assert_eq!(
         all[0],
@@ -289,7 +289,7 @@ fn frequencies_and_idle_states() {
 #[test]
 fn the_command_line_is_proposed_with_the_whole_line() {
     let rules = "[cpus]\nreserved_cores = 1\n[[hugepages]]\nsize = \"1Gi\"\namount = \"10%\"\n\
-                 [kernel]\nisolate = true\nnohz_full = true\nrcu_nocbs = true\nirqaffinity = true\n\
+                 [kernel]\nisolate = \"data\"\nnohz_full = true\nrcu_nocbs = true\nirqaffinity = true\n\
                  iommu_passthrough = true\nboot_hugepages = true\nextra = [\"skew_tick=1\"]";
     let plan = of("two-sockets", rules);
     let data = "1-3,5-7,9-11,13-15";
@@ -307,10 +307,12 @@ fn the_command_line_is_proposed_with_the_whole_line() {
     // They are left to the next boot: nothing is tried now.
     assert!(plan.changes().next().is_none(), "{plan:?}");
 
-    let boot =
-        of("arm", "[cpus]\nreserved_cores = 1\n[kernel]\nisolate = true\niommu_passthrough = true")
-            .boot
-            .unwrap();
+    let boot = of(
+        "arm",
+        "[cpus]\nreserved_cores = 1\n[kernel]\nisolate = \"data\"\niommu_passthrough = true",
+    )
+    .boot
+    .unwrap();
     assert_eq!(boot.file, "/boot/loader/entries/6.6.30.conf");
     assert_eq!(
         boot.line,
@@ -325,7 +327,7 @@ fn the_command_line_is_proposed_with_the_whole_line() {
     // Another set than the kernel was started with; on a machine whose loader nobody knows.
     let plan = of(
         "four-nodes",
-        "[cpus]\nreserved_cores = 1\n[kernel]\nisolate = true\niommu_passthrough = true",
+        "[cpus]\nreserved_cores = 1\n[kernel]\nisolate = \"data\"\niommu_passthrough = true",
     );
     assert_eq!(
         lines(&plan),
@@ -338,11 +340,20 @@ fn the_command_line_is_proposed_with_the_whole_line() {
     // Slow cores are reserved here, so the boot CPU is a data CPU; it keeps its tick.
     let plan = of("hybrid", "[cpus]\nreserved_cores = 1\n[kernel]\nnohz_full = true");
     assert_eq!(plan.items[0].wanted, "nohz_full=1-7,9-11");
+    // Those of the vRouter only, where it has any.
+    let plan = of(
+        "hybrid",
+        "[cpus]\nreserved_cores = 1\nvrouter_cores = 1\n[kernel]\nisolate = \"vrouter\"",
+    );
+    assert_eq!(plan.items[0].wanted, "isolcpus=managed_irq,domain,0-1");
+    let plan = of("hybrid", "[cpus]\nreserved_cores = 1\n[kernel]\nisolate = \"vrouter\"");
+    assert!(plan.items.is_empty() && plan.boot.is_none());
     // All there: nothing to propose.
     let mut observed = shapes::observed("arm");
     observed.tree.file("proc/cmdline", "root=x isolcpus=managed_irq,domain,1-7\n");
-    let plan = planned(&observed, &profile("[cpus]\nreserved_cores = 1\n[kernel]\nisolate = true"))
-        .unwrap();
+    let plan =
+        planned(&observed, &profile("[cpus]\nreserved_cores = 1\n[kernel]\nisolate = \"data\""))
+            .unwrap();
     assert_eq!((plan.boot, &plan.items[0].state), (None, &State::Done));
 }
 

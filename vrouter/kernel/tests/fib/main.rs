@@ -1,6 +1,7 @@
 //! The mirror against the running kernel, each test in a network namespace of its own. After every step, what the changes add up
 //! to has to be what a mirror that starts only then says; a dump to make sure never comes to its help.
 #![forbid(unsafe_code)]
+#![allow(clippy::expect_used, reason = "a test fails by panicking, its helpers included")]
 
 mod bed;
 mod evpn;

@@ -267,19 +267,25 @@ impl Drop for RxLease<'_> {
     }
 }
 
-/// Writes the head of a frame, or part of it. Most are no longer than one line, and need no call.
+/// Writes the head of a frame, or part of it. Most are no longer than one line, and nearly all no longer than two: they need
+/// no call.
 ///
 /// # Safety
 /// The memory of the segment must be alive.
 #[inline(always)]
 unsafe fn write_head(to: Segment, head: &[u8]) {
-    if head.len() <= LINE_BYTES as usize {
+    match head.split_first_chunk::<{ LINE_BYTES as usize }>() {
         // SAFETY: alive by contract.
-        unsafe { to.write_line(head) };
-    } else {
+        None => unsafe { to.write_line(head) },
+        Some((line, rest)) if rest.len() <= line.len() => {
+            // SAFETY: as above.
+            unsafe { to.write_line(line) };
+            // SAFETY: as above.
+            unsafe { to.skip(LINE_BYTES).write_line(rest) }
+        }
         // SAFETY: as above.
-        unsafe { to.write(head) };
-    }
+        Some(_) => unsafe { to.write(head) },
+    };
 }
 
 /// Sees to it that the first chains in `ready` have `total` bytes; returns how many they are. Takes chains with

@@ -9,6 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::*;
 use crate::offload::{Offload, Offloads};
 use crate::ring::tests::Driver;
+use crate::ring::tests::packed::PackedDriver;
 
 const BUF: u64 = 0x10000;
 const NOTHING: Offloads = Offloads { checksum: false, tcp4: false, tcp6: false };
@@ -391,6 +392,45 @@ fn stopping_does_not_wait_for_ever() {
     assert_eq!(tx.stop(Some(&|| {})), Some(0));
     assert!(start.elapsed() >= DRAIN_LIMIT);
     assert_eq!(tx.stop(Some(&|| {})), None, "stopped already");
+}
+
+#[test]
+fn a_packed_burst_that_has_just_begun_is_left_alone_for_a_moment() {
+    let mut a = PackedDriver::new(128);
+    let queue = Queue::new();
+    let layout = Layout::Packed { base: 1 << 15, in_order: true };
+    let activation = Activation {
+        memory: a.memory.memory(),
+        addresses: a.addresses(),
+        layout,
+        direction: Direction::FromGuest,
+        format: PLAIN,
+        call: None,
+    };
+    queue.start(activation).unwrap();
+    let mut burst = TxBurst::new();
+    let mut rests = |now, may_begin| {
+        queue.lease_tx(&mut burst).unwrap().rests(Rest { now, limit: 300_000, may_begin })
+    };
+    assert!(!rests(0, true), "nothing is there");
+    (0..5).for_each(|id| a.put(BUF, 72, id, 0));
+    assert!(!rests(0, false), "the worker has time");
+    assert!(rests(0, true) && rests(299, true));
+    assert!(!rests(300, true), "it is taken, whole or not");
+    (5..32).for_each(|id| a.put(BUF, 72, id, 0));
+    assert!(!rests(400, true), "it is whole");
+    let mut lease = queue.lease_tx(&mut burst).unwrap();
+    assert_eq!(lease.fetch(), 32);
+    drop(lease);
+    let (id, len, _) = a.get(0);
+    assert_eq!((id, len), (31, 0), "one stands for all");
+    a.put(BUF, 72, 32, 0);
+    let mut lease = queue.lease_tx(&mut burst).unwrap();
+    assert!(lease.rests(Rest { now: 500, limit: 300_000, may_begin: true }));
+    drop(lease);
+    queue.active.lock().as_mut().unwrap().drain = Some(128);
+    let mut lease = queue.lease_tx(&mut burst).unwrap();
+    assert!(!lease.rests(Rest { now: 501, limit: 300_000, may_begin: true }), "it is stopping");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use crate::offload::{NET_HEADER_FIELDS, Offload};
 use crate::ring::{Chain, ChainFault, Chains};
 
 /// Frames a worker takes from a queue at once.
-pub const BURST: usize = 32;
+pub const BURST: usize = BURST_ENTRIES as usize;
+const BURST_ENTRIES: u16 = 32;
 
 /// Bytes of a frame that are copied in any case: one cache line, where a DPDK pod's frame starts.
 const LINE: usize = LINE_BYTES as usize;
@@ -16,6 +17,15 @@ pub(super) const LINE_BYTES: u32 = 64;
 
 /// Most bytes of a frame that [`TxLease::head`] copies.
 pub const HEAD_BYTES: usize = 128;
+
+/// Room for a head as two lines.
+#[inline(always)]
+fn lines(head: &mut [u8; HEAD_BYTES]) -> [&mut [u8; LINE]; 2] {
+    const { assert!(HEAD_BYTES == 2 * LINE) };
+    let (lines, _) = head.as_chunks_mut::<LINE>();
+    let [one, two] = lines else { unreachable!("two lines") };
+    [one, two]
+}
 
 /// Why a frame the pod sent cannot be forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,12 +172,12 @@ impl PlainFrame<'_> {
     /// As [`TxLease::head`]; returns how many bytes were copied.
     #[inline(always)]
     pub fn head(self, into: &mut [u8; HEAD_BYTES], enough: impl Fn(&[u8; LINE]) -> bool) -> u16 {
-        let (line, rest) = into.split_first_chunk_mut::<LINE>().unwrap_or_else(|| unreachable!());
+        let [line, rest] = lines(into);
         // SAFETY: the burst borrows from the lease that holds the memory.
         let mut copied = unsafe { self.memory.read_line(line) };
         if copied == LINE && !enough(line) {
             // SAFETY: as above.
-            copied += unsafe { self.memory.skip(LINE_BYTES).read(rest) };
+            copied += unsafe { self.memory.skip(LINE_BYTES).read_line(rest) };
         }
         u16::try_from(copied).unwrap_or(0)
     }
@@ -205,11 +215,20 @@ impl<'q> TxLease<'q> {
     }
 
     /// Whether the queue had better be left alone just now, because large frames come so fast ([`Self::note`]) that half a
-    /// ring of them will be there soon. Never while it is being stopped.
+    /// ring of them will be there soon, or because the pod is just writing a burst. Never while it is being stopped.
     #[inline]
     pub fn rests(&mut self, rest: Rest) -> bool {
         self.active.as_mut().is_some_and(|Active { ring, resting, drain, .. }| {
-            drain.is_none() && resting.rests(rest, || ring.has_waiting(ring.size() / 2))
+            if drain.is_some() {
+                return false;
+            }
+            let half = ring.size() / 2;
+            if resting.rests(rest, || ring.has_waiting(half)) {
+                return true;
+            }
+            let burst = half.clamp(1, BURST_ENTRIES);
+            ring.shows_singly()
+                && resting.gathers(rest, || ring.is_waiting() && !ring.has_waiting(burst))
         })
     }
 
@@ -227,7 +246,13 @@ impl<'q> TxLease<'q> {
     pub fn fetch(&mut self) -> usize {
         let Some(active) = self.active.as_mut() else { return 0 };
         let net_header = self.net_header;
-        let taken = active.ring.take(BURST, self.chains, |s| s.prefetch_read(net_header));
+        let taken = active.ring.take(BURST, self.chains, |buffer| {
+            buffer.prefetch_read(net_header);
+            // The second line, too, of a frame that has one: a tunnel's inner header lies there.
+            if buffer.len() > net_header + LINE_BYTES {
+                buffer.prefetch_read(net_header + LINE_BYTES);
+            }
+        });
         if let Err(error) = taken {
             self.queue.give_up(active, error);
             return 0;
@@ -273,13 +298,13 @@ impl<'q> TxLease<'q> {
             return self.any_head(chain, into);
         }
         let frame = chain.first.skip(self.net_header);
-        let (line, rest) = into.split_first_chunk_mut::<LINE>().unwrap_or_else(|| unreachable!());
+        let [line, rest] = lines(into);
         let frame_len = frame.len();
         // SAFETY: resolved in the memory of the ring this lease holds.
         let mut copied = unsafe { frame.read_line(line) };
         if copied == LINE && !enough(line) {
             // SAFETY: as above.
-            copied += unsafe { frame.skip(LINE_BYTES).read(rest) };
+            copied += unsafe { frame.skip(LINE_BYTES).read_line(rest) };
         }
         let copied = u16::try_from(copied).unwrap_or(0);
         Ok(Head { frame_len, copied, offload: Offload::NONE })

@@ -25,8 +25,9 @@ use crate::session::Session;
 use crate::wake::{Token, Wake};
 
 const NOTHING: Offloads = Offloads { checksum: false, tcp4: false, tcp6: false };
-const PACKED: Layout = Layout::Packed { base: 1 << 15 };
-const LAYOUTS: [Layout; 2] = [Layout::Split, PACKED];
+const PACKED: Layout = Layout::Packed { base: 1 << 15, in_order: false };
+const IN_ORDER: Layout = Layout::Packed { base: 1 << 15, in_order: true };
+const LAYOUTS: [Layout; 3] = [Layout::Split, PACKED, IN_ORDER];
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
 const AVAILABLE: u16 = 1 << 7;

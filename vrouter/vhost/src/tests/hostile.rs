@@ -116,6 +116,7 @@ impl Entry {
 #[derive(Clone, Debug, TypeGenerator)]
 struct Pod {
     packed: bool,
+    in_order: bool,
     modern: bool,
     mergeable: bool,
     offloads: bool,
@@ -141,7 +142,8 @@ impl Pod {
 
     fn layout(&self) -> Layout {
         let base = self.start() | (self.start & 1 << 15);
-        if self.packed { Layout::Packed { base } } else { Layout::Split }
+        let in_order = self.in_order;
+        if self.packed { Layout::Packed { base, in_order } } else { Layout::Split }
     }
 
     /// Where its good buffers lie; they touch, and reach from one region into the next.
@@ -382,6 +384,7 @@ fn pods_that_change_their_rings_meanwhile() {
 fn pod(packed: bool, tidy: bool) -> Pod {
     Pod {
         packed,
+        in_order: false,
         modern: true,
         mergeable: false,
         offloads: false,

@@ -87,7 +87,7 @@ impl Node {
         let private = directory.path().join("guard");
         fs::create_dir(&private).unwrap();
         // No device here is a kernel's.
-        let (keeper, records) = (Vec::new(), std::path::PathBuf::new());
+        let (keeper, records) = (Vec::new(), PathBuf::new());
         let keepers = vrouter_kernel::hostif::Options { keeper, records, owner: String::new() };
         let devices = Devices::new(eal, (1023, 2048), keepers);
         let mut registry = Registry::new(tables, slot, crew, devices, assignment, 8, private);

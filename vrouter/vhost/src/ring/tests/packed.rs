@@ -29,8 +29,13 @@ impl PackedDriver {
     }
 
     fn ring_at(&self, base: u16, direction: Direction) -> Result<Ring, RingError> {
-        let layout = Layout::Packed { base };
+        let layout = Layout::Packed { base, in_order: false };
         Ring::new(self.memory.memory(), self.addresses(), layout, direction)
+    }
+
+    fn ring_in_order(&self, direction: Direction) -> Ring {
+        let layout = Layout::Packed { base: START, in_order: true };
+        Ring::new(self.memory.memory(), self.addresses(), layout, direction).unwrap()
     }
 
     fn ring(&self, direction: Direction) -> Ring {
@@ -62,6 +67,39 @@ impl PackedDriver {
     fn is_used(&self, at: u16, wrap: bool) -> bool {
         let (_, _, flags) = self.get(at);
         (flags & AVAIL != 0) == wrap && (flags & USED != 0) == wrap
+    }
+}
+
+/// Where a driver looks for what it gets back (2.8.2, 2.8.8).
+struct Returns {
+    at: u16,
+    wrap: bool,
+}
+
+impl Returns {
+    /// What came back: ids and lengths. `places`: of each chain that is out, its id and how many places it takes, in the
+    /// order of their offer; what comes back is removed.
+    fn collect(
+        &mut self,
+        guest: &PackedDriver,
+        places: &mut Vec<(u16, u16)>,
+        in_order: bool,
+    ) -> Vec<(u16, u32)> {
+        let mut back = Vec::new();
+        while guest.is_used(self.at, self.wrap) {
+            let (id, len, _) = guest.get(self.at);
+            // In order, one may stand for several: all up to the one it names.
+            let ends = places.iter().position(|&(it, _)| it == id).expect("an id that is out");
+            assert!(in_order || ends == 0, "this ring gives back in order, and each on its own");
+            for (_, slots) in places.drain(..=ends) {
+                self.at += slots;
+                if self.at >= guest.size {
+                    (self.at, self.wrap) = (self.at - guest.size, !self.wrap);
+                }
+            }
+            back.push((id, len));
+        }
+        back
     }
 }
 
@@ -117,6 +155,91 @@ fn nothing_of_a_burst_is_seen_before_all_of_it() {
     out.clear();
     assert_eq!(ring.take(8, &mut out, |_| {}), Ok(2));
     assert_eq!(out.get(0).map(|c| c.id), Some(3));
+}
+
+#[test]
+fn bursts_of_every_size_come_back_lap_after_lap() {
+    for in_order in [false, true] {
+        for direction in [Direction::FromGuest, Direction::ToGuest] {
+            let mut guest = PackedDriver::new(128);
+            let mut ring =
+                if in_order { guest.ring_in_order(direction) } else { guest.ring(direction) };
+            let write = if direction == Direction::ToGuest { DESC_F_WRITE } else { 0 };
+            let mut returns = Returns { at: 0, wrap: true };
+            let mut id = 0;
+            for burst in (1..=32_u16).cycle().take(200) {
+                // Every fifth has two descriptors, and some are offered that are put back.
+                let mut out = Vec::new();
+                for n in 0..burst + 3 {
+                    id = (id + 1) % 1000;
+                    let slots = if n % 5 == 4 { 2 } else { 1 };
+                    if slots == 2 {
+                        guest.put(DATA, 20, id, write | DESC_F_NEXT);
+                    }
+                    guest.put(DATA + 64, 100 + u32::from(id), id, write);
+                    out.push((id, slots));
+                }
+                let offered = out.clone();
+                let mut chains = Chains::new(64);
+                assert_eq!(ring.take(64, &mut chains, |_| {}), Ok(offered.len()));
+                ring.put_back(chains.all());
+                chains.clear();
+                for most in [usize::from(burst), 3] {
+                    chains.clear();
+                    assert_eq!(ring.take(most, &mut chains, |_| {}), Ok(most));
+                    ring.look_ahead();
+                    if direction == Direction::ToGuest {
+                        let written: Vec<_> = chains.all().iter().map(|c| c.bytes).collect();
+                        ring.complete_written(chains.all(), &written);
+                    } else {
+                        ring.complete_read(chains.all());
+                    }
+                }
+                assert!(!guest.is_used(returns.at, returns.wrap), "published too early");
+                assert!(ring.publish());
+                let back = returns.collect(&guest, &mut out, in_order);
+                assert!(out.is_empty(), "all of them are back");
+                if direction == Direction::ToGuest {
+                    let long = |&(id, slots): &(u16, u16)| {
+                        (id, 80 + u32::from(id) + 20 * u32::from(slots))
+                    };
+                    assert_eq!(back, offered.iter().map(long).collect::<Vec<_>>());
+                } else if in_order {
+                    let last = |n: usize| (offered[n - 1].0, 0);
+                    assert_eq!(back, [last(burst.into()), last(offered.len())]);
+                } else {
+                    assert_eq!(back, offered.iter().map(|&(id, _)| (id, 0)).collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn chains_of_more_places_than_a_lap_has_do_no_harm() {
+    // A guest that offers a descriptor anew before it was given back.
+    for in_order in [false, true] {
+        let mut guest = PackedDriver::new(4);
+        let mut ring = if in_order {
+            guest.ring_in_order(Direction::FromGuest)
+        } else {
+            guest.ring(Direction::FromGuest)
+        };
+        let mut out = Chains::new(32);
+        for n in 0..32 {
+            guest.put(DATA, 12, 0, DESC_F_NEXT);
+            guest.put(DATA, 12, 0, DESC_F_NEXT);
+            guest.put(DATA, 12, n, 0);
+            assert_eq!(ring.take(1, &mut out, |_| {}), Ok(1));
+        }
+        ring.complete_read(out.all());
+        assert!(ring.publish());
+        assert_eq!(guest.get(0).0, if in_order { 31 } else { 0 }, "the first is written last");
+        // 96 places later: 24 laps.
+        assert_eq!(ring.position(), START);
+        guest.put(DATA, 64, 7, 0);
+        assert_eq!(take_one(&mut ring), Some((7, Ok(64), vec![64])));
+    }
 }
 
 #[test]
@@ -210,7 +333,7 @@ fn event_suppression_goes_both_ways() {
 #[test]
 fn a_ring_that_does_not_fit_is_refused() {
     let guest = PackedDriver::new(8);
-    let layout = Layout::Packed { base: START };
+    let layout = Layout::Packed { base: START, in_order: false };
     let new = |at| Ring::new(guest.memory.memory(), at, layout, Direction::ToGuest).err();
     let good = guest.addresses();
     assert_eq!(new(good), None);
