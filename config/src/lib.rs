@@ -3,7 +3,7 @@
 //!
 //! Does not read files, sockets or the environment, and decides nothing: it takes text and returns checked types or
 //! one clear error. Binaries may depend on it; the pure crates (`*-core`, `vrouter-net`) may not, but for
-//! `node-tuner-core`, whose input is a [`NodeProfile`] as a whole (ADR 18).
+//! `node-tuner-core`, whose input is a [`NodeProfile`] as a whole (ADR 13).
 #![forbid(unsafe_code)]
 
 mod amount;

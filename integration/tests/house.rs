@@ -82,7 +82,7 @@ const DEPENDENCIES: &[Allowed] = &[
         ours: &["nri-plugin-api", "ringway-config", "vrouter-api"],
         others: None,
     },
-    // A profile is handed on as a whole (ADR 18); everything else reaches the core as text.
+    // A profile is handed on as a whole (ADR 13); everything else reaches the core as text.
     Allowed {
         package: "node-tuner-core",
         ours: &["ringway-config"],
