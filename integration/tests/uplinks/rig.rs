@@ -79,6 +79,8 @@ impl Rig {
             Space::create(&run, "node")?,
             Space::create(&run, "far")?,
         ];
+        // Networks here have no IPv6; of its own accord a kernel would look for routers.
+        pod.set("ipv6/conf/default/disable_ipv6", "1")?;
         for (near, there, address) in
             [("n0", "e0", "192.0.2.2/24"), ("n1", "e1", "198.51.100.2/24")]
         {
