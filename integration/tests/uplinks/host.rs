@@ -18,11 +18,12 @@ pub fn both_ways(rig: &Rig) -> Result<()> {
     ensure!(uplink.mac == rig.node.mac("host0")?, "the host interface has another address");
     ensure!(uplink.mac == rig.node.mac("n0")?, "the uplink has not the device's address");
     traffic::ping(&rig.node, "192.0.2.2", 56).context("ping from the host")?;
-    traffic::ping(&rig.far, "192.0.2.1", 1472).context("ping to the host")?;
+    // 1600 bytes of IP, which is what the wires carry.
+    traffic::ping(&rig.far, "192.0.2.1", 1572).context("ping to the host")?;
     traffic::tcp(&rig.node, &rig.far, "192.0.2.2:5001").context("from the host")?;
     traffic::tcp(&rig.far, &rig.node, "192.0.2.1:5001").context("to the host")?;
     // Not in fragments: DPDK's af_packet has the kernel put those together, and then cuts what is longer than its frames.
-    traffic::udp(&rig.far, &rig.node, "192.0.2.1:5002", 1472, 3).context("datagrams")?;
+    traffic::udp(&rig.far, &rig.node, "192.0.2.1:5002", 1572, 3).context("datagrams")?;
 
     // Once nothing moves, what the host sent has gone out, and what came in for it was delivered.
     let punts = |stats: &UplinkStats, class: &str| {

@@ -32,7 +32,7 @@ buffers = 2047
 [[networks]]
 name = "fabric"
 external = true
-mtu = 1500
+mtu = 1600
 "#;
 
 /// The wire, and a vRouter of its own.
@@ -44,7 +44,7 @@ fn start(rig: &Rig, name: &str) -> Result<VRouter> {
     rig.node.ip("addr add 10.7.0.1/24 dev t0")?;
     rig.node.ip("route add 10.8.0.0/16 via 10.7.0.2 metric 50")?;
     rig.far.ip("addr add 10.7.0.2/24 dev e2")?;
-    rig.far.ip("addr add 10.8.0.9/32 dev lo")?;
+    rig.far.ip("addr replace 10.8.0.9/32 dev lo")?;
     let (config, socket) = (rig.file("taken.toml"), rig.file("taken.sock"));
     let run_dir = rig.file("taken");
     let text = format!(
@@ -109,7 +109,7 @@ pub fn and_given_back(rig: &Rig) -> Result<()> {
         ensure!(uplink.mac == rig.node.mac("t0")?, "the TAP has another address");
         wait_for_state(rig, &before)?;
         traffic::ping(&rig.node, "10.8.0.9", 56).context("by a route that was carried on")?;
-        traffic::ping(&rig.far, "10.7.0.1", 1400).context("to the host")?;
+        traffic::ping(&rig.far, "10.7.0.1", 1572).context("to the host")?;
         traffic::tcp(&rig.far, &rig.node, "10.7.0.1:5001").context("to the host")?;
         vrouter.delete_uplink("up7")?;
         ensure!(is_the_wire(rig), "t0 is not the wire again");

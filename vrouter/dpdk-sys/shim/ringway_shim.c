@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -266,19 +267,34 @@ int ringway_ethdev_set_mac(uint16_t port, const uint8_t mac[6])
 	return rte_eth_dev_default_mac_addr_set(port, &addr);
 }
 
-int ringway_interface_mtu(const char *name, uint16_t mtu)
+/* Changes a kernel interface by an ioctl. */
+static int interface_change(const char *name, unsigned long what, struct ifreq *request)
 {
-	struct ifreq request = { .ifr_mtu = mtu };
 	int status = 0;
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
-	strncpy(request.ifr_name, name, sizeof(request.ifr_name) - 1);
-	if (ioctl(fd, SIOCSIFMTU, &request) < 0)
+	strncpy(request->ifr_name, name, sizeof(request->ifr_name) - 1);
+	if (ioctl(fd, what, request) < 0)
 		status = -errno;
 	close(fd);
 	return status;
+}
+
+int ringway_interface_mtu(const char *name, uint16_t mtu)
+{
+	struct ifreq request = { .ifr_mtu = mtu };
+
+	return interface_change(name, SIOCSIFMTU, &request);
+}
+
+int ringway_interface_mac(const char *name, const uint8_t mac[6])
+{
+	struct ifreq request = { .ifr_hwaddr.sa_family = ARPHRD_ETHER };
+
+	memcpy(request.ifr_hwaddr.sa_data, mac, 6);
+	return interface_change(name, SIOCSIFHWADDR, &request);
 }
 
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)

@@ -161,6 +161,9 @@ int ringway_ethdev_set_mac(uint16_t port, const uint8_t mac[6]);
 /* Sets the MTU of one of the kernel's interfaces; 0 or a negative errno. */
 int ringway_interface_mtu(const char *name, uint16_t mtu);
 
+/* Sets the address of a kernel interface. */
+int ringway_interface_mac(const char *name, const uint8_t mac[6]);
+
 /* Up to `count` packets received; how many there are. */
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 

@@ -27,7 +27,8 @@ pub use eal::{Eal, EalError, version};
 pub use ethdev::plug::{Bus, Plug};
 pub use ethdev::queue::{RxQueue, TxQueue};
 pub use ethdev::{
-    Ethdev, EthdevConfig, EthdevError, Info, Link, Mac, Offloads, Queues, Stats, set_interface_mtu,
+    Ethdev, EthdevConfig, EthdevError, Info, Link, Mac, Offloads, Queues, Stats, set_interface_mac,
+    set_interface_mtu,
 };
 pub use mbuf::{AllocError, Mbuf, MbufBatch, NoRoom, Packet, Spread, WrongPool};
 pub use nix::errno::Errno;

@@ -7,21 +7,20 @@ use std::sync::Arc;
 
 use vrouter_core::PortIndex;
 use vrouter_dpdk::{
-    Bus, Eal, Ethdev, EthdevConfig, EthdevError, Plug, Pool, PoolConfig, set_interface_mtu,
+    Bus, Eal, Ethdev, EthdevConfig, EthdevError, Link, Plug, Pool, PoolConfig, set_interface_mtu,
 };
 use vrouter_kernel::hostif::{self, HostInterface};
 use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
 
 use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::tap::Tap;
 use crate::wire::Wire;
 
 /// Packets a queue of a device holds. What a driver can't have is its own choice.
 const DESCRIPTORS: u16 = 512;
 /// The same for a TAP, whose driver keeps a buffer for each.
 const TAP_DESCRIPTORS: u16 = 128;
-/// Largest MTU of a TAP: its driver in DPDK 22.11 sends no larger packets, whatever the kernel's side has.
-const TAP_MTU: u16 = 1500;
 /// Frames in the kernel's ring of a packet socket.
 const SOCKET_FRAMES: u32 = 1024;
 /// Bytes of a frame in it that are not the packet's: `TPACKET2_HDRLEN`, the Ethernet header, a tag, and alignment.
@@ -43,7 +42,7 @@ pub struct Devices {
 /// An open device.
 pub struct Device {
     /// For its counters and its link.
-    pub ethdev: Ethdev,
+    kind: Kind,
     /// Its queues.
     pub wire: Arc<Wire>,
     /// Its address.
@@ -54,6 +53,12 @@ pub struct Device {
     interface: Option<(String, u32)>,
     /// The interface is there because of the device.
     made: bool,
+}
+
+/// What moves a device's packets.
+enum Kind {
+    Ethdev(Ethdev),
+    Tap(Tap),
 }
 
 /// How an interface is found.
@@ -169,22 +174,19 @@ impl Devices {
                 "host interface {host:?} exists already; choose another name, or take that interface away"
             )));
         }
-        let plug = virtual_device(
-            "net_tap",
-            &format!("{}_host", request.name),
-            format!("iface={host},mac={mac}"),
-        );
-        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
-        let mtu = request.mtu.min(TAP_MTU);
-        if mtu < request.mtu {
-            tracing::warn!(
-                uplink = request.name,
-                host,
-                mtu,
-                "the host interface carries less than the uplink: DPDK's driver of TAPs sends no larger packets"
-            );
-        }
-        self.start(ethdev, 1, mtu, Some(host.to_owned()), true, port).map_err(refuse)
+        let pool = self.pool()?;
+        let tap = Tap::create(host, vrouter_dpdk::Mac(mac.octets()), request.mtu)
+            .map_err(|error| refuse(format!("host interface {host:?} can't be made: {error}")))?;
+        let interface = Some((host.to_owned(), interface_number(host).unwrap_or(0)));
+        let token = Token(u32::from(port.0));
+        Ok(Device {
+            wire: Arc::new(Wire::of_tap(tap.clone(), &pool, token)),
+            kind: Kind::Tap(tap),
+            mac,
+            driver: "tap".to_owned(),
+            interface,
+            made: true,
+        })
     }
 
     fn start(
@@ -234,7 +236,7 @@ impl Devices {
         });
         Ok(Device {
             wire: Arc::new(Wire::new(started, &pool, Token(u32::from(port.0)))),
-            ethdev,
+            kind: Kind::Ethdev(ethdev),
             mac: Mac::new(info.mac.0),
             driver: info.driver,
             interface,
@@ -252,7 +254,7 @@ impl Device {
             Some((name, _)) if !self.made => up(has_carrier(name)),
             // A TAP always has somebody at its other end: us.
             Some(_) => State::Up,
-            None => up(self.ethdev.link().is_ok_and(|link| link.up)),
+            None => up(self.link().is_some_and(|link| link.up)),
         }
     }
 
@@ -260,7 +262,23 @@ impl Device {
     pub fn speed(&self) -> Option<u32> {
         match &self.interface {
             Some((name, _)) => read(name, "speed")?.parse().ok(),
-            None => self.ethdev.link().ok()?.speed,
+            None => self.link()?.speed,
+        }
+    }
+
+    fn link(&self) -> Option<Link> {
+        match &self.kind {
+            Kind::Ethdev(ethdev) => ethdev.link().ok(),
+            Kind::Tap(_) => None,
+        }
+    }
+
+    /// The device's own counters, or the kernel's of a TAP.
+    pub fn counters(&self) -> Vec<(String, u64)> {
+        match (&self.kind, &self.interface) {
+            (Kind::Ethdev(ethdev), _) => ethdev.extended_stats().unwrap_or_default(),
+            (Kind::Tap(_), Some((name, _))) => kernel_counters(name),
+            (Kind::Tap(_), None) => Vec::new(),
         }
     }
 
@@ -268,8 +286,12 @@ impl Device {
     ///
     /// # Errors
     /// What the driver said.
-    pub fn set_mac(&mut self, mac: Mac) -> Result<(), EthdevError> {
-        self.ethdev.set_mac(vrouter_dpdk::Mac(mac.octets()))?;
+    pub fn set_mac(&mut self, mac: Mac) -> Result<(), String> {
+        let address = vrouter_dpdk::Mac(mac.octets());
+        match &mut self.kind {
+            Kind::Ethdev(ethdev) => ethdev.set_mac(address).map_err(|error| text(&error))?,
+            Kind::Tap(tap) => tap.set_mac(address).map_err(|error| error.to_string())?,
+        }
         self.mac = mac;
         Ok(())
     }
@@ -314,6 +336,18 @@ fn interface_path(name: &str) -> PathBuf {
 fn read(interface: &str, field: &str) -> Option<String> {
     let text = fs::read_to_string(interface_path(interface).join(field)).ok()?;
     Some(text.trim().to_owned())
+}
+
+/// What the kernel counts at an interface, sorted by name.
+fn kernel_counters(name: &str) -> Vec<(String, u64)> {
+    let entries = fs::read_dir(interface_path(name).join("statistics")).into_iter().flatten();
+    let counter = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path()).ok()?;
+        Some((entry.file_name().into_string().ok()?, text.trim().parse().ok()?))
+    };
+    let mut counters: Vec<_> = entries.flatten().filter_map(counter).collect();
+    counters.sort();
+    counters
 }
 
 /// The kernel's number of an interface, if it is there.

@@ -22,6 +22,7 @@ mod routes;
 mod service;
 mod socket;
 mod software;
+mod tap;
 mod wire;
 mod worker;
 

@@ -4,8 +4,10 @@
 //! takes the queues out, so that the device is gone when that returns, whatever snapshots there still are.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::tap::{Tap, TapReader};
 use vrouter_dpdk::{MbufBatch, Pool, Queues, RxQueue, TxQueue};
 use vrouter_vhost::queue::BURST;
 use vrouter_vhost::wake::{Token, Wake};
@@ -24,9 +26,49 @@ pub struct Wire {
     tells: bool,
 }
 
+/// Where packets come from.
+enum Source {
+    Device(RxQueue),
+    Tap(TapReader),
+}
+
+/// Where packets go.
+enum Sink {
+    Device(TxQueue),
+    Tap(Tap),
+}
+
+impl Source {
+    #[inline]
+    fn receive(&mut self, batch: &mut MbufBatch) {
+        match self {
+            // The batch is of the queue's pool: it was made by it.
+            Self::Device(queue) => {
+                let _ = queue.receive(batch);
+            }
+            Self::Tap(tap) => tap.receive(batch),
+        }
+    }
+
+    /// What tells of packets, if anything does.
+    fn interrupt(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Device(queue) => queue.interrupt(),
+            Self::Tap(tap) => Some(tap.descriptor()),
+        }
+    }
+
+    /// A TAP tells without being asked.
+    fn tell(&mut self, on: bool) {
+        if let Self::Device(queue) = self {
+            queue.tell(on);
+        }
+    }
+}
+
 /// A receive queue, and the packets that were taken from it and not moved yet.
 pub struct RxSide {
-    queue: RxQueue,
+    queue: Source,
     /// The packets.
     pub batch: MbufBatch,
     wake: Option<Arc<Wake>>,
@@ -34,7 +76,7 @@ pub struct RxSide {
 
 /// A send queue, and the packets on their way to it.
 pub struct TxSide {
-    queue: TxQueue,
+    queue: Sink,
     /// The packets.
     pub batch: MbufBatch,
 }
@@ -45,8 +87,7 @@ impl RxSide {
     pub fn receive(&mut self) -> usize {
         // Not every driver takes a question for no packets well.
         if self.batch.len() < self.batch.capacity() {
-            // The batch is of the queue's pool: it was made by it.
-            let _ = self.queue.receive(&mut self.batch);
+            self.queue.receive(&mut self.batch);
         }
         usize::from(self.batch.len())
     }
@@ -59,13 +100,22 @@ impl RxSide {
 }
 
 impl TxSide {
+    fn new(queue: Sink, pool: &Pool) -> Self {
+        Self { queue, batch: pool.batch(BATCH) }
+    }
+
     /// Hands over the packets; returns number and bytes of those that the device did not take, which are lost.
     #[inline]
     pub fn send(&mut self) -> (u64, u64) {
         if self.batch.is_empty() {
             return (0, 0);
         }
-        self.queue.send(&mut self.batch);
+        match &mut self.queue {
+            Sink::Device(queue) => {
+                queue.send(&mut self.batch);
+            }
+            Sink::Tap(tap) => tap.send(&mut self.batch),
+        }
         if self.batch.is_empty() {
             return (0, 0);
         }
@@ -87,13 +137,22 @@ impl Wire {
         let tells = queues.rx.iter().all(|queue| queue.interrupt().is_some());
         let rx = queues.rx.into_iter().map(|queue| {
             let batch = queue.batch(BATCH);
-            Mutex::new(Some(RxSide { queue, batch, wake: None }))
+            Mutex::new(Some(RxSide { queue: Source::Device(queue), batch, wake: None }))
         });
         let tx = queues
             .tx
             .into_iter()
-            .map(|queue| Mutex::new(Some(TxSide { queue, batch: pool.batch(BATCH) })));
+            .map(|queue| Mutex::new(Some(TxSide::new(Sink::Device(queue), pool))));
         Self { rx: rx.collect(), tx: tx.collect(), token, tells }
+    }
+
+    /// Of a TAP whose packets live in `pool`.
+    pub fn of_tap(tap: Tap, pool: &Pool, token: Token) -> Self {
+        let reader = tap.reader(pool);
+        let batch = reader.batch(BATCH);
+        let rx = vec![Mutex::new(Some(RxSide { queue: Source::Tap(reader), batch, wake: None }))];
+        let tx = vec![Mutex::new(Some(TxSide::new(Sink::Tap(tap), pool)))];
+        Self { rx, tx, token, tells: true }
     }
 
     /// Receive queues.

@@ -306,9 +306,8 @@ impl Registry {
         let running = self.running();
         let counts = |port: &WirePort| since(&tallies, port.index, &port.start);
         let own = |port: &WirePort| {
-            let extended = port.device.as_ref().and_then(|it| it.ethdev.extended_stats().ok());
-            let counter = |(name, value)| v1::Counter { name, value };
-            extended.into_iter().flatten().map(counter).collect()
+            let counters = port.device.iter().flat_map(Device::counters);
+            counters.map(|(name, value)| v1::Counter { name, value }).collect()
         };
         let stats = |(name, record): (&String, &UplinkRecord)| {
             let of = |name: &str, port| port_stats(name, &counts(port), &owners(&running, port));
