@@ -40,7 +40,10 @@ pub fn page_by_page(rig: &Rig) -> Result<()> {
     let list: Vec<serde_json::Value> =
         serde_json::from_str(&rig.ringway(&["routes", "list", "many", "--json"])?)?;
     ensure!(list.len() == usize::try_from(all)?, "{} routes", list.len());
-    let last = serde_json::json!({"prefix": "11.10.252.112/28", "kind": "via", "via": "10.69.0.201", "mac": null});
+    let last = serde_json::json!({
+        "prefix": "11.10.252.112/28", "kind": "via", "via": "10.69.0.201", "mac": null,
+        "uplink": null, "paths": [],
+    });
     ensure!(list.last() == Some(&last), "{:?}", list.last());
 
     // What is listed can be loaded, a mistake changes nothing, and one route does not take another's place unasked.
