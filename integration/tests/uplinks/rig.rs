@@ -129,7 +129,19 @@ impl Rig {
     /// What the programs said last.
     pub fn story(&self) -> String {
         let vrouter = tail(&self.run.path().join("vrouter.log"), 25);
-        format!("vRouter:\n{vrouter}\npod:\n{}", tail(self.pod_app.log(), 5))
+        let ask = |words: &[&str]| {
+            let said = program("ringway").and_then(|ringway| {
+                let socket = VRouter::socket_of(&self.run);
+                let mut command = std::process::Command::new(ringway);
+                Ok(command.arg("--socket").arg(socket).args(words).output()?)
+            });
+            said.map_or_else(
+                |error| error.to_string(),
+                |it| String::from_utf8_lossy(&it.stdout).into(),
+            )
+        };
+        let asked = [&["routes", "red"][..], &["routes", "fabric"], &["drops"]].map(ask).concat();
+        format!("vRouter:\n{vrouter}\n{asked}\npod:\n{}", tail(self.pod_app.log(), 5))
     }
 
     /// A file of the run.

@@ -56,7 +56,9 @@ pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Resu
         tokio::select! {
             update = updates.recv() => {
                 let Some(update) = update else { break };
-                let (registry, uplinks) = (Arc::clone(&registry), uplinks.clone());
+                // Not those of the last look: a host interface that was made anew has another number, and the kernel's
+                // routes to it may be here before the next look.
+                let (registry, uplinks) = (Arc::clone(&registry), self::uplinks(&registry).await?);
                 tokio::task::spawn_blocking(move || take_in(&registry, &update, &uplinks)).await?;
             }
             _ = due.tick() => {
