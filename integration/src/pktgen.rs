@@ -128,7 +128,8 @@ pub struct PortEnd {
 pub struct Latency {
     /// Packets measured.
     pub samples: u64,
-    /// Packets left out, as the generator was away while they were under way.
+    /// Packets left out, as the generator was away while they were under way. Older generators left none out.
+    #[serde(default)]
     pub unseen: u64,
     /// Least.
     pub min: f64,

@@ -5,8 +5,7 @@
 //! TAP; what the vRouter does not forward itself it passes through there. Who puts everything back is the [`keeper`]: a
 //! process that outlives the vRouter by a second or two.
 //!
-//! [`snapshot`] and [`plan`] decide and are pure; [`kernel`] acts; [`keeper`] and [`handle`] are the two ends of a
-//! socket.
+//! `snapshot` and `plan` decide and are pure; `kernel` acts; [`keeper`] and [`handle`] are the two ends of a socket.
 
 mod ethtool;
 mod filter;

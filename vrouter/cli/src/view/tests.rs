@@ -241,7 +241,8 @@ fn events_as_documented() {
                 {"name": "red", "ipv4": "10.66.0.0/24", "gateway": "", "gateway_mac": null, "mtu": 1500,
                  "ipv6": "fd00:66::/64", "gateway6": null, "mode": "bridged", "routes": 5, "stations": 0, "tunnel": null,
                  "flood_limit": {"frames_per_second": 1000, "burst_frames": 100},
-                 "policer": {"packets_per_second": 9, "burst_packets": 64, "bits_per_second": null, "burst_bits": null}}}),
+                 "policer": {"packets_per_second": 9, "burst_packets": 64, "bits_per_second": null, "burst_bits": null},
+                 "external": false}}),
         ),
     ] {
         let event = Event::from_wire(v1::Event { event: Some(wire) }).unwrap();
