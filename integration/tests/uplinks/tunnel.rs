@@ -1,6 +1,7 @@
 //! A pod and a plain Linux router with a VXLAN device.
 
 use anyhow::{Context, Result, ensure};
+use vrouter_api::v1::DropCount;
 
 use crate::rig::Rig;
 use crate::traffic;
@@ -23,7 +24,9 @@ pub fn both_ways(rig: &Rig) -> Result<()> {
         ensure!(errors == 0, "{counter} of the far end's tunnel: {errors}");
     }
     let stats = rig.uplink_stats("up0")?.port.context("no counters")?;
-    ensure!(stats.drops.is_empty(), "{:?}", stats.drops);
+    // The pod's application may be slower than a burst of TCP, which then sends again; nothing else is lost.
+    let full = |drop: &DropCount| drop.reason == "receiver_ring_full";
+    ensure!(stats.drops.iter().all(full), "{:?}", stats.drops);
     let pod = rig.vrouter.port_stats("pod/0/net0")?;
     ensure!(pod.drops.iter().all(|drop| drop.reason.starts_with("arp_")), "{:?}", pod.drops);
     Ok(())
