@@ -28,14 +28,11 @@ pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Resu
     if networks.is_empty() {
         return std::future::pending().await;
     }
-    let mut uplinks = uplinks(&registry).await?;
-    let wanted = |uplinks: &[Known]| Config {
-        networks: networks.clone(),
-        uplinks: uplinks.iter().map(|uplink| uplink.name.clone()).collect(),
-    };
+    let mut names = names(&uplinks(&registry).await?);
+    let wanted = |names: &[String]| Config { networks: networks.clone(), uplinks: names.to_vec() };
     let (configs, changes) = mpsc::channel(2);
     let (sink, mut updates) = mpsc::channel(1);
-    let first = wanted(&uplinks);
+    let first = wanted(&names);
     let (ended, end) = tokio::sync::oneshot::channel();
     // A thread of its own: a full table takes it a second at a time.
     thread::Builder::new().name("kernel-routes".to_owned()).spawn(move || {
@@ -58,21 +55,15 @@ pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Resu
                 let Some(update) = update else { break };
                 // Not those of the last look: a host interface that was made anew has another number, and the kernel's
                 // routes to it may be here before the next look.
-                let (registry, uplinks) = (Arc::clone(&registry), self::uplinks(&registry).await?);
+                let (registry, uplinks) = (Arc::clone(&registry), uplinks(&registry).await?);
                 tokio::task::spawn_blocking(move || take_in(&registry, &update, &uplinks)).await?;
             }
             _ = due.tick() => {
-                let now = self::uplinks(&registry).await?;
-                if now == uplinks {
-                    continue;
+                let now = self::names(&uplinks(&registry).await?);
+                if now != names {
+                    configs.send(wanted(&now)).await.context("the kernel's routes are read no more")?;
+                    names = now;
                 }
-                // What leads to one that has changed is said anew: without it first, then with it.
-                let same: Vec<_> = now.iter().filter(|uplink| uplinks.contains(uplink)).cloned().collect();
-                if same.len() != uplinks.len() {
-                    configs.send(wanted(&same)).await.context("the kernel's routes are read no more")?;
-                }
-                configs.send(wanted(&now)).await.context("the kernel's routes are read no more")?;
-                uplinks = now;
             }
         }
     }
@@ -80,7 +71,6 @@ pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Resu
 }
 
 /// An uplink with a host interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
     /// The host interface's name.
     name: String,
@@ -88,6 +78,10 @@ struct Known {
     number: u32,
     /// The uplink.
     port: PortIndex,
+}
+
+fn names(uplinks: &[Known]) -> Vec<String> {
+    uplinks.iter().map(|uplink| uplink.name.clone()).collect()
 }
 
 async fn uplinks(registry: &Arc<Mutex<Registry>>) -> Result<Vec<Known>> {
