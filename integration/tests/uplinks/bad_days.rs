@@ -24,6 +24,7 @@ fn spec(name: &str, device: &str) -> UplinkSpec {
 pub fn told_and_survived(rig: &Rig) -> Result<()> {
     refused(rig)?;
     host_interface_deleted(rig)?;
+    frames_too_long(rig)?;
     unplugged(rig)
 }
 
@@ -74,6 +75,20 @@ fn host_interface_deleted(rig: &Rig) -> Result<()> {
     ensure!(rig.node.mac("host0")? == mac, "it has another address");
     rig.node.ip("addr add 192.0.2.1/24 dev host0")?;
     traffic::ping(&rig.node, "192.0.2.2", 56).context("through the new host interface")
+}
+
+/// Somebody lets the host interface send what no packet buffer holds: it is lost, not cut, and disturbs nothing else.
+fn frames_too_long(rig: &Rig) -> Result<()> {
+    let received = || -> Result<u64> {
+        Ok(rig.uplink_stats("up0")?.host.context("no counters of the host interface")?.rx_bytes)
+    };
+    let before = received()?;
+    rig.node.ip("link set host0 mtu 4000")?;
+    ensure!(traffic::ping(&rig.node, "192.0.2.2", 3000).is_err(), "more than a buffer got through");
+    let bytes = received()? - before;
+    ensure!(bytes < 2000, "{bytes} bytes of frames that were too long");
+    rig.node.ip("link set host0 mtu 1600")?;
+    traffic::ping(&rig.node, "192.0.2.2", 1572).context("after frames that were too long")
 }
 
 /// The wire is pulled out of the machine and another is put in.

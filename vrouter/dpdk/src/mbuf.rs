@@ -187,27 +187,6 @@ impl MbufBatch {
         Ok(unsafe { data_mut(raw) })
     }
 
-    /// Returns the first `count` buffers to the pool, or all if there are fewer; the others stay, in order.
-    pub fn drop_front(&mut self, count: u16) {
-        let (len, count) = (usize::from(self.len), count.min(self.len));
-        if let Some(buffers) = self.raws.get_mut(..len) {
-            buffers.rotate_left(usize::from(count));
-        }
-        let kept = self.len - count;
-        let Some(front) = self.raws.get_mut(usize::from(kept)..) else { return };
-        self.len = kept;
-        if count > 0 {
-            // SAFETY: as in `clear`, for those that were at the front and are behind the batch's end now.
-            unsafe {
-                sys::ringway_mbuf_free_bulk_pool(
-                    self.pool.raw(),
-                    front.as_mut_ptr(),
-                    u32::from(count),
-                );
-            }
-        }
-    }
-
     /// Returns all buffers to the pool.
     pub fn clear(&mut self) {
         let count = u32::from(std::mem::take(&mut self.len));

@@ -23,6 +23,7 @@ pub struct TapReader {
     pool: Pool,
     /// The last frame. A byte larger than a buffer, so that one that was cut is too long for it.
     frame: Box<[u8]>,
+    drained: bool,
 }
 
 impl Tap {
@@ -50,20 +51,16 @@ impl Tap {
     /// For the one that takes what the kernel sends, into buffers of `pool`.
     pub fn reader(&self, pool: &Pool) -> TapReader {
         let frame = vec![0; usize::from(pool.data_room()) + 1].into();
-        TapReader { tap: self.clone(), pool: pool.clone(), frame }
+        TapReader { tap: self.clone(), pool: pool.clone(), frame, drained: false }
     }
 
-    /// Gives frames to the kernel; the batch keeps those that it did not take.
-    pub fn send(&self, batch: &mut MbufBatch) {
-        let mut taken = 0;
-        for frame in batch.iter() {
-            // An interface that is down takes nothing, one that was deleted neither.
-            if self.device.send(frame).is_err() {
-                break;
-            }
-            taken += 1;
-        }
-        batch.drop_front(taken);
+    /// Gives all frames to the kernel; returns number and bytes of those that it did not take.
+    pub fn send(&self, batch: &mut MbufBatch) -> (u64, u64) {
+        // One that is refused says nothing of the next, but of an interface that is down or was deleted.
+        let refused = batch.iter().filter(|frame| self.device.send(frame).is_err());
+        let lost = refused.fold((0, 0), |(n, bytes), frame| (n + 1, bytes + frame.len() as u64));
+        batch.clear();
+        lost
     }
 }
 
@@ -75,15 +72,25 @@ impl TapReader {
 
     /// Adds to `batch` what has arrived, as far as there is room.
     pub fn receive(&mut self, batch: &mut MbufBatch) {
-        while batch.len() < batch.capacity() {
-            let Ok(bytes) = self.tap.device.recv(&mut self.frame) else { break };
-            let Some(frame) = self.frame.get(..bytes) else { break };
+        self.drained = false;
+        // Frames that are lost count, or a flood of them would hold the worker here.
+        for _ in batch.len()..batch.capacity() {
+            let Ok(bytes) = self.tap.device.recv(&mut self.frame) else {
+                self.drained = true;
+                break;
+            };
+            let frame = self.frame.get(..bytes).unwrap_or(&[]);
             let Ok(len) = u16::try_from(bytes) else { continue };
             // One without a buffer, or too long for it, is lost, as at a NIC.
             if let Ok(room) = batch.push(len) {
                 room.copy_from_slice(frame);
             }
         }
+    }
+
+    /// Whether the last look found the end of what has arrived, so that the descriptor tells of the next frame.
+    pub fn drained(&self) -> bool {
+        self.drained
     }
 
     /// Becomes readable when a frame arrives; to be watched edge-triggered.

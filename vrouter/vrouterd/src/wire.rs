@@ -7,10 +7,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::tap::{Tap, TapReader};
 use vrouter_dpdk::{MbufBatch, Pool, Queues, RxQueue, TxQueue};
 use vrouter_vhost::queue::BURST;
 use vrouter_vhost::wake::{Token, Wake};
+
+use crate::tap::{Tap, TapReader};
 
 /// Packets a batch has room for.
 const BATCH: u16 = 32;
@@ -58,6 +59,14 @@ impl Source {
         }
     }
 
+    /// Whether it has said that there is no more. A device that tells is asked to before it is looked at.
+    fn drained(&self) -> bool {
+        match self {
+            Self::Device(_) => true,
+            Self::Tap(tap) => tap.drained(),
+        }
+    }
+
     /// A TAP tells without being asked.
     fn tell(&mut self, on: bool) {
         if let Self::Device(queue) = self {
@@ -92,6 +101,11 @@ impl RxSide {
         usize::from(self.batch.len())
     }
 
+    /// Whether there are packets, or may be.
+    fn waits(&mut self) -> bool {
+        self.receive() > 0 || !self.queue.drained()
+    }
+
     fn unwatch(&mut self) {
         if let (Some(wake), Some(descriptor)) = (self.wake.take(), self.queue.interrupt()) {
             wake.unwatch(descriptor);
@@ -114,7 +128,7 @@ impl TxSide {
             Sink::Device(queue) => {
                 queue.send(&mut self.batch);
             }
-            Sink::Tap(tap) => tap.send(&mut self.batch),
+            Sink::Tap(tap) => return tap.send(&mut self.batch),
         }
         if self.batch.is_empty() {
             return (0, 0);
@@ -183,14 +197,14 @@ impl Wire {
 
     /// Whether there are packets on one of the queues in `mine`. They stay where the next burst finds them.
     pub fn has_packets(&self, mine: u32) -> bool {
-        self.each(mine, |side| side.receive() > 0)
+        self.each(mine, RxSide::waits)
     }
 
     /// Asks to be told of packets; whether there are some already, or a queue is somebody else's just now.
     pub fn ask(&self, mine: u32) -> bool {
         self.each(mine, |side| {
             side.queue.tell(true);
-            side.receive() > 0
+            side.waits()
         })
     }
 
