@@ -23,6 +23,7 @@ pub mod readback;
 pub mod recorder;
 pub mod rundir;
 pub mod stage;
+pub mod suite;
 pub mod testpmd;
 pub mod traffic;
 pub mod vrouter;

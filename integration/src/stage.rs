@@ -1,6 +1,7 @@
 //! The node that tests share.
 
 use crate::containerd::Version;
+use crate::machine;
 use crate::node::{Node, PluginStart, Setup};
 use anyhow::{Context, Result};
 
@@ -11,6 +12,16 @@ pub enum Needs {
     Nothing,
     /// Root, hugepages, DPDK and this containerd.
     Node(Version),
+}
+
+impl Needs {
+    /// Why this machine cannot run the test, or nothing when it can.
+    pub fn unmet(self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::Node(version) => machine::unfit(version),
+        }
+    }
 }
 
 /// Name, need, function.

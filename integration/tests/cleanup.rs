@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use integration::containerd::Version;
 use integration::machine::unfit;
 use integration::readback;
-use libtest_mimic::{Arguments, Failed, Trial};
+use integration::suite::{self, Case};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -118,22 +118,9 @@ fn killed() -> Result<()> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
     type Test = fn() -> Result<()>;
     let tests: [(&str, Test); 2] = [("interrupted", interrupted), ("killed", killed)];
     let unfit = unfit(Version::V2_1);
-    let trials = tests
-        .into_iter()
-        .map(|(name, test)| {
-            if let Some(reason) = &unfit
-                && !arguments.list
-            {
-                println!("SKIP {name}: {reason}");
-            }
-            Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
-                .with_ignored_flag(unfit.is_some())
-        })
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let cases = tests.map(|(name, test)| Case::new(name, unfit.clone(), move |()| test()));
+    suite::run((), cases.into(), |()| ())
 }

@@ -15,11 +15,10 @@ mod workers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
-use integration::{idle_pods, machine, qemu, wait};
-use libtest_mimic::{Arguments, Failed, Trial};
+use integration::suite::{self, Case};
+use integration::{idle_pods, machine, qemu};
 
 use bed::Bed;
 
@@ -80,39 +79,10 @@ fn main() -> ExitCode {
             }
         };
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if let Err(error) = wait::stop_on_signals() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
-    let stage: Arc<Mutex<Option<Bed>>> = Arc::default();
-    let mut skipped = 0;
-    let trials = tests()
-        .into_iter()
-        .map(|(name, needs, test)| {
-            let unmet = needs.unmet();
-            if let Some(reason) = &unmet
-                && !arguments.list
-            {
-                println!("SKIP {name}: {reason}");
-                skipped += 1;
-            }
-            let stage = Arc::clone(&stage);
-            Trial::test(name, move || {
-                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-                play(&mut stage, &*test).map_err(|error| Failed::from(format!("{error:#}")))
-            })
-            .with_ignored_flag(unmet.is_some())
-        })
-        .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if skipped > 0 {
-        println!("SKIP: {skipped} tests cannot run on this machine");
-    }
-    // Before the process ends: a static would never be dropped.
-    *stage.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    conclusion.exit_code()
+    let case = |(name, needs, test): (String, Needs, Play)| {
+        Case::new(name, needs.unmet(), move |stage| play(stage, &*test))
+    };
+    suite::run(None, tests().into_iter().map(case).collect(), |stage| *stage = None)
 }
 
 /// Runs a test on the bed that is there; one that fails leaves none to the next.

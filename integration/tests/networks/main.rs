@@ -13,11 +13,10 @@ mod routes;
 mod tunnel6;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
-use integration::{machine, wait};
-use libtest_mimic::{Arguments, Failed, Trial};
+use anyhow::Result;
+use integration::machine;
+use integration::suite::{self, Case};
 
 use rig::Rig;
 
@@ -34,33 +33,9 @@ const TESTS: [Test; 7] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if let Err(error) = wait::stop_on_signals() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
     let unfit = machine::unfit_for_dpdk();
-    if let Some(reason) = &unfit
-        && !arguments.list
-    {
-        println!("SKIP: {} tests cannot run on this machine: {reason}", TESTS.len());
-    }
-    let rig: Arc<Mutex<Option<Rig>>> = Arc::default();
-    let trials = TESTS.into_iter().map(|(name, test)| {
-        let rig = Arc::clone(&rig);
-        let play = move || -> Result<()> {
-            let mut rig = rig.lock().unwrap_or_else(PoisonError::into_inner);
-            if rig.is_none() {
-                *rig = Some(Rig::start()?);
-            }
-            test(rig.as_ref().context("no vRouter")?)
-        };
-        Trial::test(name, move || play().map_err(|error| Failed::from(format!("{error:#}"))))
-            .with_ignored_flag(unfit.is_some())
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    // Before the process ends: a static would never be dropped.
-    *rig.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    conclusion.exit_code()
+    let case = |(name, test): Test| {
+        Case::new(name, unfit.clone(), move |rig| test(suite::started(rig, Rig::start)?))
+    };
+    suite::run(None, TESTS.map(case).into(), |rig| *rig = None)
 }

@@ -10,14 +10,11 @@ mod restart;
 mod settings;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use integration::containerd::Version;
 use integration::node::PluginStart;
-use integration::{machine, wait};
-use libtest_mimic::{Arguments, Failed, Trial};
-
 use integration::stage::{Needs, Stage, Test};
+use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
 const TESTS: [Test; 20] = [
@@ -52,40 +49,8 @@ const TESTS: [Test; 20] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if let Err(error) = wait::stop_on_signals() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
-    let stage = Arc::new(Mutex::new(Stage::default()));
-    let mut skipped = 0;
-    let trials = TESTS
-        .into_iter()
-        .map(|(name, needs, test)| {
-            let unfit = match needs {
-                Needs::Nothing => None,
-                Needs::Node(version) => machine::unfit(version),
-            };
-            if let Some(reason) = &unfit
-                && !arguments.list
-            {
-                println!("SKIP {name}: {reason}");
-                skipped += 1;
-            }
-            let stage = Arc::clone(&stage);
-            Trial::test(name, move || {
-                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-                stage.play(test).map_err(|error| Failed::from(format!("{error:#}")))
-            })
-            .with_ignored_flag(unfit.is_some())
-        })
-        .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if skipped > 0 {
-        println!("SKIP: {skipped} tests cannot run on this machine");
-    }
-    // Before the process ends: a static would never be dropped.
-    stage.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    conclusion.exit_code()
+    let case = |(name, needs, test): Test| {
+        Case::new(name, needs.unmet(), move |stage: &mut Stage| stage.play(test))
+    };
+    suite::run(Stage::default(), TESTS.map(case).into(), Stage::clear)
 }

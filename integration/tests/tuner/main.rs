@@ -10,8 +10,8 @@ mod whole;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use integration::{machine, wait};
-use libtest_mimic::{Arguments, Failed, Trial};
+use integration::machine;
+use integration::suite::{self, Case};
 
 type Test = (&'static str, fn() -> Result<()>);
 
@@ -25,21 +25,7 @@ const TESTS: [Test; 6] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if let Err(error) = wait::stop_on_signals() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
     let unfit = machine::unfit_for_dpdk().or_else(bed::unfit);
-    if let Some(reason) = &unfit
-        && !arguments.list
-    {
-        println!("SKIP: {} tests cannot run on this machine: {reason}", TESTS.len());
-    }
-    let trials = TESTS.into_iter().map(|(name, test)| {
-        Trial::test(name, move || test().map_err(|error| Failed::from(format!("{error:#}"))))
-            .with_ignored_flag(unfit.is_some())
-    });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let case = |(name, test): Test| Case::new(name, unfit.clone(), move |()| test());
+    suite::run((), TESTS.map(case).into(), |()| ())
 }

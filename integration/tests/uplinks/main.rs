@@ -16,11 +16,10 @@ mod tunnel;
 mod two_wires;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use integration::{machine, wait};
-use libtest_mimic::{Arguments, Failed, Trial};
+use integration::machine;
+use integration::suite::{self, Case};
 
 use rig::Rig;
 
@@ -37,34 +36,12 @@ const TESTS: [Test; 7] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if let Err(error) = wait::stop_on_signals() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
     let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
-    if let Some(reason) = &unfit
-        && !arguments.list
-    {
-        println!("SKIP: {} tests cannot run on this machine: {reason}", TESTS.len());
-    }
-    let rig: Arc<Mutex<Option<Rig>>> = Arc::default();
-    let trials = TESTS.into_iter().map(|(name, test)| {
-        let rig = Arc::clone(&rig);
-        let play = move || -> Result<()> {
-            let mut rig = rig.lock().unwrap_or_else(PoisonError::into_inner);
-            if rig.is_none() {
-                *rig = Some(Rig::start()?);
-            }
-            let rig = rig.as_ref().context("no vRouter")?;
+    let case = |(name, test): Test| {
+        Case::new(name, unfit.clone(), move |rig| {
+            let rig = suite::started(rig, Rig::start)?;
             test(rig).with_context(|| rig.story())
-        };
-        Trial::test(name, move || play().map_err(|error| Failed::from(format!("{error:#}"))))
-            .with_ignored_flag(unfit.is_some())
-    });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
-    // Before the process ends: a static would never be dropped.
-    *rig.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    conclusion.exit_code()
+        })
+    };
+    suite::run(None, TESTS.map(case).into(), |rig| *rig = None)
 }

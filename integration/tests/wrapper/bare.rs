@@ -12,7 +12,7 @@ use integration::wrapper::{
 };
 use serde_json::{Value, json};
 
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// As the set-up installs it.
 const RUNC: &str = "/usr/sbin/runc";

@@ -16,7 +16,7 @@ use integration::wrapper::{self, Application, expect, fail, held, run, sender, w
 use integration::{containerd, image, testpmd, wait};
 
 use crate::bare::{NOTICED, idle};
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// Enough for every ring to wrap many times.
 pub const PACKETS: u64 = 50_000;

@@ -6,7 +6,7 @@ use integration::wrapper::{self, held_of, sender, wait_nothing_left};
 
 use crate::bare::NOTICED;
 use crate::ctr::{self, PACKETS};
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// Where testpmd of the tests takes its commands; writable for everybody.
 const TMP: [&str; 2] = ["--mount", "type=tmpfs,src=tmpfs,dst=/tmp,options=rw:mode=1777"];

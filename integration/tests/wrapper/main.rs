@@ -8,17 +8,15 @@ mod ctr;
 mod inside;
 mod managers;
 mod recovery;
-mod stage;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use integration::containerd::Version;
-use integration::{machine, wait, wrapper};
-use libtest_mimic::{Arguments, Failed, Trial};
+use integration::suite::{self, Case};
+use integration::{machine, wrapper};
 
-use stage::Stage;
+use integration::stage::Stage;
 
 /// The line that most tests use.
 const NODE: Version = Version::V2_1;
@@ -59,37 +57,9 @@ fn missing(program: Option<&str>) -> Option<String> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    if let Err(error) = wait::stop_on_signals() {
-        eprintln!("{error:#}");
-        return ExitCode::FAILURE;
-    }
-    let stage = Arc::new(Mutex::new(Stage::default()));
-    let mut skipped = 0;
-    let trials = TESTS
-        .into_iter()
-        .map(|(program, (name, version, test))| {
-            let unfit = machine::unfit(version).or_else(|| missing(program));
-            if let Some(reason) = &unfit
-                && !arguments.list
-            {
-                println!("SKIP {name}: {reason}");
-                skipped += 1;
-            }
-            let stage = Arc::clone(&stage);
-            Trial::test(name, move || {
-                let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-                stage.play(test).map_err(|error| Failed::from(format!("{error:#}")))
-            })
-            .with_ignored_flag(unfit.is_some())
-        })
-        .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if skipped > 0 {
-        println!("SKIP: {skipped} tests cannot run on this machine");
-    }
-    // Before the process ends: a static would never be dropped.
-    stage.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    conclusion.exit_code()
+    let case = |(program, (name, version, test)): With| {
+        let unfit = machine::unfit(version).or_else(|| missing(program));
+        Case::new(name, unfit, move |stage: &mut Stage| stage.play(test))
+    };
+    suite::run(Stage::default(), TESTS.map(case).into(), Stage::clear)
 }

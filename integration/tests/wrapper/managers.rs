@@ -18,7 +18,7 @@ use integration::{image, testpmd};
 
 use crate::bare::{NOTICED, idle};
 use crate::ctr::{PACKETS, annotations};
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// Time for dockerd to answer.
 const START: Duration = Duration::from_secs(60);

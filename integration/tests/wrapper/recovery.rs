@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use crate::bare::{Bare, NOTICED, idle, opted_in};
 use crate::ctr;
-use crate::stage::Stage;
+use integration::stage::Stage;
 
 /// The plugin looks every few seconds, and believes it the second time.
 const FOUND: Duration = Duration::from_secs(45);
