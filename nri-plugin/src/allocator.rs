@@ -3,9 +3,9 @@
 //! One lock around everything. It is held over calls of the vRouter, which all have a deadline, and over small files in
 //! `run_dir`; never over anything else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nri_plugin_core::annotations::{self, AnnotationError, Request, SocketOwner};
 use nri_plugin_core::cgroup::{CgroupError, container_cgroup};
@@ -13,8 +13,8 @@ use nri_plugin_core::cpuset::{CpuSet, ListError};
 use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::paths::{PathError, PortId, SandboxId, Slot};
 use nri_plugin_core::plan::{
-    AdoptError, Alignment, Allocation, Ask, Chosen, ContainerRecord, Cpus, Node, PlanError,
-    PodRecord, SharedUpdate,
+    Alignment, Allocation, Ask, Chosen, ContainerRecord, Cpus, Node, PlanError, PodRecord,
+    SharedUpdate,
 };
 use nri_plugin_core::recovery::{self, Action, Observed, Port};
 use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
@@ -33,8 +33,10 @@ use crate::vrouter::{Session, VRouter, VRouterError};
 mod leases;
 mod others;
 mod prepare;
+mod state;
 mod wrapped;
 
+use state::{Removed, State, forget_container};
 pub use wrapped::WrappedError;
 
 /// Why a container is not created. Each is one line for the author of the pod.
@@ -106,34 +108,6 @@ pub struct Allocator {
     pub stale_ports: Notify,
     /// Tells the watcher that there may be leases that no pod holds.
     pub stale_leases: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    node: Node,
-    /// Every sandbox that may exist, ours and others'.
-    sandboxes: BTreeSet<SandboxId>,
-    /// Of those, the ones from before the plugin or its connection to the runtime. containerd does not announce the end of a
-    /// sandbox that is older than itself (containerd issue 8426).
-    inherited: BTreeSet<SandboxId>,
-    /// Inherited ones that seemed to be gone when last looked at.
-    gone: BTreeSet<SandboxId>,
-    /// Every container that may exist.
-    containers: BTreeSet<String>,
-    /// Whether the vRouter has said which CPUs it uses. Until then shared CPUs are left as they are.
-    vrouter_known: bool,
-    /// Processes that are just creating or deleting containers of the wrapper, by container.
-    callers: BTreeMap<SandboxId, u32>,
-    /// What containers of pods have to be told with the next answer to the runtime.
-    untold: Vec<SharedUpdate>,
-    /// The same for containers that are not ours.
-    untold_others: Vec<(String, CpuSet)>,
-    /// When the machine and the vRouter's workers were last looked at.
-    looked: Option<Instant>,
-    /// Containers that run without what they opted in to.
-    unserved: Vec<Unserved>,
-    /// Pods that have interfaces and no container yet, and since when.
-    prepared: BTreeMap<SandboxId, Instant>,
 }
 
 impl Allocator {
@@ -552,94 +526,6 @@ impl Allocator {
             self.stale_ports.notify_one();
         }
     }
-}
-
-impl State {
-    /// From what is on disk and what may exist. Directories of pods that do not exist are removed.
-    fn restore(
-        settings: &NriConfig,
-        files: &Files,
-        found: Found,
-        sandboxes: BTreeSet<SandboxId>,
-        containers: BTreeSet<String>,
-    ) -> Result<Self, StartError> {
-        let topology = sysfs::topology(&settings.sysfs_root)?;
-        let mut node = Node::new(
-            topology,
-            convert::reserved(settings)?,
-            convert::defaults(settings),
-            convert::policy(settings),
-        );
-        let observed = Observed {
-            directories: found.directories,
-            records: found.records,
-            sandboxes: sandboxes.clone(),
-            containers: containers.clone(),
-            ports: None,
-        };
-        for action in recovery::plan(files.run_dir(), observed) {
-            match action {
-                Action::RemovePodDirectory { sandbox } => {
-                    tracing::info!(%sandbox, "removing what a pod that is gone has left");
-                    files.remove_pod(&sandbox)?;
-                }
-                Action::Adopt { record } => {
-                    if let Err(error) = node.adopt(record) {
-                        tracing::error!(%error, "cannot serve a pod");
-                    }
-                }
-                Action::Report { sandbox, problem } => {
-                    tracing::error!(%sandbox, %problem, "cannot serve a pod");
-                }
-                // Without the vRouter's ports there is nothing to do to them.
-                Action::DeletePort { .. } | Action::CreatePort { .. } => {}
-            }
-        }
-        let inherited = sandboxes.clone();
-        Ok(Self {
-            node,
-            sandboxes,
-            inherited,
-            gone: BTreeSet::new(),
-            containers,
-            vrouter_known: false,
-            looked: None,
-            unserved: Vec::new(),
-            prepared: BTreeMap::new(),
-            callers: BTreeMap::new(),
-            untold: Vec::new(),
-            untold_others: Vec::new(),
-        })
-    }
-
-    fn learn(&mut self, info: &vrouter_api::v1::Info) {
-        self.node.set_vrouter(convert::vrouter(info));
-        self.vrouter_known = true;
-    }
-}
-
-/// A pod without one of its containers.
-struct Removed {
-    record: PodRecord,
-    /// What the container used.
-    slot: Slot,
-}
-
-/// Takes one container out of its pod, with its slot if that was its own. `None` when there is no such container: it
-/// was replaced by a newer one of the same name, or is none of ours.
-fn forget_container(
-    node: &mut Node,
-    sandbox: &SandboxId,
-    id: &str,
-) -> Option<Result<Removed, AdoptError>> {
-    let mut record = node.pod(sandbox)?.clone();
-    let name = record.containers.iter().find(|(_, container)| container.id == id)?.0.clone();
-    let slot = record.containers.remove(&name)?.slot;
-    if slot != Slot::POD && record.containers.values().all(|other| other.slot != slot) {
-        record.slots.remove(&slot);
-    }
-    node.release_pod(sandbox);
-    Some(node.adopt(record.clone()).map(|()| Removed { record, slot }))
 }
 
 fn ask<'a>(

@@ -1,0 +1,133 @@
+//! What the allocator knows: the node, what may exist on it, and what has yet to be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use nri_plugin_core::cpuset::CpuSet;
+use nri_plugin_core::paths::{SandboxId, Slot};
+use nri_plugin_core::plan::{AdoptError, Node, PodRecord, SharedUpdate};
+use nri_plugin_core::recovery::{self, Action, Observed};
+use ringway_config::NriConfig;
+
+use super::StartError;
+use crate::convert;
+use crate::files::{Files, Found};
+use crate::sysfs;
+use crate::unserved::Unserved;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub node: Node,
+    /// Every sandbox that may exist, ours and others'.
+    pub sandboxes: BTreeSet<SandboxId>,
+    /// Of those, the ones from before the plugin or its connection to the runtime. containerd does not announce the end of a
+    /// sandbox that is older than itself (containerd issue 8426).
+    pub inherited: BTreeSet<SandboxId>,
+    /// Inherited ones that seemed to be gone when last looked at.
+    pub gone: BTreeSet<SandboxId>,
+    /// Every container that may exist.
+    pub containers: BTreeSet<String>,
+    /// Whether the vRouter has said which CPUs it uses. Until then shared CPUs are left as they are.
+    pub vrouter_known: bool,
+    /// Processes that are just creating or deleting containers of the wrapper, by container.
+    pub callers: BTreeMap<SandboxId, u32>,
+    /// What containers of pods have to be told with the next answer to the runtime.
+    pub untold: Vec<SharedUpdate>,
+    /// The same for containers that are not ours.
+    pub untold_others: Vec<(String, CpuSet)>,
+    /// When the machine and the vRouter's workers were last looked at.
+    pub looked: Option<Instant>,
+    /// Containers that run without what they opted in to.
+    pub unserved: Vec<Unserved>,
+    /// Pods that have interfaces and no container yet, and since when.
+    pub prepared: BTreeMap<SandboxId, Instant>,
+}
+
+impl State {
+    /// From what is on disk and what may exist. Directories of pods that do not exist are removed.
+    pub fn restore(
+        settings: &NriConfig,
+        files: &Files,
+        found: Found,
+        sandboxes: BTreeSet<SandboxId>,
+        containers: BTreeSet<String>,
+    ) -> Result<Self, StartError> {
+        let topology = sysfs::topology(&settings.sysfs_root)?;
+        let mut node = Node::new(
+            topology,
+            convert::reserved(settings)?,
+            convert::defaults(settings),
+            convert::policy(settings),
+        );
+        let observed = Observed {
+            directories: found.directories,
+            records: found.records,
+            sandboxes: sandboxes.clone(),
+            containers: containers.clone(),
+            ports: None,
+        };
+        for action in recovery::plan(files.run_dir(), observed) {
+            match action {
+                Action::RemovePodDirectory { sandbox } => {
+                    tracing::info!(%sandbox, "removing what a pod that is gone has left");
+                    files.remove_pod(&sandbox)?;
+                }
+                Action::Adopt { record } => {
+                    if let Err(error) = node.adopt(record) {
+                        tracing::error!(%error, "cannot serve a pod");
+                    }
+                }
+                Action::Report { sandbox, problem } => {
+                    tracing::error!(%sandbox, %problem, "cannot serve a pod");
+                }
+                // Without the vRouter's ports there is nothing to do to them.
+                Action::DeletePort { .. } | Action::CreatePort { .. } => {}
+            }
+        }
+        let inherited = sandboxes.clone();
+        Ok(Self {
+            node,
+            sandboxes,
+            inherited,
+            gone: BTreeSet::new(),
+            containers,
+            vrouter_known: false,
+            looked: None,
+            unserved: Vec::new(),
+            prepared: BTreeMap::new(),
+            callers: BTreeMap::new(),
+            untold: Vec::new(),
+            untold_others: Vec::new(),
+        })
+    }
+
+    /// What the vRouter says of itself.
+    pub fn learn(&mut self, info: &vrouter_api::v1::Info) {
+        self.node.set_vrouter(convert::vrouter(info));
+        self.vrouter_known = true;
+    }
+}
+
+/// A pod without one of its containers.
+pub(super) struct Removed {
+    pub record: PodRecord,
+    /// What the container used.
+    pub slot: Slot,
+}
+
+/// Takes one container out of its pod, with its slot if that was its own. `None` when there is no such container: it
+/// was replaced by a newer one of the same name, or is none of ours.
+pub(super) fn forget_container(
+    node: &mut Node,
+    sandbox: &SandboxId,
+    id: &str,
+) -> Option<Result<Removed, AdoptError>> {
+    let mut record = node.pod(sandbox)?.clone();
+    let name = record.containers.iter().find(|(_, container)| container.id == id)?.0.clone();
+    let slot = record.containers.remove(&name)?.slot;
+    if slot != Slot::POD && record.containers.values().all(|other| other.slot != slot) {
+        record.slots.remove(&slot);
+    }
+    node.release_pod(sandbox);
+    Some(node.adopt(record.clone()).map(|()| Removed { record, slot }))
+}
