@@ -1,6 +1,6 @@
 //! What an event changes.
 
-use super::event::{Event, Link, LinkKind, Route, Via};
+use super::event::{Event, Link, LinkKind, Via};
 use super::network::Network;
 use super::paths::PathId;
 use super::world::World;
@@ -18,8 +18,9 @@ pub enum Doubt {
     /// Nothing has happened that the kernel would not have said.
     #[default]
     None,
-    /// The kernel has taken routes away without saying so. Which ones is known by rules taken from its source text;
-    /// a dump some time later makes sure.
+    /// The kernel has taken routes away without saying so, and which ones is known by rules taken from its source text;
+    /// or one of several routes that are the same in everything has come or gone, which might have been said twice. A dump
+    /// some time later makes sure.
     Check,
     /// There is something that was not listened to before: a dump is needed.
     Dump,
@@ -123,10 +124,8 @@ impl Mirror {
                 self.objects_gone(vec![id]);
                 self.suspect(Doubt::Check);
             }
-            Event::Route(route, how) => self.route(&route, how),
-            Event::RouteGone(route) => {
-                self.networks.values_mut().for_each(|network| network.remove(&route));
-            }
+            Event::Route(route, how) => self.routes(|network| network.add(&route, how)),
+            Event::RouteGone(route) => self.routes(|network| network.remove(&route)),
             Event::Rule(rule) => {
                 self.world.set_rule(rule);
                 self.follow();
@@ -246,8 +245,15 @@ impl Mirror {
 
     // === routes ===
 
-    fn route(&mut self, route: &Route, how: super::How) {
-        self.networks.values_mut().for_each(|network| network.add(route, how));
+    fn routes(&mut self, change: impl Fn(&mut Network)) {
+        let mut doubtful = false;
+        for network in self.networks.values_mut() {
+            change(network);
+            doubtful |= network.take_doubt();
+        }
+        if doubtful {
+            self.suspect(Doubt::Check);
+        }
     }
 
     /// Routes through an object go when it goes (`remove_nexthop`).

@@ -7,7 +7,7 @@ use super::event::{How, Path, Route, Via};
 use super::paths::{PathId, Paths, UsedBy};
 use super::world::World;
 use super::{Change, NetworkSpec, Prefix, Source, Target};
-use entries::{Entries, Entry, Placing, Sort};
+use entries::{Entries, Entry, Placing, Sort, take_one};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub(super) struct Network {
     dirty: Vec<Prefix>,
     /// Everything is dirty.
     all: bool,
+    /// Of routes that are there twice, one has come or gone: how many are left is known only if nothing is said twice.
+    doubtful: bool,
 }
 
 #[derive(Default)]
@@ -59,6 +61,7 @@ impl Network {
             covers: BTreeSet::new(),
             dirty: Vec::new(),
             all: false,
+            doubtful: false,
         }
     }
 
@@ -84,7 +87,8 @@ impl Network {
     }
 
     pub fn routes(&self) -> usize {
-        self.nodes.values().map(|node| node.entries.as_slice().len()).sum()
+        let entries = self.nodes.values().flat_map(|node| node.entries.as_slice());
+        entries.map(Entry::routes).sum()
     }
 
     pub fn path_count(&self) -> usize {
@@ -115,7 +119,8 @@ impl Network {
                 self.paths.kill(path, *link);
             }
         }
-        let entry = Entry { metric: route.metric, path, tos: route.tos, rank };
+        let dumped = how == How::Dumped;
+        let entry = Entry { metric: route.metric, path, tos: route.tos, rank, twins: 0, dumped };
         let node = self.nodes.entry(prefix).or_default();
         let fresh = node.entries.as_slice().is_empty();
         let paths = &self.paths;
@@ -126,6 +131,8 @@ impl Network {
         let placing = Placing { sort, v6: prefix.is_v6() };
         // What makes room: a route that is replaced, or this one itself where it was there already.
         let out = node.entries.edit(|entries| placing.place(entries, entry, how));
+        self.doubtful |=
+            node.entries.as_slice().iter().any(|other| other.twins > 0 && other.is(&entry));
         if let Some(replaced) = out {
             self.paths.release(replaced.path, prefix);
         }
@@ -149,7 +156,11 @@ impl Network {
         let same = node.entries.as_slice().iter();
         let same = same.copied().find(|entry| like(entry) && Some(entry.path) == path);
         if let Some(same) = same {
-            node.entries.edit(|entries| entries.retain(|entry| *entry != same));
+            node.entries.edit(|entries| {
+                let at = entries.iter().position(|entry| *entry == same);
+                at.map(|at| take_one(entries, at))
+            });
+            self.doubtful |= same.twins > 0;
             self.paths.release(same.path, prefix);
         } else if prefix.is_v6() && joins(&route.path) {
             // One way of several.
@@ -230,7 +241,7 @@ impl Network {
             entries.retain(|entry| {
                 let gone = gone(entry);
                 if gone {
-                    paths.release(entry.path, prefix);
+                    (0..entry.routes()).for_each(|_| paths.release(entry.path, prefix));
                     any = true;
                 }
                 !gone
@@ -300,6 +311,11 @@ impl Network {
 
     pub fn paths_of_object(&self, object: u32) -> Vec<PathId> {
         self.paths.of_object(object)
+    }
+
+    /// Whether how many routes there are has been in doubt since this was asked last.
+    pub fn take_doubt(&mut self) -> bool {
+        std::mem::take(&mut self.doubtful)
     }
 
     pub fn is_dirty(&self) -> bool {

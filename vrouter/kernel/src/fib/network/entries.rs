@@ -12,9 +12,24 @@ pub(in super::super) struct Entry {
     pub tos: u8,
     /// Of the tables that are asked one after the other.
     pub rank: u8,
+    /// How many more the kernel has that are the same in everything: `ip -6 route replace` makes them where the one it
+    /// replaces is not the one that is like the new.
+    pub twins: u8,
+    /// Whether a dump has said it, so that the same said again by that dump is a twin; any other may have been heard before.
+    pub dumped: bool,
 }
 
 impl Entry {
+    /// Whether it is the same route.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.class(), self.path) == (other.class(), other.path)
+    }
+
+    /// How many routes of the kernel it stands for.
+    pub fn routes(&self) -> usize {
+        1 + usize::from(self.twins)
+    }
+
     /// Routes of one class are told apart by their paths only.
     fn class(&self) -> (u8, Reverse<u8>, u32) {
         (self.rank, Reverse(self.tos), self.metric)
@@ -57,6 +72,18 @@ impl Entries {
     }
 }
 
+/// Takes one route away: an entry, or one of several that it stands for.
+pub(super) fn take_one(entries: &mut Vec<Entry>, at: usize) -> Entry {
+    let entry = &mut entries[at];
+    match entry.twins.checked_sub(1) {
+        Some(rest) => {
+            entry.twins = rest;
+            *entry
+        }
+        None => entries.remove(at),
+    }
+}
+
 /// What of an IPv6 path decides which other one it joins or replaces.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sort {
@@ -80,20 +107,36 @@ impl<S: Fn(PathId) -> Option<Sort>> Placing<S> {
         let class = new.class();
         let start = entries.partition_point(|entry| entry.class() < class);
         let mut end = entries.partition_point(|entry| entry.class() <= class);
-        if let Some(at) = entries[start..end].iter().position(|entry| *entry == new) {
-            // Dumped ones come in order: this one is the last so far.
-            if how == How::Dumped {
-                entries[start + at..end].rotate_left(1);
-            }
-            return Some(new);
-        }
+        let same = entries[start..end].iter().position(|entry| entry.is(&new));
         let replaced = if self.v6 {
             self.replaced6(&entries[start..end], new, how)
         } else {
             (how == How::Replaced && start < end).then_some(0)
         };
+        if let Some(at) = same {
+            let twin = match how {
+                How::Dumped => entries[start + at].dumped,
+                How::Replaced => self.v6 && replaced.is_some_and(|other| other != at),
+                How::Added | How::Appended => false,
+            };
+            let entry = &mut entries[start + at];
+            entry.dumped |= new.dumped;
+            if twin {
+                entry.twins = entry.twins.saturating_add(1);
+            }
+            // Dumped ones come in order: this one is the last so far.
+            if how == How::Dumped {
+                entries[start + at..end].rotate_left(1);
+            }
+            return match replaced {
+                Some(other) if twin => Some(take_one(entries, start + other)),
+                _ => (!twin).then_some(new),
+            };
+        }
         if let Some(at) = replaced {
-            return Some(std::mem::replace(&mut entries[start + at], new));
+            let replaced = take_one(entries, start + at);
+            entries.insert(start + at, new);
+            return Some(replaced);
         }
         // `fib_insert_alias` puts an IPv4 route before those like it unless it is appended, `fib6_add_rt2node` behind.
         if !self.v6 && matches!(how, How::Added | How::Replaced) {

@@ -345,6 +345,15 @@ impl Kernel {
         route
     }
 
+    /// How many routes there are like this one in all.
+    pub fn alike(&self, route: &Route) -> usize {
+        let entries = self.routes.get(&(route.table, route.prefix)).into_iter().flatten();
+        let alike = |entry: &&Entry| {
+            (entry.tos, entry.metric, &entry.path) == (route.tos, route.metric, &route.path)
+        };
+        entries.filter(alike).count()
+    }
+
     /// Takes a route away; with `whole` all the ways that it is joined with.
     pub fn remove(&mut self, table: u32, prefix: Prefix, at: usize, whole: bool) {
         let said = if whole {

@@ -4,8 +4,8 @@
 use super::kernel::{Kernel, LINKS, gateway, joins};
 use super::reference;
 use crate::fib::{
-    Change, Encap, Hop, How, Kind, LOCAL, MAIN, Mac, Mirror, NetworkSpec, Object, Path, Prefix,
-    Source, Target, Via,
+    Change, Doubt, Encap, Event, Hop, How, Kind, LOCAL, MAIN, Mac, Mirror, NetworkSpec, Object,
+    Path, Prefix, Source, Target, Via,
 };
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -202,10 +202,14 @@ fn check(steps: &[Step]) {
         let said = std::mem::take(&mut kernel.said);
         for event in said {
             mirror.apply(event.clone());
-            // What a dump has taken in already may be said again, if it adds something.
-            if step.3 & 7 == 0
-                && matches!(event, crate::fib::Event::Route(..) | crate::fib::Event::RouteGone(..))
-            {
+            // What a dump has taken in already may be said again. With twins it can't be told from one more; those in doubt
+            // are dumped again.
+            let (Event::Route(route, _) | Event::RouteGone(route)) = &event else { continue };
+            let alike = kernel.alike(route);
+            let twins = alike > 1 || (alike == 1 && matches!(event, Event::RouteGone(_)));
+            if twins {
+                assert_eq!(mirror.take_doubt(), Doubt::Check);
+            } else if step.3 & 7 == 0 {
                 mirror.apply(event);
             }
         }

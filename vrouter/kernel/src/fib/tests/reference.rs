@@ -26,7 +26,9 @@ fn of_prefix(kernel: &Kernel, _: Prefix, entries: &[Entry], address: IpAddr) -> 
         return Some(Target::Kernel);
     }
     let best = usable.iter().map(|entry| entry.metric).min()?;
-    let best: Vec<_> = usable.into_iter().filter(|entry| entry.metric == best).collect();
+    let mut best: Vec<_> = usable.into_iter().filter(|entry| entry.metric == best).collect();
+    // One that is there twice leads where it leads.
+    best.dedup_by(|one, other| one.path == other.path);
     let first = best.first()?;
     if !first.path.v6 {
         return Some(lead(kernel, &[first], address));
