@@ -12,7 +12,7 @@
 pub mod annotations;
 pub mod cgroup;
 pub mod cpuset;
-mod eal;
+pub mod eal;
 pub mod hugepages;
 pub mod net;
 pub mod paths;
