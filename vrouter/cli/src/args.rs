@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cdi;
 mod networks;
 mod routes;
 mod uplinks;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use cdi::{AddDevice, CdiAction, CdiArgs, Listener};
 pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
 pub(crate) use uplinks::{AddUplink, Driver, UplinkAction};
@@ -114,6 +116,10 @@ pub(crate) enum Command {
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
 
+    /// Interfaces for `--device` of podman, Docker, nerdctl and ctr, told to them by files of the Container Device Interface.
+    #[command(after_long_help = cdi::CDI_HELP)]
+    Cdi(CdiArgs),
+
     /// What there is, and then every change, until interrupted.
     #[command(after_long_help = WATCH_HELP)]
     Watch,
@@ -131,13 +137,20 @@ pub(crate) struct DoctorArgs {
     /// The directory of the pods' sockets, as in nri.toml and vrouter.toml.
     #[arg(long, value_name = "PATH", default_value = "/run/ringway")]
     pub(crate) run_dir: PathBuf,
+    /// Mends what can be mended from here: ends opted-in containers that run without their interfaces, so that kubelet starts them
+    /// again with them, and deletes ports whose containers and records are gone.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// containerd's configuration, where it is not where containerd looks by itself (k3s, a second one).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) containerd_config: Option<PathBuf>,
     /// Where the machine's files are.
     #[arg(long, hide = true, default_value = "/")]
     pub(crate) root: PathBuf,
 }
 
 const DOCTOR_HELP: &str = "\
-Changes nothing. Ends with 1 if something that was asked for does not work (FAILURE).
+Changes nothing without --repair. Ends with 1 if something that was asked for does not work (FAILURE).
 
 JSON: an array of {check, status, what, remedy}; status is ok, note, warning or failure, remedy null where nothing has to
 be done.";

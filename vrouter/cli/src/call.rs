@@ -53,6 +53,12 @@ impl Vrouter {
         Ok(())
     }
 
+    pub(crate) async fn delete_port(&mut self, id: &str) -> Result<(), Failure> {
+        let answer = self.client.delete_port(v1::DeletePortRequest { id: id.to_owned() });
+        answered(&self.socket, &format!("port {id} not deleted"), answer).await?;
+        Ok(())
+    }
+
     pub(crate) async fn uplinks(&mut self) -> Result<Vec<v1::Uplink>, Failure> {
         let answer = self.client.list_uplinks(v1::ListUplinksRequest {});
         Ok(answered(&self.socket, "uplinks", answer).await?.uplinks)

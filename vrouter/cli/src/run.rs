@@ -1,5 +1,6 @@
 //! The commands: ask, convert, print.
 
+mod cdi;
 mod networks;
 mod routes;
 mod uplinks;
@@ -27,6 +28,9 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
     }
     if let Command::Doctor(doctor) = &args.command {
         return doctor::run(args, doctor, out).await;
+    }
+    if let Command::Cdi(cdi) = &args.command {
+        return cdi::run(cdi, args.json, out).await;
     }
     let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
     match &args.command {
@@ -77,7 +81,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             show(out, args.json, &drops, text::drops)
         }
         Command::Watch => watch(&mut vrouter, args.json, out).await,
-        Command::Doctor(_) | Command::Completions { .. } => Ok(()),
+        Command::Doctor(_) | Command::Cdi(_) | Command::Completions { .. } => Ok(()),
     }
 }
 
