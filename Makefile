@@ -71,6 +71,7 @@ fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FU
 integration: build
 	@integration/setup/qemu.sh
 	@integration/setup/managers.sh
+	@integration/setup/plugins.sh
 	@$(CARGO) test --workspace --locked $(addprefix --test ,$(live))
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)

@@ -222,11 +222,15 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
     );
     // Without CAP_SYS_RESOURCE (a test machine in a container) a negative oom_score_adj cannot be set; the hugetlb limits of
     // the pods are read back.
-    let runtime = r#"
+    let runtime = format!(
+        r#"
         restrict_oom_score_adj = true
         disable_hugetlb_controller = false
         tolerate_missing_hugetlb_controller = false
-        "#;
+        enable_cdi = true
+        cdi_spec_dirs = ["{run_path}/cdi"]
+        "#
+    );
     match version {
         Version::V1_7 => format!(
             r#"version = 2

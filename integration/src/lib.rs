@@ -7,6 +7,7 @@
 pub mod containerd;
 pub mod cri;
 pub mod demo;
+pub mod device;
 pub mod frames;
 pub mod idle_pods;
 pub mod image;

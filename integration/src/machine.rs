@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -39,6 +40,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
         bail!("{} is not built; run `cargo build --workspace`", path.display());
     }
     Ok(path)
+}
+
+/// A daemon as its systemd unit starts it, as far as that says how important it is: containerd holds every pod up while it waits.
+pub fn daemon(name: &str) -> Result<Command> {
+    let unit = repository().join("config/systemd").join(format!("{name}.service"));
+    let text = fs::read_to_string(&unit).with_context(|| unit.display().to_string())?;
+    let nice = text.lines().find_map(|line| line.strip_prefix("Nice=")).unwrap_or("0");
+    let mut command = Command::new("nice");
+    command.arg(format!("--adjustment={nice}")).arg(program(name)?);
+    Ok(command)
 }
 
 /// Why this machine cannot run pods with DPDK outside containers, or nothing when it can.

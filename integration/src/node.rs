@@ -210,7 +210,7 @@ impl Node {
         let config = self.run.path().join("nri.toml");
         fs::write(&config, self.plugin_config())?;
         let before = self.plugins_accepted()?;
-        let mut command = Command::new(program("ringway-nri")?);
+        let mut command = machine::daemon("ringway-nri")?;
         command.arg("--config").arg(&config);
         let mut plugin = Daemon::start("ringway-nri", command, &self.run.path().join("nri.log"))?;
         plugin.wait_for("containerd accepts it", PATIENCE, || {
