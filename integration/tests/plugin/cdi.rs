@@ -15,12 +15,17 @@ use integration::stage::Stage;
 /// What kubelet writes for a device of a device plugin, with any name behind it.
 const ANNOTATION: &str = "cdi.k8s.io/ringway";
 
+/// Bytes, enough for testpmd.
+const HUGEPAGES: u64 = 128 << 20;
+
 /// A pod that has not opted in, with the device; gives sandbox and container.
 fn start(node: &Node, name: &str, device: &Device) -> Result<(String, String)> {
     let cri = &node.containerd()?.cri;
     let mut pod = Pod::idle(name);
     pod.image = image::TESTPMD;
     pod.command = testpmd::command(&testpmd::Role::Receive);
+    // A device brings no hugepages: the pod asks kubelet for them.
+    pod.hugepages_2mi = HUGEPAGES;
     let config = pod.sandbox(node.run().id(), &node.run().path().join("logs"), 0);
     let mut container = pod.container(0);
     container.annotations.insert(ANNOTATION.to_owned(), device.reference());
