@@ -365,7 +365,7 @@ mod tests {
         // Page by page, also from behind a prefix that is not there.
         assert_eq!(routes.page(&none, None, 3, &[]), (expected[..3].to_vec(), true));
         let behind = after(&expected[2].prefix).unwrap();
-        assert_eq!(routes.page(&none, behind, 3, &[]), (expected[3..].to_vec(), false));
+        assert_eq!(routes.page(&none, behind, 4, &[]), (expected[3..].to_vec(), false));
         assert_eq!(
             routes.page(&none, after("10.1.128.0/17").unwrap(), 1, &[]),
             (expected[2..3].to_vec(), true)

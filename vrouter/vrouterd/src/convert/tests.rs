@@ -35,7 +35,10 @@ fn a_bad_network_is_refused_by_field_and_value() {
         (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
         (|n| n.tunnel = numbers(|it| it.label = 15), "tunnel.label \"15\": use 16 to 1048575"),
         (|n| n.tunnel = numbers(|it| it.label = 1 << 20), "tunnel.label \"1048576\""),
-        (|n| n.tunnel = numbers(|it| it.no_vni = true), "give it a VNI, a label or both"),
+        (
+            |n| n.tunnel = numbers(|it| it.no_vni = true),
+            "tunnel.label \"0\": give it a VNI, a label or both",
+        ),
         (
             |n| n.tunnel = numbers(|it| (it.no_vni, it.vni, it.label) = (true, 7, 99)),
             "tunnel.vni \"7\": leave it out",

@@ -419,6 +419,11 @@ fn packets_that_are_made_are_right() {
             let next = packet.header[if is_six { 20 } else { 23 }];
             let pseudo = [&packet.header[addresses], &length, &[0, 0, 0, next]].concat();
             let end = usize::from(packet.header_len);
+            if protocol == "tcp" && is_six {
+                // A worker sees the head up to the ports and the sequence number.
+                assert_eq!(end, 64);
+                continue;
+            }
             let message = &packet.header[start..end];
             let covered = if protocol == "icmp" && !is_six {
                 message.to_vec()

@@ -146,7 +146,7 @@ impl Said<'_> {
         let kind = last.and_then(|lookup| lookup.route.as_ref()).map(v1::Route::kind);
         match reason {
             DropReason::NoRoute => match kind {
-                Some(v1::RouteKind::Via) => "no port has the address that the route leads to; create it, or change the route".to_owned(),
+                Some(v1::RouteKind::Via | v1::RouteKind::Unspecified) => "no port has the address that the route leads to; create it, or change the route".to_owned(),
                 Some(v1::RouteKind::Link) => "the uplink of the route has no link or is not there; see `ringway uplinks`".to_owned(),
                 Some(v1::RouteKind::Vxlan) => format!("the network that carries the tunnel of {network} has no way to its other end; see its routes with `ringway routes`, and `ringway uplinks`"),
                 Some(v1::RouteKind::Kernel) => format!("network {network} has no kernel port"),
