@@ -67,8 +67,7 @@ pub fn killed(rig: &mut Rig) -> Result<()> {
     let Rig { a, b, .. } = &*rig;
     a.wait_route("10.66.2.2/32", gone).with_context(|| told(a))?;
     ensure!(traffic::ping(&a.pod, "10.66.2.2", 56).is_err(), "without a route");
-    // What the killed one has left in its kernel stays.
-    b.wait_route("10.66.1.2/32", through_to("192.0.2.1"))?;
+    b.wait_route("10.66.1.2/32", gone)?;
     daemons::start(&mut rig.b)?;
     let Rig { a, b, .. } = &*rig;
     a.wait_route("10.66.2.2/32", through_to("192.0.2.2")).with_context(|| told(a))?;

@@ -88,10 +88,15 @@ fn users(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ends them as a crash would.
+/// Ends those that speak to other routers as a crash would, then zebra in order: it takes its routes out of the kernel.
 pub fn kill(node: &mut Node) -> Result<()> {
-    for mut daemon in node.daemons.drain(..) {
-        daemon.crash()?;
+    // It was started first.
+    while let Some(mut daemon) = node.daemons.pop() {
+        if node.daemons.is_empty() {
+            daemon.stop(START)?;
+        } else {
+            daemon.crash()?;
+        }
     }
     // What they listen on stays, and would look as if they were there.
     for name in DAEMONS {
