@@ -23,6 +23,7 @@ fn shown(family: &str, table: &str) -> Result<Vec<String>> {
 
 pub fn come_and_go() -> Result<()> {
     ip("link add u0 type veth peer name u0-far")?;
+    ip("link set u0-far up")?;
     ip("link set u0 up")?;
     ip("route add 10.66.0.9 dev u0 table 77")?;
     let mut config = main_config();
