@@ -15,6 +15,7 @@ mod nri;
 mod prefix;
 mod profile;
 mod runtime;
+mod tunnel;
 mod uplink;
 mod vrouter;
 

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod cdi;
+mod explain;
 mod networks;
 mod routes;
 mod uplinks;
@@ -12,6 +13,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use cdi::{AddDevice, CdiAction, CdiArgs, Listener};
+pub(crate) use explain::{ExplainArgs, Protocol};
 pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
 pub(crate) use uplinks::{AddUplink, Driver, UplinkAction};
@@ -45,6 +47,7 @@ Examples:
   ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
+  ringway explain --from shop/cart --to 10.1.0.9   which way a packet would take, and why
   ringway workers set 2,3                       two CPUs for packets, from now on
   ringway doctor                                what is wrong with this node";
 
@@ -55,6 +58,7 @@ Examples:
   ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
+  ringway explain --from shop/cart --to 10.1.0.9   which way a packet would take, and why
   ringway workers set 2,3                       two CPUs for packets, from now on
   ringway doctor                                what is wrong with this node
   ringway ports --json | jq -r '.[] | select(.state != \"up\") | .pod'
@@ -96,6 +100,10 @@ pub(crate) enum Command {
     /// Routes of a network, beside those to its pods.
     #[command(after_long_help = routes::ROUTES_HELP)]
     Routes(RoutesArgs),
+
+    /// What would become of a packet, and why: its path, route, next hop, tunnel and MTU.
+    #[command(after_long_help = explain::EXPLAIN_HELP)]
+    Explain(Box<ExplainArgs>),
 
     /// The threads that move packets. Without a subcommand: list them.
     #[command(after_long_help = WORKERS_HELP)]
@@ -243,7 +251,7 @@ JSON: an array of
   mtu, routes, stations        numbers
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
-  tunnel                       null, or {vni, underlay, local}
+  tunnel                       null, or {vni, label: number or null, underlay, local}
   external                     true or false; an external one has no addresses of its own
 `add` prints one such object, `delete` prints {deleted: name}.";
 
@@ -351,6 +359,7 @@ mod tests {
             "ringway networks add red",
             "ringway networks add red --ipv4 10.0.0.0/24 --gateway x",
             "ringway networks add red --ipv4 10.0.0.0/24 --mtu 67",
+            "ringway networks add red --ipv4 10.0.0.0/24 --label 15 --underlay f --local ::1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 7 --underlay fabric",
             "ringway networks add red --ipv4 10.0.0.0/24 --local 192.0.2.1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 16777216 --underlay f --local ::1",

@@ -97,6 +97,13 @@ impl Vrouter {
         Ok(answered(&self.socket, what, answer).await?.routes)
     }
 
+    pub(crate) async fn explain(
+        &mut self,
+        request: v1::ExplainRequest,
+    ) -> Result<v1::Explanation, Failure> {
+        answered(&self.socket, "explain", self.client.explain(request)).await
+    }
+
     pub(crate) async fn set_workers(&mut self, cpus: Vec<u32>) -> Result<(), Failure> {
         let answer = self.client.set_workers(v1::SetWorkersRequest { cpus });
         answered(&self.socket, "workers not changed", answer).await?;

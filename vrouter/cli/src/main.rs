@@ -12,6 +12,7 @@ mod args;
 mod call;
 mod doctor;
 mod failure;
+mod pcap;
 mod routes;
 mod run;
 mod table;

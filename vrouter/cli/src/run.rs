@@ -1,6 +1,7 @@
 //! The commands: ask, convert, print.
 
 mod cdi;
+mod explain;
 mod networks;
 mod routes;
 mod uplinks;
@@ -59,6 +60,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             uplinks::run(&mut vrouter, action.as_ref(), args.json, out).await
         }
         Command::Routes(routes) => routes::run(&mut vrouter, routes, args.json, out).await,
+        Command::Explain(packet) => explain::run(&mut vrouter, packet, args.json, out).await,
         Command::Workers { action: None } => show_workers(&mut vrouter, args.json, out).await,
         Command::Workers { action: Some(WorkerAction::Set { cpus }) } => {
             vrouter.set_workers(cpus.clone()).await?;

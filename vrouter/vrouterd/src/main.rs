@@ -4,6 +4,7 @@
 //! `vrouter-vhost`. Nobody depends on it.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod args;
 mod assign;
 mod configured;
@@ -12,6 +13,7 @@ mod counters;
 mod crew;
 mod dataplane;
 mod device;
+mod explain;
 mod forward;
 mod kicks;
 mod mirror;
@@ -191,6 +193,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
         routes::read(&configured::routes(network), &[])
             .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
+        registry.note_configured(&network.name);
     }
     for uplink in &config.uplinks {
         UplinkRequest::read(&configured::uplink(uplink))
@@ -199,7 +202,9 @@ fn run(config: &VrouterConfig) -> Result<()> {
     }
     let registry = Arc::new(Mutex::new(registry));
 
+    let announcing = announce::start(config, &registry)?;
     let served = serve(config, &eal, &registry);
+    announcing.end();
 
     // In this order: ports close while workers still run, so that what pods have sent is forwarded.
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);

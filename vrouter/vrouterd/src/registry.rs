@@ -1,10 +1,12 @@
 //! Which networks and ports there are. Each change ends in one new snapshot for the workers.
 
+mod explain;
 mod mirrored;
 mod uplinks;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +35,8 @@ struct NetworkRecord {
     request: NetworkRequest,
     /// The operator's.
     routes: Routes,
+    /// Those of them that the configuration file has.
+    configured: Routes,
     /// The kernel's.
     mirrored: Routes,
 }
@@ -143,6 +147,21 @@ impl Registry {
         (events, now.into_iter().map(|e| v1::Event { event: Some(e) }).collect())
     }
 
+    /// All that happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<v1::Event> {
+        self.events.subscribe()
+    }
+
+    /// The addresses of a network's ports.
+    pub fn addresses(&self, network: &str) -> Vec<IpAddr> {
+        let Some(network) = self.networks.get(network) else { return Vec::new() };
+        let ports = self.ports.values().filter(|port| port.network == network.index);
+        let own = |port: &PortRecord| {
+            port.facts.with(|request, _| [Some(request.ipv4.into()), request.ipv6.map(IpAddr::V6)])
+        };
+        ports.flat_map(own).flatten().collect()
+    }
+
     fn tell(&self, event: event::Event) {
         // No watcher is no error.
         let _ = self.events.send(v1::Event { event: Some(event) });
@@ -173,6 +192,9 @@ impl Registry {
         }
         if let Some(tunnel) = &request.tunnel {
             self.known_network(&tunnel.underlay)?;
+            for (name, other) in &self.networks {
+                other.request.tunnel.iter().try_for_each(|it| tunnel.beside(it, name))?;
+            }
         }
         let taken: Vec<_> = self.networks.values().map(|n| n.index.0).collect();
         let index = (0..u16::MAX)
@@ -182,6 +204,7 @@ impl Registry {
             index: NetworkIndex(index),
             request: request.clone(),
             routes: Routes::default(),
+            configured: Routes::default(),
             mirrored: Routes::default(),
         };
         let made = record.wire(0);

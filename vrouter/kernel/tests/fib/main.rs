@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, reason = "a test fails by panicking, its helpers included")]
 
+mod announce;
 mod bed;
 mod evpn;
 mod full;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 type Test = fn() -> Result<()>;
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 16] = [
     ("routes_come_and_go", routes::come_and_go),
     ("routes_of_one_prefix", routes::of_one_prefix),
     ("kinds", routes::kinds),
@@ -27,6 +28,9 @@ const TESTS: [(&str, Test); 13] = [
     ("tables_of_networks", routes::tables),
     ("encapsulations", evpn::encapsulations),
     ("evpn", evpn::evpn),
+    ("gateways_are_ends_of_tunnels", evpn::gateways),
+    ("pods_are_announced", announce::come_and_go),
+    ("many_pods_are_announced", announce::many),
     ("overrun", overrun::floods),
     ("full_table", full::table),
 ];

@@ -58,6 +58,11 @@ impl UplinkRecord {
         Some((self.request.host.clone()?, self.port.index))
     }
 
+    /// Whether packets can pass.
+    pub fn has_link(&self) -> bool {
+        self.link
+    }
+
     /// What the tables are to know of it.
     pub fn policies(&self) -> Vec<PortPolicy> {
         let host = self.host.as_ref().map(|host| host.index);
