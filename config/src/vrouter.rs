@@ -337,7 +337,7 @@ impl VrouterConfig {
         check::range("workers.idle_spin_us", self.workers.idle_spin_us, 0, 1_000_000)?;
         check::range("workers.max_sleep_ms", self.workers.max_sleep_ms, 1, 60_000)?;
         check::range("workers.max_rest_us", self.workers.max_rest_us, 0, 400)?;
-        check::range("workers.uplink_poll_us", self.workers.uplink_poll_us, 10, 100_000)?;
+        check::range("workers.uplink_poll_us", self.workers.uplink_poll_us, 10, 60_000_000)?;
         check::range("limits.ports", self.limits.ports, 1, 65_535)?;
         self.networks
             .iter()

@@ -14,6 +14,7 @@ use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
 
 use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
 
@@ -212,9 +213,10 @@ impl Devices {
             rx_pool: pool.clone(),
             mtu: mtu.clamp(info.min_mtu, info.max_mtu.max(info.min_mtu)),
             tx_free_threshold: 0,
-            // A packet socket has none. A TAP has, but its driver receives nothing before the process has handled a signal
-            // of the kernel's, on whatever thread, so that a descriptor that tells of packets comes too early.
-            interrupts: interface.is_none(),
+            // A socket on an interface has none, and DPDK complains of being asked.
+            interrupts: made || interface.is_none(),
+            tx_offloads: true,
+            rx_checksums: info.vouches,
         };
         if queues > info.max_rx_queues {
             return Err(format!(
@@ -248,14 +250,21 @@ impl Devices {
 impl Device {
     /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
     pub fn state(&self) -> State {
-        let up = |up| if up { State::Up } else { State::Down };
-        match &self.interface {
-            Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
-            Some((name, _)) if !self.made => up(has_carrier(name)),
-            // A TAP always has somebody at its other end: us.
-            Some(_) => State::Up,
-            None => up(self.link().is_some_and(|link| link.up)),
-        }
+        let of_device = || self.link().is_some_and(|link| link.up);
+        state(self.interface.as_ref(), self.made, of_device)
+    }
+
+    /// Says whether its link is up, to whoever looks. It has to be gone before the device is closed.
+    pub fn look(&self) -> Look {
+        let (interface, made) = (self.interface.clone(), self.made);
+        let link = match &self.kind {
+            Kind::Ethdev(ethdev) => Some(ethdev.link_reader()),
+            Kind::Tap(_) => None,
+        };
+        Box::new(move || {
+            let of_device = || link.as_ref().is_some_and(|it| it.link().is_ok_and(|link| link.up));
+            state(interface.as_ref(), made, of_device) == State::Up
+        })
     }
 
     /// Mbit/s, if they are known.
@@ -273,10 +282,14 @@ impl Device {
         }
     }
 
-    /// The device's own counters, or the kernel's of a TAP.
+    /// The device's own counters, with that of packets that left work to it; or the kernel's of a TAP.
     pub fn counters(&self) -> Vec<(String, u64)> {
         match (&self.kind, &self.interface) {
-            (Kind::Ethdev(ethdev), _) => ethdev.extended_stats().unwrap_or_default(),
+            (Kind::Ethdev(ethdev), _) => {
+                let mut counters = ethdev.extended_stats().unwrap_or_default();
+                counters.push(("tx_offloaded_packets".to_owned(), self.wire.left_to_device()));
+                counters
+            }
             (Kind::Tap(_), Some((name, _))) => kernel_counters(name),
             (Kind::Tap(_), None) => Vec::new(),
         }
@@ -299,6 +312,18 @@ impl Device {
     /// Gives the device back.
     pub fn close(self) {
         self.wire.close();
+    }
+}
+
+/// How it is with the link of a device that is an interface with this number, or none.
+fn state(interface: Option<&(String, u32)>, made: bool, of_device: impl Fn() -> bool) -> State {
+    let up = |up| if up { State::Up } else { State::Down };
+    match interface {
+        Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
+        Some((name, _)) if !made => up(has_carrier(name)),
+        // A TAP always has somebody at its other end: us.
+        Some(_) => State::Up,
+        None => up(of_device()),
     }
 }
 

@@ -17,7 +17,9 @@ mod explain;
 mod forward;
 mod kicks;
 mod mirror;
+mod offload;
 mod privileges;
+mod publish;
 mod registry;
 mod rota;
 mod routes;
@@ -60,7 +62,8 @@ use crate::worker::Pace;
 /// Buffers for packets made here (ICMP errors), for all workers; each worker may keep 1.5 x the cache.
 const MBUFS: u32 = 4095;
 const MBUF_CACHE: u32 = 128;
-/// How often links are looked at. Traffic goes round one that is lost at the next look.
+/// How often links are looked at, and then what else has become of uplinks. Traffic goes round a link that is lost at the
+/// next look.
 const LOOK_AT_LINKS_EVERY: Duration = Duration::from_millis(50);
 /// How often the load of the workers is looked at: one queue moves in that time at most.
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
@@ -282,6 +285,9 @@ async fn serve(
     let balanced = tokio::spawn(regularly(Arc::clone(registry), BALANCE_EVERY, |registry| {
         registry.balance(tsc());
     }));
+    let published = Arc::clone(registry.lock().unwrap_or_else(PoisonError::into_inner).published());
+    let _links = publish::Watch::start(published, LOOK_AT_LINKS_EVERY)
+        .context("cannot start the thread that looks at links")?;
     let links = Arc::clone(registry);
     let looked = tokio::spawn(regularly(links, LOOK_AT_LINKS_EVERY, Registry::look_at_links));
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -24,6 +24,7 @@ use crate::counters::{PortCounts, since};
 use crate::crew::Crew;
 use crate::dataplane::{DataPort, Dataplane, Ends, Layout, Slot};
 use crate::device::Devices;
+use crate::publish::Published;
 use crate::routes::Routes;
 use uplinks::UplinkRecord;
 
@@ -92,9 +93,7 @@ pub struct Registry {
     uplinks: BTreeMap<String, UplinkRecord>,
     devices: Devices,
     tables: Tables,
-    slot: Slot,
-    /// Snapshots that workers may still have.
-    retired: Vec<Arc<Dataplane>>,
+    published: Arc<Published>,
     crew: Crew,
     assignment: Assignment,
     balancer: Balancer,
@@ -124,8 +123,7 @@ impl Registry {
             uplinks: BTreeMap::new(),
             devices,
             tables,
-            slot,
-            retired: Vec::new(),
+            published: Arc::new(Published::new(slot)),
             crew,
             assignment,
             balancer: Balancer::default(),
@@ -434,18 +432,13 @@ impl Registry {
 
     /// Hands the workers new tables. Those asleep find them when they wake.
     fn publish_tables(&mut self) {
-        let layout = Arc::clone(&self.slot.load().layout);
-        self.replace(Dataplane { tables: self.tables.clone(), layout });
+        let layout = self.published.layout();
+        self.published.replace(Dataplane { tables: self.tables.clone(), layout });
     }
 
-    fn replace(&mut self, plane: Dataplane) {
-        self.retired.push(self.slot.swap(Arc::new(plane)));
-        self.bury();
-    }
-
-    /// Frees the snapshots that no worker has any more. The workers never do: a million routes take their time.
-    fn bury(&mut self) {
-        self.retired.retain(|plane| Arc::strong_count(plane) > 1);
+    /// Where snapshots go to the workers from.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
     }
 
     /// Hands the workers the new state. Those asleep are woken, so that they look at it.
@@ -458,7 +451,7 @@ impl Registry {
         let wires = self.wires();
         let layout = Arc::new(Layout::new(ports.chain(wires), self.crew.wakes()));
         let tables = self.tables.clone();
-        self.replace(Dataplane { tables, layout: Arc::clone(&layout) });
+        self.published.replace(Dataplane { tables, layout: Arc::clone(&layout) });
         layout.nudge_all();
     }
 

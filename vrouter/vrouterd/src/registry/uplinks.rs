@@ -13,6 +13,7 @@ use crate::convert::{Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
 use crate::dataplane::{DataPort, Ends};
 use crate::device::{Device, Devices, State, cause};
+use crate::publish::Published;
 
 /// Looks at a device that can't be made anew before the next attempt.
 const RETRY: u32 = 20;
@@ -175,6 +176,7 @@ impl Registry {
             retry: 0,
         };
         let link = device.state() == State::Up;
+        let look = device.look();
         let record = UplinkRecord {
             network,
             mac,
@@ -189,6 +191,7 @@ impl Registry {
         let wire = record.wire(&self.running());
         self.uplinks.insert(name.clone(), record);
         self.tables = self.tables.with_link_state(index, link);
+        self.published.watch(index, link, look);
         self.publish();
         tracing::info!(uplink = name, %mac, link, "uplink created");
         self.tell(event::Event::UplinkAdded(wire.clone()));
@@ -198,6 +201,7 @@ impl Registry {
     /// Closes an uplink. That there is none of the name is fine.
     pub fn delete_uplink(&mut self, name: &str) {
         let Some(record) = self.uplinks.remove(name) else { return };
+        self.published.forget(record.port.index);
         // Before the devices close: what the TAP has goes back. It can't be refused; the keeper puts back what it knows.
         let released = record.taken.map(HostInterface::release);
         self.tables = self.tables.with_link_state(record.port.index, true);
@@ -237,8 +241,8 @@ impl Registry {
         self.uplinks.values().flat_map(UplinkRecord::ports).filter_map(wire).collect()
     }
 
-    /// Looks at all links. Where one has come or gone, packets take other ways from now on; an interface that was taken
-    /// away is made anew, or found again.
+    /// Looks at all uplinks, and tells what has changed. Packets take other ways than over a lost link before that already
+    /// ([`crate::publish`]). An interface that was taken away is made anew, or found again.
     pub fn look_at_links(&mut self) {
         let names: Vec<_> = self.uplinks.keys().cloned().collect();
         for name in names {
@@ -247,35 +251,46 @@ impl Registry {
             let mut reasons = Vec::new();
             let request = record.request.clone();
             let devices = &mut self.devices;
+            let published = &self.published;
             if request.takes_over() {
-                changed |= take_again(devices, &request, &mut record);
+                changed |= take_again(devices, published, &request, &mut record);
             }
             let taken = record.taken.as_ref();
             let away = request.takes_over() && taken.is_none();
             let link = {
                 let index = record.port.index;
                 let interface = kernel_name(&request, taken);
-                let state = look(&mut record.port, &mut reasons, &mut changed, interface, || {
+                let mut opened = false;
+                let gone = || published.forget(index);
+                let open = || {
                     if away {
-                        Err(not_taken(&request))
-                    } else {
-                        devices.open(&request, interface, index)
+                        return Err(not_taken(&request));
                     }
-                });
-                state == State::Up
+                    let device = devices.open(&request, interface, index)?;
+                    opened = true;
+                    Ok(device)
+                };
+                let state =
+                    look(&mut record.port, &mut reasons, &mut changed, interface, gone, open);
+                let up = state == State::Up;
+                if let (true, Some(device)) = (opened, &record.port.device) {
+                    published.watch(index, up, device.look());
+                }
+                up
             };
             let replaced = record.follow_device();
             let taken = record.taken.as_ref();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
                 let (index, mac) = (host.index, record.mac);
-                look(host, &mut reasons, &mut changed, interface, || {
+                let open = || {
                     if away {
                         return Err(not_taken(&request));
                     }
                     let device = devices.open_host(&request, interface, mac, index)?;
                     install(taken, &request, interface)?;
                     Ok(device)
-                });
+                };
+                look(host, &mut reasons, &mut changed, interface, || (), open);
             }
             if !link && reasons.is_empty() {
                 reasons.push("no link".to_owned());
@@ -358,9 +373,15 @@ fn not_taken(request: &UplinkRequest) -> Refusal {
 
 /// Closes the devices of an uplink whose interface went back to the kernel, as its TAP was deleted and could not be made
 /// anew in time; then takes it again as soon as that can be. Says whether the devices changed.
-fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRecord) -> bool {
+fn take_again(
+    devices: &Devices,
+    published: &Published,
+    request: &UplinkRequest,
+    record: &mut UplinkRecord,
+) -> bool {
     if record.taken.as_ref().is_some_and(HostInterface::is_back) {
         tracing::warn!(uplink = request.name, "its interface went back to the kernel");
+        published.forget(record.port.index);
         for port in std::iter::once(&mut record.port).chain(&mut record.host) {
             port.device.take().into_iter().for_each(Device::close);
             port.retry = RETRY;
@@ -377,12 +398,14 @@ fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRec
     false
 }
 
-/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not.
+/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not. `forget`: done before
+/// the device is closed.
 fn look(
     port: &mut WirePort,
     reasons: &mut Vec<String>,
     changed: &mut bool,
     interface: &str,
+    forget: impl FnOnce(),
     open: impl FnOnce() -> Result<Device, Refusal>,
 ) -> State {
     let state = port.device.as_ref().map_or(State::Gone, Device::state);
@@ -391,6 +414,7 @@ fn look(
     }
     if let Some(gone) = port.device.take() {
         tracing::warn!(interface, "the interface of an uplink is gone");
+        forget();
         gone.close();
         *changed = true;
         port.retry = 0;
