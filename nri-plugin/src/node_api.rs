@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nri_plugin_api::v1::node_server::{Node, NodeServer};
 use nri_plugin_api::{SOCKET, sandbox, v1};
 use nri_plugin_core::paths::{SandboxId, socket_in_container};
-use nri_plugin_core::plan::{Allocation, ContainerRecord, Cpus, Interface, PodRecord};
+use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, PodRecord};
 use nri_plugin_proto::api;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe::Receiver;
