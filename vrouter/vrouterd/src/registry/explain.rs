@@ -107,8 +107,11 @@ impl Registry {
         let pods = self.ports.iter().map(|(id, record)| {
             let pod = record.facts.with(|request, _| {
                 let v1::PortSpec { pod_namespace, pod_name, .. } = &request.spec;
-                let known = !pod_name.is_empty();
-                known.then(|| format!("{pod_namespace}/{pod_name}")).unwrap_or_default()
+                if pod_name.is_empty() {
+                    String::new()
+                } else {
+                    format!("{pod_namespace}/{pod_name}")
+                }
             });
             let place = v1::Place {
                 kind: "pod".to_owned(),
