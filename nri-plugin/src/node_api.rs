@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nri_plugin_api::v1::node_server::{Node, NodeServer};
 use nri_plugin_api::{SOCKET, sandbox, v1};
 use nri_plugin_core::paths::{SandboxId, socket_in_container};
-use nri_plugin_core::plan::{Allocation, Interface, PodRecord};
+use nri_plugin_core::plan::{Allocation, ContainerRecord, Cpus, Interface, PodRecord};
 use nri_plugin_proto::api;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe::Receiver;
@@ -303,10 +303,18 @@ fn describe(record: PodRecord, running: bool) -> v1::Held {
         id: container.map(|it| it.id.clone()).unwrap_or_default(),
         cgroup: container.map(|it| it.cgroup.clone()).unwrap_or_default(),
         cpus: container.map(|it| show(&it.cpus)).unwrap_or_default(),
+        exclusive_cpus: container.map(exclusive).unwrap_or_default(),
         interfaces: record.slots.values().flatten().map(interface).collect(),
         namespace: record.namespace,
         pod: record.name,
         running,
+    }
+}
+
+fn exclusive(container: &ContainerRecord) -> String {
+    match &container.cpus {
+        Cpus::Exclusive(cpus) => cpus.to_string(),
+        Cpus::Shared(_) | Cpus::Followed { .. } => String::new(),
     }
 }
 
