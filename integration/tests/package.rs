@@ -44,9 +44,14 @@ impl Package {
         let folder = tempfile::tempdir().unwrap();
         let release = folder.path().join("release");
         std::fs::create_dir(&release).unwrap();
-        for name in
-            ["ringway", "ringway-vrouter", "ringway-nri", "ringway-runtime", "ringway-tuner"]
-        {
+        for name in [
+            "ringway",
+            "ringway-vrouter",
+            "ringway-nri",
+            "ringway-runtime",
+            "ringway-tuner",
+            "ringway-controller",
+        ] {
             std::os::unix::fs::symlink(binaries.join(name), release.join(name)).unwrap();
         }
         run(Command::new(repository().join("packaging/deb.sh")).arg(&release));
@@ -112,7 +117,7 @@ fn the_package_is_whole() {
     for file in ["zsh/site-functions/_ringway", "fish/vendor_completions.d/ringway.fish"] {
         assert!(package.read(&format!("usr/share/{file}")).contains("networks"), "{file}");
     }
-    for daemon in ["ringway-vrouter", "ringway-nri", "ringway-tuner"] {
+    for daemon in ["ringway-vrouter", "ringway-nri", "ringway-tuner", "ringway-controller"] {
         assert!(package.path(&format!("usr/share/man/man8/{daemon}.8.gz")).is_file(), "{daemon}");
     }
 }
