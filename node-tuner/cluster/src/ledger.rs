@@ -321,7 +321,8 @@ struct Lack {
 
 impl NodeEntry {
     fn judge(&self, offer: &Offer, able: &[usize], demand: &Demand) -> Verdict {
-        let (mut best, mut lacks): (Option<(u32, u32)>, Vec<(u32, Lack)>) = (None, Vec::new());
+        let mut best: Option<(u32, u32)> = None;
+        let mut lacks: Vec<(u32, Lack)> = Vec::new();
         for (numa, held) in offer.numa.iter().zip(&self.held) {
             if matches!(demand.numa, Want::Node(wanted) if wanted != numa.id) {
                 continue;

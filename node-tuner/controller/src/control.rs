@@ -12,7 +12,7 @@ use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource as _};
-use node_tuner_cluster::reconcile::{self, Given, NodeTold, ProfileTold};
+use node_tuner_cluster::reconcile::{self, Given, NodeTold, ProfileTold, Told};
 use node_tuner_kubernetes::conditions::{self, condition};
 use node_tuner_kubernetes::tuning::{RESOLVED, SELECTED};
 use node_tuner_kubernetes::{
@@ -32,6 +32,8 @@ const GATHER: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(30);
 /// Writes that are under way at once.
 const AT_ONCE: usize = 16;
+/// Of what people and other schedulers are told, so much at one look: the next nodes do not wait for all of it.
+const TOLD_AT_ONCE: usize = 64;
 
 /// All that is known.
 #[derive(Debug)]
@@ -108,13 +110,14 @@ impl Controller {
             let complete = self.known.profiles.is_complete()
                 && self.known.tunings.is_complete()
                 && self.known.nodes.is_complete();
-            if complete && self.leader.leads() {
-                self.look().await;
+            if complete && self.leader.leads() && self.look().await {
+                changed.notify_one();
             }
         }
     }
 
-    async fn look(&self) {
+    /// Whether something is left for the next look.
+    async fn look(&self) -> bool {
         let profiles: Vec<_> =
             self.known.profiles.with(|them| them.values().map(NodeProfile::to_core).collect());
         let labels = self.known.nodes.with(Clone::clone);
@@ -126,23 +129,40 @@ impl Controller {
         // What nodes are given comes first; what people are told may be late.
         self.each(decisions.give, |(name, given)| async move { self.give(&name, given).await })
             .await;
-        self.each(
-            decisions.nodes,
-            |(name, told)| async move { self.tell_node(&name, &told).await },
-        )
-        .await;
         self.each(decisions.profiles, |(name, told)| async move {
             self.tell_profile(&name, &told).await
         })
         .await;
+        let mut due: Vec<_> =
+            decisions.nodes.into_iter().filter(|(name, told)| self.is_due(name, told)).collect();
+        let mut left = due.len() > TOLD_AT_ONCE;
+        due.truncate(TOLD_AT_ONCE);
+        self.each(due, |(name, told)| async move { self.tell_node(&name, &told).await }).await;
         let owner = |name: &str| self.known.tunings.with(|them| them.get(name)?.owner_ref(&()));
         let publish = self.publisher.due(&nodes, owner).await;
         match publish {
-            Ok(due) => {
+            Ok(mut due) => {
+                left |= due.len() > TOLD_AT_ONCE;
+                due.truncate(TOLD_AT_ONCE);
                 self.each(due, |due| async move { self.publisher.publish(due).await }).await;
             }
             Err(error) => tracing::warn!("NodeResourceTopology: {error:#}"),
         }
+        left
+    }
+
+    fn is_due(&self, name: &str, told: &NodeTold) -> bool {
+        self.known.tunings.with(|them| {
+            let Some(tuning) = them.get(name) else { return false };
+            let there = tuning.status.as_ref().map_or(&[][..], |status| &status.conditions);
+            let differs = |kind: &str, told: &Told| {
+                let wanted = condition(kind, told, there);
+                conditions::find(there, kind) != Some(&wanted)
+            };
+            let stale = told.resolved.is_none() && conditions::find(there, RESOLVED).is_some();
+            let resolved = told.resolved.as_ref().is_some_and(|told| differs(RESOLVED, told));
+            stale || resolved || differs(SELECTED, &told.selected)
+        })
     }
 
     /// One after the other, some at once, as long as this instance leads. What fails is tried again with the next look.
@@ -194,10 +214,6 @@ impl Controller {
         let Some((version, there)) = found else { return Ok(()) };
         let mut wanted = vec![condition(SELECTED, &told.selected, &there)];
         wanted.extend(told.resolved.as_ref().map(|told| condition(RESOLVED, told, &there)));
-        let stale = told.resolved.is_none() && conditions::find(&there, RESOLVED).is_some();
-        if !stale && wanted.iter().all(|one| conditions::find(&there, &one.kind) == Some(one)) {
-            return Ok(());
-        }
         let patch = json!({
             "apiVersion": NodeTuning::api_version(&()),
             "kind": NodeTuning::kind(&()),
