@@ -2,6 +2,10 @@
 //!
 //! Decides nothing and talks to nobody. `ringway-controller`, the agent and their tests depend on it.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "printer columns repeat the names of their fields"
+)]
 
 pub mod conditions;
 pub mod crds;
