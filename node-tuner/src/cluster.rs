@@ -48,7 +48,7 @@ enum Outcome {
     /// It is not applied: one word, and why.
     Not(&'static str, String),
     /// It was applied as far as `Standing` says.
-    Looked(Standing, Plan),
+    Looked(Standing, Box<Plan>),
 }
 
 /// Runs until a signal.
@@ -141,7 +141,7 @@ async fn act(
     match planned {
         Ok((node, plan)) => {
             agent.look(target, &node, &plan).await?;
-            Ok(Outcome::Looked(agent.standing().clone(), plan))
+            Ok(Outcome::Looked(agent.standing().clone(), Box::new(plan)))
         }
         Err(error) => {
             agent.trouble(&error)?;
@@ -154,7 +154,7 @@ async fn act(
 /// What is told, all of it.
 fn status(node: &Node, taken: &CpuSet, wanted: &Wanted, outcome: &Outcome) -> NodeTuningStatus {
     let plan = match outcome {
-        Outcome::Looked(_, plan) => Some(plan),
+        Outcome::Looked(_, plan) => Some(plan.as_ref()),
         Outcome::Nothing | Outcome::Not(..) => None,
     };
     let facts = Facts::of(node, plan.map(|plan| &plan.cpus), taken);

@@ -102,7 +102,7 @@ impl Leader {
                     lease_transitions: Some(0),
                     ..LeaseSpec::default()
                 };
-                let lease = Lease { metadata, spec: Some(spec), ..Lease::default() };
+                let lease = Lease { metadata, spec: Some(spec) };
                 self.leases.create(&PostParams::default(), &lease).await
             }
             (step, Some(mut lease)) => {
