@@ -70,6 +70,7 @@ impl Blue {
                 vni: VNI,
                 underlay: network.to_owned(),
                 local: local.to_owned(),
+                ..Tunnel::default()
             }),
             ..Network::default()
         })?;
