@@ -12,6 +12,7 @@ mod args;
 mod call;
 mod doctor;
 mod failure;
+mod nics;
 mod routes;
 mod run;
 mod table;
