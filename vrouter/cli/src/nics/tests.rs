@@ -64,7 +64,7 @@ fn nics_are_found_with_what_matters_of_them() {
         text,
         "ADDRESS       INTERFACE  DRIVER      NODE  IOMMU GROUP  USED BY\n\
          0000:41:00.0  eth0       virtio-pci     0           11  the default route on eth0\n\
-         0000:81:00.0  -          vfio-pci       1           13  -\n"
+         0000:81:00.0  -          vfio-pci       1            9  -\n"
     );
     let json: serde_json::Value =
         serde_json::from_str(&run(root.path(), "devices --json").unwrap()).unwrap();
@@ -136,7 +136,7 @@ fn what_the_iommu_cannot_keep_apart_is_refused() {
 
 #[test]
 fn what_somebody_has_open_stays() {
-    let root = machine("proc/77/comm ringway-vrouter\nproc/77/fd/9 -> /dev/vfio/13");
+    let root = machine("proc/77/comm ringway-vrouter\nproc/77/fd/9 -> /dev/vfio/9");
     let machine = Machine::gather(root.path());
     let error = plan::unbind(&machine, machine.find(SECOND).unwrap()).unwrap_err();
     assert!(error.contains("process 77 (ringway-vrouter)"), "{error}");
