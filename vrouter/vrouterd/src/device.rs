@@ -14,6 +14,7 @@ use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
 
 use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::privileges::may_load_programs;
 use crate::tap::Tap;
 use crate::wire::Wire;
 
@@ -139,19 +140,18 @@ impl Devices {
             }
             Driver::AfXdp => {
                 check_interface(device).map_err(refuse)?;
+                if !may_load_programs() {
+                    return Err(refuse(
+                        "af_xdp loads a program into the kernel, which this vRouter gave up when it started (CAP_BPF): name \
+                         an uplink with driver = \"af_xdp\" in vrouter.toml and restart it, or use af_packet"
+                            .to_owned(),
+                    ));
+                }
                 let arguments = format!("iface={device},start_queue=0,queue_count={queues}");
                 virtual_device("net_af_xdp", name, arguments)
             }
         };
-        let ethdev = match &plug {
-            // One that was named when DPDK started is there already.
-            Plug { bus: Bus::Pci, name, .. } => match Ethdev::open(&self.eal, name) {
-                Err(EthdevError::Unknown { .. }) => Ethdev::plug(&self.eal, &plug),
-                opened => opened,
-            },
-            plug => Ethdev::plug(&self.eal, plug),
-        }
-        .map_err(|error| refuse(text(&error)))?;
+        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
         let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
         let made = request.driver == Driver::Tap;
         self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
@@ -254,7 +254,16 @@ impl Device {
             Some((name, _)) if !self.made => up(has_carrier(name)),
             // A TAP always has somebody at its other end: us.
             Some(_) => State::Up,
+            None if self.is_taken_out() => State::Gone,
             None => up(self.link().is_some_and(|link| link.up)),
+        }
+    }
+
+    /// A NIC that is no longer there, or that the kernel takes away as soon as it is closed here.
+    fn is_taken_out(&self) -> bool {
+        match &self.kind {
+            Kind::Ethdev(ethdev) => ethdev.is_wanted_back() || !pci_path(ethdev.name()).exists(),
+            Kind::Tap(_) => false,
         }
     }
 
@@ -381,10 +390,16 @@ fn check_interface(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn pci_path(address: &str) -> PathBuf {
+    Path::new("/sys/bus/pci/devices").join(address)
+}
+
 fn check_pci(address: &str) -> Result<(), String> {
-    let device = Path::new("/sys/bus/pci/devices").join(address);
+    let device = pci_path(address);
     if !device.exists() {
-        return Err(format!("there is no PCI device {address}; `lspci -D` lists them"));
+        return Err(format!(
+            "there is no PCI device {address}; `ringway uplink devices` lists NICs"
+        ));
     }
     let driver = fs::read_link(device.join("driver")).ok();
     let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
@@ -393,11 +408,11 @@ fn check_pci(address: &str) -> Result<(), String> {
     match driver {
         Some(driver) if !FREE.contains(&driver.as_str()) => Err(format!(
             "device {address} is in use by the kernel's driver {driver}; bind it to vfio-pci \
-             (dpdk-devbind.py -b vfio-pci {address}), or name its interface instead"
+             (ringway uplink bind {address} --yes), or name its interface instead"
         )),
         Some(_) => Ok(()),
         None => Err(format!(
-            "device {address} has no driver; bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address})"
+            "device {address} has no driver; bind it to vfio-pci (ringway uplink bind {address} --yes)"
         )),
     }
 }
