@@ -16,7 +16,7 @@ pub(crate) use cdi::{AddDevice, CdiAction, CdiArgs, Listener};
 pub(crate) use explain::{ExplainArgs, Protocol};
 pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
-pub(crate) use uplinks::{AddUplink, Driver, UplinkAction};
+pub(crate) use uplinks::{AddUplink, BindArgs, DevicesArgs, Driver, UnbindArgs, UplinkAction};
 
 /// Shows and changes what this node's vRouter does.
 #[derive(Debug, Parser)]
@@ -90,8 +90,8 @@ pub(crate) enum Command {
         action: Option<NetworkAction>,
     },
 
-    /// Ways out of this host. Without a subcommand: list them.
-    #[command(after_long_help = UPLINKS_JSON)]
+    /// Ways out of this host, and the NICs for them. Without a subcommand: list them.
+    #[command(visible_alias = "uplink", after_long_help = UPLINKS_JSON)]
     Uplinks {
         #[command(subcommand)]
         action: Option<UplinkAction>,
@@ -350,6 +350,10 @@ mod tests {
             "ringway workers set 1,2",
             "ringway workers pin a/0/net0 1",
             "ringway workers pin a/0/net0 auto",
+            "ringway uplink devices",
+            "ringway uplink bind eth1 --yes",
+            "ringway uplinks bind 0000:01:00.0 --driver uio_pci_generic --force",
+            "ringway uplink unbind 0000:01:00.0",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }

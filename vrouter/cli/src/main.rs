@@ -13,6 +13,7 @@ mod call;
 mod doctor;
 mod failure;
 mod pcap;
+mod nics;
 mod routes;
 mod run;
 mod table;

@@ -33,6 +33,11 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
     if let Command::Cdi(cdi) = &args.command {
         return cdi::run(cdi, args.json, out).await;
     }
+    if let Command::Uplinks { action: Some(action) } = &args.command
+        && action.is_about_machine()
+    {
+        return uplinks::run_on_machine(action, args.json, out);
+    }
     let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
     match &args.command {
         Command::Info => {

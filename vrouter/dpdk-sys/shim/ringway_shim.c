@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* For rte_dev_event_callback_register, which has been there since 18.05. */
+#define ALLOW_EXPERIMENTAL_API
 #include "ringway_shim.h"
 
 #include <errno.h>
@@ -11,6 +13,7 @@
 #include <unistd.h>
 
 #include <rte_cycles.h>
+#include <rte_dev.h>
 #include <rte_prefetch.h>
 
 int ringway_errno(void)
@@ -175,6 +178,36 @@ int ringway_ethdev_own(uint16_t port, uint64_t *owner)
 int ringway_ethdev_disown(uint16_t port, uint64_t owner)
 {
 	return rte_eth_dev_owner_unset(port, owner);
+}
+
+/* By port: somebody wants the device back. Written by DPDK's interrupt thread. */
+static uint8_t wanted_back[RTE_MAX_ETHPORTS];
+
+static void device_event(const char *name, enum rte_dev_event_type type, void *port)
+{
+	(void)name;
+	if (type == RTE_DEV_EVENT_REMOVE)
+		__atomic_store_n(&wanted_back[(uintptr_t)port], 1, __ATOMIC_RELAXED);
+}
+
+int ringway_ethdev_watch(uint16_t port, const char *name)
+{
+	if (port >= RTE_MAX_ETHPORTS)
+		return -EINVAL;
+	__atomic_store_n(&wanted_back[port], 0, __ATOMIC_RELAXED);
+	return rte_dev_event_callback_register(name, device_event, (void *)(uintptr_t)port);
+}
+
+void ringway_ethdev_unwatch(uint16_t port, const char *name)
+{
+	/* The callback may be running just now; it takes no time. */
+	while (rte_dev_event_callback_unregister(name, device_event, (void *)(uintptr_t)port) == -EAGAIN)
+		;
+}
+
+int ringway_ethdev_wanted_back(uint16_t port)
+{
+	return port < RTE_MAX_ETHPORTS && __atomic_load_n(&wanted_back[port], __ATOMIC_RELAXED);
 }
 
 int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)

@@ -188,6 +188,12 @@ int ringway_ethdev_by_name(const char *name, uint16_t *port);
 int ringway_ethdev_own(uint16_t port, uint64_t *owner);
 int ringway_ethdev_disown(uint16_t port, uint64_t owner);
 
+/* From now on it is seen that somebody wants the device `name` back, which has the number `port`: the kernel waits with taking
+ * a device away that VFIO has given out until it is closed. */
+int ringway_ethdev_watch(uint16_t port, const char *name);
+void ringway_ethdev_unwatch(uint16_t port, const char *name);
+int ringway_ethdev_wanted_back(uint16_t port);
+
 int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info);
 
 /* All of these return 0 or a negative errno. */

@@ -250,7 +250,7 @@ impl Ethdev {
             name: name.to_owned(),
             pools: Mutex::default(),
             asking: Mutex::default(),
-            plugged,
+            plugged: plugged.map(|plugged| plugged.watch(port)),
             _eal: Arc::clone(eal.running()),
         };
         let ethdev = Self { device: Arc::new(device), started: false };
@@ -369,6 +369,13 @@ impl Ethdev {
             }
         }
         Ok(())
+    }
+
+    /// Somebody wants the device back: it is being taken out of the machine, or another driver is to have it. Nothing goes on
+    /// there before it is closed. Seen only of NICs of VFIO that were opened by [`Ethdev::plug`].
+    pub fn is_wanted_back(&self) -> bool {
+        // SAFETY: reads a flag of a number that is a device's.
+        unsafe { sys::ringway_ethdev_wanted_back(self.device.port) != 0 }
     }
 
     /// State of the link, without waiting for one that is being negotiated.

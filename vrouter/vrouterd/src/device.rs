@@ -14,6 +14,7 @@ use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
 
 use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::privileges::may_load_programs;
 use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
@@ -140,19 +141,18 @@ impl Devices {
             }
             Driver::AfXdp => {
                 check_interface(device).map_err(refuse)?;
+                if !may_load_programs() {
+                    return Err(refuse(
+                        "af_xdp loads a program into the kernel, which this vRouter gave up when it started (CAP_BPF): name \
+                         an uplink with driver = \"af_xdp\" in vrouter.toml and restart it, or use af_packet"
+                            .to_owned(),
+                    ));
+                }
                 let arguments = format!("iface={device},start_queue=0,queue_count={queues}");
                 virtual_device("net_af_xdp", name, arguments)
             }
         };
-        let ethdev = match &plug {
-            // One that was named when DPDK started is there already.
-            Plug { bus: Bus::Pci, name, .. } => match Ethdev::open(&self.eal, name) {
-                Err(EthdevError::Unknown { .. }) => Ethdev::plug(&self.eal, &plug),
-                opened => opened,
-            },
-            plug => Ethdev::plug(&self.eal, plug),
-        }
-        .map_err(|error| refuse(text(&error)))?;
+        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
         let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
         let made = request.driver == Driver::Tap;
         self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
@@ -250,6 +250,9 @@ impl Devices {
 impl Device {
     /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
     pub fn state(&self) -> State {
+        if self.interface.is_none() && self.is_taken_out() {
+            return State::Gone;
+        }
         let of_device = || self.link().is_some_and(|link| link.up);
         state(self.interface.as_ref(), self.made, of_device)
     }
@@ -265,6 +268,14 @@ impl Device {
             let of_device = || link.as_ref().is_some_and(|it| it.link().is_ok_and(|link| link.up));
             state(interface.as_ref(), made, of_device) == State::Up
         })
+    }
+
+    /// A NIC that is no longer there, or that the kernel takes away as soon as it is closed here.
+    fn is_taken_out(&self) -> bool {
+        match &self.kind {
+            Kind::Ethdev(ethdev) => ethdev.is_wanted_back() || !pci_path(ethdev.name()).exists(),
+            Kind::Tap(_) => false,
+        }
     }
 
     /// Mbit/s, if they are known.
@@ -406,10 +417,16 @@ fn check_interface(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn pci_path(address: &str) -> PathBuf {
+    Path::new("/sys/bus/pci/devices").join(address)
+}
+
 fn check_pci(address: &str) -> Result<(), String> {
-    let device = Path::new("/sys/bus/pci/devices").join(address);
+    let device = pci_path(address);
     if !device.exists() {
-        return Err(format!("there is no PCI device {address}; `lspci -D` lists them"));
+        return Err(format!(
+            "there is no PCI device {address}; `ringway uplink devices` lists NICs"
+        ));
     }
     let driver = fs::read_link(device.join("driver")).ok();
     let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
@@ -418,11 +435,11 @@ fn check_pci(address: &str) -> Result<(), String> {
     match driver {
         Some(driver) if !FREE.contains(&driver.as_str()) => Err(format!(
             "device {address} is in use by the kernel's driver {driver}; bind it to vfio-pci \
-             (dpdk-devbind.py -b vfio-pci {address}), or name its interface instead"
+             (ringway uplink bind {address} --yes), or name its interface instead"
         )),
         Some(_) => Ok(()),
         None => Err(format!(
-            "device {address} has no driver; bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address})"
+            "device {address} has no driver; bind it to vfio-pci (ringway uplink bind {address} --yes)"
         )),
     }
 }

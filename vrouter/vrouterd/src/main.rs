@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::VrouterConfig;
+use ringway_config::{UplinkDriver, UplinkSettings, VrouterConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -148,7 +148,10 @@ fn run(config: &VrouterConfig) -> Result<()> {
         owner: config.control_socket.display().to_string(),
     };
     put_back_what_is_left(config, &keepers);
-    privileges::drop_unneeded().context("cannot drop privileges")?;
+    privileges::allow_locked_memory();
+    let af_xdp = |uplink: &UplinkSettings| uplink.driver == UplinkDriver::AfXdp;
+    privileges::drop_unneeded(config.uplinks.iter().any(af_xdp))
+        .context("cannot drop privileges")?;
     let private_dir = directories(&config.run_dir)?;
     let eal = Arc::new(start_dpdk(config)?);
     let pool = Pool::new(
