@@ -21,6 +21,7 @@ use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
+use crate::cgroups::{PodLimit, check_hugepages};
 use crate::convert::{self, WireError};
 use crate::describe::{self, Description};
 use crate::files::{Files, FilesError, Found};
@@ -51,6 +52,9 @@ pub enum Refusal {
     /// The runtime's names are not ours.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its annotations and its requests do not agree.
+    #[error(transparent)]
+    PodLimit(#[from] PodLimit),
     /// The run directory is too deep.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -149,6 +153,7 @@ impl Allocator {
         let Some(mut request) = request else { return Ok(None) };
         let sandbox = SandboxId::new(&pod.id)?;
         let cgroup = container_cgroup(convert::cgroups_path(container))?;
+        check_hugepages(&cgroup, &request.hugepages)?;
 
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
