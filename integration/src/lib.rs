@@ -10,6 +10,7 @@ pub mod demo;
 pub mod frames;
 pub mod idle_pods;
 pub mod image;
+pub mod kubernetes;
 pub mod launch;
 pub mod leftovers;
 pub mod machine;
