@@ -170,6 +170,8 @@ impl Kubernetes {
             "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
             "--allow-privileged=true".to_owned(),
+            // The node's name is in no DNS.
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
             "--profiling=false".to_owned(),
             format!("--kubelet-client-certificate={}", self.path("kubelet-client.crt")),
             format!("--kubelet-client-key={}", self.path("kubelet-client.key")),

@@ -79,10 +79,12 @@ impl Bed {
     /// Runs a test; one that fails leaves no cluster to the next.
     pub fn play(&mut self, test: fn(&mut Self) -> Result<()>) -> Result<()> {
         let result = test(self);
-        if result.is_err() {
+        if let Err(error) = &result {
             if let Some(cluster) = &self.cluster {
                 println!("{}{}", cluster.node.log_ends(), cluster.kubernetes.log_ends());
             }
+            // Told once more at the end of all tests, minutes later.
+            println!("{error:#}");
             self.clear();
         }
         result
