@@ -104,7 +104,7 @@ impl Kubernetes {
     pub fn start(node: &Node) -> Result<Self> {
         let directory = node.run().path().join("k8s");
         fs::create_dir(&directory)?;
-        others_will_change(&node.run().path(), &SETTINGS, &THEIRS, &[BRIDGE])?;
+        others_will_change(&node.run().path(), &SETTINGS, &THEIRS, &[])?;
         let mut it =
             Self { kubelet: None, control_plane: Vec::new(), directory, address: own_address()? };
         it.start_control_plane()?;
@@ -459,7 +459,8 @@ fn own_address() -> Result<IpAddr> {
 }
 
 /// A bridge without a gateway: pods reach each other, and nothing of the machine's forwarding changes.
-fn write_network(run: &RunDir) -> Result<()> {
+pub fn write_network(run: &RunDir) -> Result<()> {
+    others_will_change(&run.path(), &[], &THEIRS, &[BRIDGE])?;
     let network = json!({
         "cniVersion": "1.0.0", "name": "rwtest",
         "plugins": [{

@@ -27,6 +27,7 @@ pub fn unfit() -> Option<String> {
 pub fn same_with_and_without(stage: &mut Stage) -> Result<()> {
     let version = Version::from_environment()?;
     let node = stage.node(&Setup::new(version, PluginStart::External))?;
+    kubernetes::write_network(node.run())?;
     let with = outcomes(node, "with")?;
     node.stop_plugin()?;
     let without = outcomes(node, "without")?;

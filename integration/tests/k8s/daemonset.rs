@@ -98,13 +98,14 @@ pub fn serves_a_pod(bed: &mut Bed) -> Result<()> {
     let site = site.display().to_string();
     let kubernetes = &cluster.kubernetes;
     kubernetes.run(&["apply", "--kustomize", &site])?;
-    let rollout = ["rollout", "status", "--namespace=ringway", "daemonset/ringway"];
-    kubernetes
-        .run(&[&rollout[..], &["--timeout=150s", "--request-timeout=160s"]].concat())
-        .with_context(|| {
-            let describe = ["describe", "pods", "--namespace=ringway"];
-            kubernetes.run(&describe).unwrap_or_default()
-        })?;
+    until("the daemons are ready", PATIENCE, || {
+        let get = ["get", "daemonset", "ringway", "--namespace=ringway", "--output=json"];
+        let it: Value = serde_json::from_str(&kubernetes.run(&get)?)?;
+        Ok((it["status"]["numberReady"] == 1).then_some(()))
+    })
+    .with_context(|| {
+        kubernetes.run(&["describe", "pods", "--namespace=ringway"]).unwrap_or_default()
+    })?;
 
     let annotations = json!({"network.ringway.dev": "red"});
     let pod = deployment::pod("served", &annotations, &testpmd::command(&Role::Receive));
