@@ -113,12 +113,14 @@ pub fn pods_talk(bed: &mut Bed) -> Result<()> {
     })?;
     tell(cluster, "sender", "stop")?;
     vrouter.settled_stats(Duration::from_secs(30))?;
+    let (sent, given) =
+        (vrouter.port_stats(&sender)?.rx_packets, vrouter.port_stats(&receiver)?.tx_packets);
     tell(cluster, "receiver", "stop")?;
+    // What it has printed leaves its buffer with its end.
+    tell(cluster, "receiver", "quit")?;
     let counters = until("testpmd tells what it received", PATIENCE, || {
         Ok(testpmd::counters(&kubernetes.run(&["logs", "receiver"])?).ok())
     })?;
-    let (sent, given) =
-        (vrouter.port_stats(&sender)?.rx_packets, vrouter.port_stats(&receiver)?.tx_packets);
     println!("    {sent} sent, {given} given, {} received", counters.rx_packets);
     ensure!(counters.rx_packets == given && sent >= given, "{counters:?}");
     delete(cluster, &["receiver", "sender"])
