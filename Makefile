@@ -21,12 +21,14 @@ target := $(or $(CARGO_TARGET_DIR),target)
 live := frontends networks tunnel uplinks frr plug offload fib hostif tuner node plugin wrapper cleanup package
 # The same in a machine of their own.
 live_in_vm := vfio placement
+# With a Kubernetes.
+live_with_k8s := k8s controller
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test test-numa test-deep fuzz integration bench install deb
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench install deb
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## install what is missing (packages, Rust), fetch containerd 1.7 and 2.1 into target/
 	@integration/setup/packages.sh
@@ -52,7 +54,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace $(addprefix --test ,$(live) $(live_in_vm)) --locked -- -D warnings; \
+		$(CARGO) clippy --workspace $(addprefix --test ,$(live) $(live_in_vm) $(live_with_k8s)) --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -73,6 +75,10 @@ test-numa: build ## a machine with two NUMA nodes in QEMU: NICs by VFIO, pods on
 
 test-deep: setup ## AddressSanitizer, libFuzzer, loom and Miri, each where it applies (DEEP_SECONDS, DEEP_PARTS)
 	@integration/setup/deep.sh
+
+test-k8s: build ## a real Kubernetes of one node with DPDK pods, critest, containerd 2.4 (root, hugepages; Go builds them: once, long)
+	@integration/setup/kubernetes.sh
+	@$(CARGO) test --workspace --locked $(addprefix --test ,$(live_with_k8s))
 
 fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FUZZ=vrouter-vhost)
 	@integration/setup/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use integration::kubernetes;
 use integration::machine::{program, repository};
 
 /// Runs a program to its end; what it wrote.
@@ -137,12 +138,16 @@ fn what_is_shipped_as_configuration_is_accepted() {
 
 #[test]
 fn the_kubernetes_overlay_builds() {
-    if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
+    // Installed, or built for `make test-k8s`.
+    let places = ["kubectl".into(), kubernetes::program("kubectl")];
+    let works =
+        |kubectl: &&PathBuf| Command::new(kubectl).args(["version", "--client"]).output().is_ok();
+    let Some(kubectl) = places.iter().find(works) else {
         println!("SKIP the_kubernetes_overlay_builds: kubectl is not installed");
         return;
-    }
+    };
     let sample = repository().join("config/kubernetes/overlays/sample");
-    let text = run(Command::new("kubectl").arg("kustomize").arg(sample));
+    let text = run(Command::new(kubectl).arg("kustomize").arg(sample));
     for wanted in
         ["kind: DaemonSet", "hostPID: true", "registry.example.com/ringway:", "name = \"red\""]
     {

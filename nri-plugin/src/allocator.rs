@@ -18,6 +18,7 @@ use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
+use crate::cgroups::PodLimit;
 use crate::convert::{self, WireError};
 use crate::files::{Files, FilesError, Found};
 use crate::ipam::{Ipam, IpamError};
@@ -51,6 +52,9 @@ pub enum Refusal {
     /// The runtime's names are not ours.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its annotations and its requests do not agree.
+    #[error(transparent)]
+    PodLimit(#[from] PodLimit),
     /// The run directory is too deep.
     #[error(transparent)]
     Path(#[from] PathError),

@@ -22,7 +22,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 30] = [
+const TESTS: [Test; 33] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -64,6 +64,12 @@ const TESTS: [Test; 30] = [
     ("cdi_1_7", Needs::Node(Version::V1_7), |stage| cdi::in_pods(stage, Version::V1_7)),
     ("wire_1_7", Needs::Node(Version::V1_7), |stage| wire::is_recorded(stage, Version::V1_7)),
     ("restarted_containerd_1_7", Needs::Node(Version::V1_7), daemons::restarted_containerd_1_7),
+    ("hanging_vrouter_2_4", Needs::Node(Version::V2_4), |stage| {
+        stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+        daemons::vrouter_hangs(stage)
+    }),
+    ("wire_2_4", Needs::Node(Version::V2_4), |stage| wire::is_recorded(stage, Version::V2_4)),
+    ("restarted_containerd_2_4", Needs::Node(Version::V2_4), daemons::restarted_containerd_2_4),
 ];
 
 fn main() -> ExitCode {

@@ -13,6 +13,7 @@ use nri_plugin_core::plan::{Allocation, Ask, Chosen, Node, PodRecord};
 use nri_plugin_proto::api::{Container, PodSandbox};
 
 use super::{Allocator, Refusal, State, ports_of};
+use crate::cgroups::check_hugepages;
 use crate::convert;
 use crate::describe::{self, Description};
 use crate::vrouter::Session;
@@ -89,6 +90,7 @@ impl Allocator {
         let Some(request) = request else { return Ok(None) };
         let sandbox = SandboxId::new(&pod.id)?;
         let cgroup = container_cgroup(convert::cgroups_path(container))?;
+        check_hugepages(&cgroup, &request.hugepages)?;
 
         let began = Instant::now();
         let mut guard = self.state.lock().await;
