@@ -26,7 +26,7 @@ const DEVICES: [(&str, &str, fn(&str) -> Result<()>); 5] = [
     ("xfrm", "xfrm dev lo if_id 7", vrf::tunnel),
 ];
 
-const TESTS: [(&str, Test); 14] = [
+const TESTS: [(&str, Test); 16] = [
     ("routes_come_and_go", routes::come_and_go),
     ("routes_of_one_prefix", routes::of_one_prefix),
     ("kinds", routes::kinds),
