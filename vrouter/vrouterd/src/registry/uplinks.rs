@@ -306,6 +306,8 @@ impl Registry {
                 tracing::error!(uplink = name, %error, "the tables can't have an uplink's new address");
             }
             if turned || replaced {
+                // Before anybody is told: who looks for it here sees it before the links' own thread may have.
+                self.published.look();
                 self.tables = self.tables.with_link_state(index, link);
                 tracing::warn!(uplink = name, link, "the link of an uplink has changed");
             }
