@@ -106,7 +106,7 @@ const DEPENDENCIES: &[Allowed] = &[
         ],
         others: None,
     },
-    // Placement promises what the node's allocator will grant, so both read annotations with the same parser (ADR 18).
+    // Placement promises what the node's allocator will grant, so both read annotations with the same parser (ADR 14).
     Allowed {
         package: "node-tuner-cluster",
         ours: &["node-tuner-core", "nri-plugin-core", "ringway-config"],

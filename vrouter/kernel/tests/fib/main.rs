@@ -17,8 +17,11 @@ use std::process::ExitCode;
 
 type Test = fn() -> Result<()>;
 
-/// Tests of what not every kernel has: what `ip link add` is to make.
-const DEVICES: [(&str, &str, fn(&str) -> Result<()>); 5] = [
+/// Name, what `ip link add` is to make, and the test.
+type DeviceTest = (&'static str, &'static str, fn(&str) -> Result<()>);
+
+/// Tests of what not every kernel has.
+const DEVICES: [DeviceTest; 5] = [
     ("vrf_devices", "vrf table 100", |_| vrf::devices()),
     ("gre", "gre local 10.0.0.1 remote 10.0.0.2", vrf::tunnel),
     ("ipip", "ipip local 10.0.0.1 remote 10.0.0.2", vrf::tunnel),

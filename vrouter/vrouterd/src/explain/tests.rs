@@ -168,7 +168,9 @@ fn every_kind_of_way_in_words() {
         (wire.source_port, wire.destination_port) = (0, 0);
     };
     type Change = fn(&mut v1::Flow);
-    let cases: [(PortIndex, &str, &str, Change, &str, &[&str]); 22] = [
+    /// From where, to where, what is changed, and what is said.
+    type Said<'a> = (PortIndex, &'a str, &'a str, Change, &'a str, &'a [&'a str]);
+    let cases: [Said<'_>; 22] = [
         (
             POD,
             "10.66.0.2",

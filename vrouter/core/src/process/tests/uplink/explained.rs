@@ -11,7 +11,9 @@ fn told(tables: &Tables, ingress: PortIndex, frame: &[u8]) -> Explanation {
 }
 
 /// Whose address, in which network, by which entry, whether that is the network's own.
-fn asked(told: &Explanation) -> Vec<(Asked, NetworkIndex, Option<(String, bool)>)> {
+type Lookup = (Asked, NetworkIndex, Option<(String, bool)>);
+
+fn asked(told: &Explanation) -> Vec<Lookup> {
     let found = |Found { prefix, own }: Found| (prefix.to_string(), own);
     told.lookups.iter().map(|it| (it.asked, it.network, it.found.map(found))).collect()
 }
