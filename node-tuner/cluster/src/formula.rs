@@ -1,6 +1,6 @@
 //! A small language for numbers that depend on the node: `memory / 2`, `min(cores / 8, 4)`, `25% memory - 4Gi`.
 //!
-//! Total: no loops, no recursion beyond [`MAX_DEPTH`], whole numbers of 128 bits that never wrap. Everything that has no
+//! Total: no loops, no recursion beyond a limit, whole numbers of 128 bits that never wrap. Everything that has no
 //! value is an error that says where and why.
 //!
 //! ```text
