@@ -42,7 +42,7 @@ pub fn page_by_page(rig: &Rig) -> Result<()> {
     ensure!(list.len() == usize::try_from(all)?, "{} routes", list.len());
     let last = serde_json::json!({
         "prefix": "11.10.252.112/28", "kind": "via", "via": "10.69.0.201", "mac": null,
-        "uplink": null, "paths": [],
+        "uplink": null, "label": null, "paths": [], "mirrored": false,
     });
     ensure!(list.last() == Some(&last), "{:?}", list.last());
 
