@@ -3,6 +3,8 @@
 //! The effective value for a container is that of `<key>/container.<name>`, else `<key>/pod`, else `<key>` (the
 //! convention of NRI plugins). A pod with neither [`NETWORK`] nor [`INTERFACES`] is never touched.
 
+use serde::{Deserialize, Deserializer};
+
 /// `network.ringway.dev`: a network's name, or `a,b` for one interface each. Opts the pod in.
 pub const NETWORK: &str = "network.ringway.dev";
 
@@ -37,9 +39,78 @@ pub const ALL: [&str; 7] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGE
 /// with the binding; the node's allocator tries that NUMA node first.
 pub const PLACEMENT: &str = "placement.ringway.dev";
 
+/// One element of [`INTERFACES`] as written; nothing is checked yet but names and types.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(missing_docs, reason = "the annotation's own keys")]
+pub struct WrittenInterface {
+    pub name: Option<String>,
+    pub network: Option<String>,
+    /// One address, or a list of them.
+    #[serde(deserialize_with = "one_or_several")]
+    pub ip: Vec<String>,
+    pub mac: Option<String>,
+    pub queues: Option<u64>,
+    pub mtu: Option<u64>,
+    pub socket: Option<String>,
+    pub kind: Option<String>,
+}
+
+fn one_or_several<'de, D: Deserializer<'de>>(written: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "ip must be an address or a list of addresses")]
+    enum Addresses {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(match Option::deserialize(written)? {
+        None => Vec::new(),
+        Some(Addresses::One(address)) => vec![address],
+        Some(Addresses::Several(list)) => list,
+    })
+}
+
+/// Reads the value of [`INTERFACES`].
+///
+/// # Errors
+/// What is wrong and where, one line.
+pub fn interfaces(text: &str) -> Result<Vec<WrittenInterface>, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::ALL;
+    use super::{ALL, WrittenInterface, interfaces};
+
+    #[test]
+    fn interfaces_are_read_and_misspellings_refused() {
+        let text = r#"[{"name":"wan","network":"red","ip":"10.0.0.1","mac":"02:00:00:00:00:01",
+                        "queues":2,"mtu":9000,"socket":"pod","kind":"vhost-user"}, {}]"#;
+        let all = interfaces(text).unwrap();
+        assert_eq!(all[1], WrittenInterface::default());
+        assert_eq!((all[0].queues, all[0].mtu), (Some(2), Some(9000)));
+        let words = [&all[0].name, &all[0].network, &all[0].mac, &all[0].socket];
+        let words: Vec<_> = words.iter().filter_map(|word| word.as_deref()).collect();
+        assert_eq!(words, ["wan", "red", "02:00:00:00:00:01", "pod"]);
+        assert_eq!(all[0].ip, ["10.0.0.1"]);
+        let list =
+            interfaces(r#"[{"ip":["10.0.0.1","fd00::1"]}, {"ip":[]}, {"ip":null}]"#).unwrap();
+        assert_eq!(list[0].ip, ["10.0.0.1", "fd00::1"]);
+        assert!(list[1].ip.is_empty() && list[2].ip.is_empty());
+        for (bad, expected) in [
+            ("{not json", "line 1"),
+            (r#"[{"colour": "red"}]"#, "colour"),
+            (r#"[{"queues": "two"}]"#, "two"),
+            (r#"[{"ip": 7}]"#, "an address or a list"),
+            (r#"[{"ip": ["10.0.0.1", 7]}]"#, "an address or a list"),
+            (r#"[{"queues": -1}]"#, "-1"),
+            ("{}", "sequence"),
+            ("", "EOF"),
+        ] {
+            let error = interfaces(bad).unwrap_err();
+            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+        }
+    }
 
     #[test]
     fn keys_are_legal_kubernetes_annotation_prefixes() {

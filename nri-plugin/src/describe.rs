@@ -4,7 +4,8 @@ use nri_plugin_core::annotations::{RawInterface, SocketOwner};
 use nri_plugin_core::cpuset::NodeId;
 use nri_plugin_core::paths::{INTERFACES_FILE, MOUNT_POINT, socket_in_container};
 use nri_plugin_core::plan::Interface;
-use serde::{Deserialize, Serialize};
+use ringway_config::annotations::{WrittenInterface, interfaces};
+use serde::Serialize;
 
 /// Version of the device information specification (k8snetworkplumbingwg) that an entry follows.
 const DEVICE_INFO_VERSION: &str = "1.1.0";
@@ -19,37 +20,6 @@ pub struct Description<'a> {
     /// CPUs and EAL arguments of the container, when the slot is used by one container only: two have different ones,
     /// and each finds its own in its environment.
     pub container: Option<(&'a str, &'a str)>,
-}
-
-/// One element of the annotation `interfaces.ringway.dev`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    name: Option<String>,
-    network: Option<String>,
-    ip: Option<Addresses>,
-    mac: Option<String>,
-    queues: Option<u64>,
-    mtu: Option<u64>,
-    socket: Option<String>,
-    kind: Option<String>,
-}
-
-/// One address, or a list of them.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "ip must be an address or a list of addresses")]
-enum Addresses {
-    One(String),
-    Several(Vec<String>),
-}
-
-impl Addresses {
-    fn list(self) -> Vec<String> {
-        match self {
-            Self::One(address) => vec![address],
-            Self::Several(list) => list,
-        }
-    }
 }
 
 /// One element of `interfaces.json`.
@@ -92,18 +62,11 @@ struct VhostUser<'a> {
 
 /// Reads the annotation. The error is one line.
 pub fn decode_interfaces(text: &str) -> Result<Vec<RawInterface>, String> {
-    let written: Vec<Written> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let raw = |it: Written| RawInterface {
-        name: it.name,
-        network: it.network,
-        ip: it.ip.map(Addresses::list).unwrap_or_default(),
-        mac: it.mac,
-        queues: it.queues,
-        mtu: it.mtu,
-        socket: it.socket,
-        kind: it.kind,
+    let raw = |it: WrittenInterface| {
+        let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind } = it;
+        RawInterface { name, network, ip, mac, queues, mtu, socket, kind }
     };
-    Ok(written.into_iter().map(raw).collect())
+    Ok(interfaces(text)?.into_iter().map(raw).collect())
 }
 
 /// Where a container finds the file, the value of `RINGWAY_INTERFACES`.
@@ -154,35 +117,6 @@ mod tests {
 
     use super::*;
     use crate::record::tests::sample;
-
-    #[test]
-    fn annotations_are_read_and_misspellings_refused() {
-        let text = r#"[{"name":"wan","network":"red","ip":"10.0.0.1","mac":"02:00:00:00:00:01",
-                        "queues":2,"mtu":9000,"socket":"pod","kind":"vhost-user"}, {}]"#;
-        let all = decode_interfaces(text).unwrap();
-        assert_eq!(all[1], RawInterface::default());
-        assert_eq!((all[0].queues, all[0].mtu), (Some(2), Some(9000)));
-        let words = [&all[0].name, &all[0].network, &all[0].mac, &all[0].socket];
-        let words: Vec<_> = words.iter().filter_map(|word| word.as_deref()).collect();
-        assert_eq!(words, ["wan", "red", "02:00:00:00:00:01", "pod"]);
-        assert_eq!(all[0].ip, ["10.0.0.1"]);
-        let list = decode_interfaces(r#"[{"ip":["10.0.0.1","fd00::1"]}, {"ip":[]}]"#).unwrap();
-        assert_eq!(list[0].ip, ["10.0.0.1", "fd00::1"]);
-        assert!(list[1].ip.is_empty());
-        for (bad, expected) in [
-            ("{not json", "line 1"),
-            (r#"[{"colour": "red"}]"#, "colour"),
-            (r#"[{"queues": "two"}]"#, "two"),
-            (r#"[{"ip": 7}]"#, "an address or a list"),
-            (r#"[{"ip": ["10.0.0.1", 7]}]"#, "an address or a list"),
-            (r#"[{"queues": -1}]"#, "-1"),
-            ("{}", "sequence"),
-            ("", "EOF"),
-        ] {
-            let error = decode_interfaces(bad).unwrap_err();
-            assert!(error.contains(expected) && !error.contains('\n'), "{error}");
-        }
-    }
 
     #[test]
     fn entries_are_device_information_and_more() {

@@ -6,28 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use node_tuner_cluster::demand::{self, ContainerView, Demand, DemandError};
 use nri_plugin_core::annotations::{PLACEMENT, RawInterface};
-use serde::Deserialize;
-
-/// One element of `interfaces.ringway.dev`, as `ringway-nri` reads it.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Written {
-    name: Option<String>,
-    network: Option<String>,
-    ip: Option<Addresses>,
-    mac: Option<String>,
-    queues: Option<u64>,
-    mtu: Option<u64>,
-    socket: Option<String>,
-    kind: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "ip must be an address or a list of addresses")]
-enum Addresses {
-    One(String),
-    Several(Vec<String>),
-}
+use ringway_config::annotations::{WrittenInterface, interfaces};
 
 /// What `pod` needs of its node; `None`: nothing of ours.
 ///
@@ -115,22 +94,11 @@ fn thousandths(text: &str) -> Option<u64> {
 }
 
 fn decode(text: &str) -> Result<Vec<RawInterface>, String> {
-    let written: Vec<Written> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let raw = |it: Written| RawInterface {
-        name: it.name,
-        network: it.network,
-        ip: match it.ip {
-            None => Vec::new(),
-            Some(Addresses::One(address)) => vec![address],
-            Some(Addresses::Several(list)) => list,
-        },
-        mac: it.mac,
-        queues: it.queues,
-        mtu: it.mtu,
-        socket: it.socket,
-        kind: it.kind,
+    let raw = |it: WrittenInterface| {
+        let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind } = it;
+        RawInterface { name, network, ip, mac, queues, mtu, socket, kind }
     };
-    Ok(written.into_iter().map(raw).collect())
+    Ok(interfaces(text)?.into_iter().map(raw).collect())
 }
 
 #[cfg(test)]
