@@ -1,6 +1,7 @@
 //! The operator's routes: as they are on the wire, and as the tables want them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::Bound;
 
@@ -181,40 +182,45 @@ fn prefix(text: &str) -> Result<IpPrefix, Refusal> {
     })
 }
 
+/// A field of a route that can't be.
+fn invalid(
+    route: &v1::Route,
+    field: &'static str,
+    value: impl Display,
+    remedy: impl Into<String>,
+) -> Refusal {
+    let value = format!("{value} of route {}", route.prefix);
+    Refusal::Invalid { field, value, remedy: remedy.into() }
+}
+
 fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusal> {
-    let invalid = |remedy: &str| {
-        let value = format!("{} of route {}", route.via, route.prefix);
-        Err(Refusal::Invalid { field: "via", value, remedy: remedy.to_owned() })
-    };
     let kind = v1::RouteKind::try_from(route.kind);
     let has_mac = matches!(kind, Ok(v1::RouteKind::Vxlan | v1::RouteKind::Link));
     for (field, text, is_fine) in
         [("mac", &route.mac, has_mac), ("uplink", &route.uplink, kind == Ok(v1::RouteKind::Link))]
     {
         if !text.is_empty() && !is_fine {
-            return Err(Refusal::Invalid {
-                field,
-                value: format!("{text} of route {}", route.prefix),
-                remedy: "only a route of the kind vxlan or link has one; leave it out".to_owned(),
-            });
+            let remedy = "only a route of the kind vxlan or link has one; leave it out";
+            return Err(invalid(route, field, text, remedy));
         }
     }
     if route.label != 0 && kind != Ok(v1::RouteKind::Mpls) {
-        return Err(Refusal::Invalid {
-            field: "label",
-            value: format!("{} of route {}", route.label, route.prefix),
-            remedy: "only a route of the kind mpls has one; leave it out".to_owned(),
-        });
+        let remedy = "only a route of the kind mpls has one; leave it out";
+        return Err(invalid(route, "label", route.label, remedy));
     }
     match kind {
         Ok(v1::RouteKind::Vxlan) => vtep(route),
         Ok(v1::RouteKind::Mpls) => mpls(route),
         Ok(v1::RouteKind::Unspecified | v1::RouteKind::Via) => match route.via.parse::<IpAddr>() {
             Ok(via) => Ok(RouteTarget::Via(via)),
-            Err(_) => invalid("use the address of a port, or another kind of route"),
+            Err(_) => {
+                let remedy = "use the address of a port, or another kind of route";
+                Err(invalid(route, "via", &route.via, remedy))
+            }
         },
         Ok(_) if !route.via.is_empty() => {
-            invalid("such a route leads nowhere; leave `via` out, or use the kind `via`")
+            let remedy = "such a route leads nowhere; leave `via` out, or use the kind `via`";
+            Err(invalid(route, "via", &route.via, remedy))
         }
         Ok(v1::RouteKind::Unreachable) => Ok(RouteTarget::Unreachable),
         Ok(v1::RouteKind::Drop) => Ok(RouteTarget::Drop),
@@ -232,78 +238,61 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
 }
 
 fn link(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusal> {
-    let invalid = |field, text: &str, remedy: String| Refusal::Invalid {
-        field,
-        value: format!("{text} of route {}", route.prefix),
-        remedy,
-    };
     let found = uplinks.iter().find(|(name, _)| *name == route.uplink);
     let (_, port) = found.ok_or_else(|| {
         let known: Vec<_> = uplinks.iter().map(|(name, _)| name.as_str()).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        invalid("uplink", &route.uplink, format!("unknown uplink; known uplinks: {known}"))
+        let remedy = format!("unknown uplink; known uplinks: {known}");
+        invalid(route, "uplink", &route.uplink, remedy)
     })?;
     let mac = route.mac.parse().map_err(|_| {
-        let remedy = "use the neighbour's address, in the form 02:00:00:00:00:01".to_owned();
-        invalid("mac", &route.mac, remedy)
+        let remedy = "use the neighbour's address, in the form 02:00:00:00:00:01";
+        invalid(route, "mac", &route.mac, remedy)
     })?;
     Ok(RouteTarget::Link { port: *port, mac })
 }
 
 fn multipath(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusal> {
-    let invalid = |value: String, remedy: String| Refusal::Invalid {
-        field: "paths",
-        value: format!("{value} of route {}", route.prefix),
-        remedy,
-    };
     if !(1..=Paths::MAX).contains(&route.paths.len()) {
         let remedy = format!("use 1 to {}", Paths::MAX);
-        return Err(invalid(format!("{}", route.paths.len()), remedy));
+        return Err(invalid(route, "paths", route.paths.len(), remedy));
     }
     let path = |path: &v1::Path| {
         let wire = path.route.clone().unwrap_or_default();
         if matches!(wire.kind(), v1::RouteKind::Multipath) {
-            return Err(invalid("multipath".to_owned(), "use via, vxlan, mpls or link".to_owned()));
+            return Err(invalid(route, "paths", "multipath", "use via, vxlan, mpls or link"));
         }
         let named = v1::Route { prefix: route.prefix.clone(), ..wire };
-        let weight = u16::try_from(path.weight.max(1))
-            .map_err(|_| invalid(format!("weight {}", path.weight), "use 1 to 65535".to_owned()))?;
+        let weight = u16::try_from(path.weight.max(1)).map_err(|_| {
+            invalid(route, "paths", format!("weight {}", path.weight), "use 1 to 65535")
+        })?;
         Ok(Path { target: target(&named, uplinks)?, weight })
     };
     let paths = route.paths.iter().map(path).collect::<Result<Vec<_>, _>>()?;
     Ok(RouteTarget::Multipath(Paths::new(paths)))
 }
 
+fn tunnel_end(route: &v1::Route) -> Result<IpAddr, Refusal> {
+    let remedy = "use the address of the tunnel's other end in the underlay";
+    route.via.parse().map_err(|_| invalid(route, "via", &route.via, remedy))
+}
+
 fn vtep(route: &v1::Route) -> Result<RouteTarget, Refusal> {
-    let invalid = |field, text: &str, remedy: &str| Refusal::Invalid {
-        field,
-        value: format!("{text} of route {}", route.prefix),
-        remedy: remedy.to_owned(),
-    };
-    let address = route.via.parse().map_err(|_| {
-        invalid("via", &route.via, "use the address of the tunnel's other end in the underlay")
-    })?;
+    let address = tunnel_end(route)?;
     let mac = match route.mac.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|_| {
-            invalid("mac", text, "use the form 02:00:00:00:00:01, or leave it out")
+            invalid(route, "mac", text, "use the form 02:00:00:00:00:01, or leave it out")
         })?),
     };
     Ok(RouteTarget::Vxlan(Vtep { address, mac }))
 }
 
 fn mpls(route: &v1::Route) -> Result<RouteTarget, Refusal> {
-    let invalid = |field, text: &str, remedy: &str| Refusal::Invalid {
-        field,
-        value: format!("{text} of route {}", route.prefix),
-        remedy: remedy.to_owned(),
-    };
-    let address = route.via.parse().map_err(|_| {
-        invalid("via", &route.via, "use the address of the tunnel's other end in the underlay")
-    })?;
+    let address = tunnel_end(route)?;
     let label = Label::new(route.label).ok_or_else(|| {
         let remedy = "use the label that the other end knows the network by, 16 to 1048575";
-        invalid("label", &route.label.to_string(), remedy)
+        invalid(route, "label", route.label, remedy)
     })?;
     Ok(RouteTarget::MplsUdp(MplsEnd { address, label }))
 }
