@@ -9,7 +9,6 @@ use futures_util::StreamExt as _;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource as _};
 use node_tuner_cluster::facts::Facts;
@@ -19,7 +18,7 @@ use node_tuner_core::node::Node;
 use node_tuner_core::plan::{Plan, Refused};
 use node_tuner_kubernetes::conditions::{Condition, condition};
 use node_tuner_kubernetes::tuning::{APPLIED, DRIFTING, REBOOT_NEEDED, VROUTER_MODE};
-use node_tuner_kubernetes::{AGENT, NodeTuning, NodeTuningSpec, NodeTuningStatus};
+use node_tuner_kubernetes::{AGENT, NodeTuning, NodeTuningSpec, NodeTuningStatus, client};
 use ringway_config::{AgentRules, NodeProfile};
 use serde_json::json;
 use tokio::sync::watch;
@@ -58,7 +57,7 @@ pub async fn run(
     out: &mut impl Write,
 ) -> Result<()> {
     let name = node_name(arguments)?;
-    let client = client(arguments).await?;
+    let client = client(arguments.kubeconfig.as_deref()).await?;
     let mut end = End::on_signals()?;
     // The lock is taken before anything is said: two agents would contradict each other.
     let idle =
@@ -294,18 +293,6 @@ async fn make(client: &Client, objects: &Api<NodeTuning>, name: &str) -> Result<
     }]);
     objects.create(&PostParams::default(), &object).await?;
     Ok(())
-}
-
-async fn client(arguments: &ClusterArguments) -> Result<Client> {
-    let config = match &arguments.kubeconfig {
-        Some(file) => {
-            let kubeconfig =
-                Kubeconfig::read_from(file).with_context(|| file.display().to_string())?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-        }
-        None => Config::infer().await.context("give --kubeconfig")?,
-    };
-    Ok(Client::try_from(config)?)
 }
 
 fn node_name(arguments: &ClusterArguments) -> Result<String> {

@@ -13,15 +13,14 @@ use clap::Parser;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Client, Resource as _, ResourceExt as _};
+use kube::{Resource as _, ResourceExt as _};
 use node_tuner_cluster::facts::Facts;
 use node_tuner_cluster::reconcile::Told;
 use node_tuner_kubernetes::conditions::condition;
 use node_tuner_kubernetes::tuning::{APPLIED, REBOOT_NEEDED};
-use node_tuner_kubernetes::{AGENT, NodeTuning, NodeTuningSpec, NodeTuningStatus};
+use node_tuner_kubernetes::{AGENT, NodeTuning, NodeTuningSpec, NodeTuningStatus, client};
 use serde_json::json;
 
 /// Calls that are under way at once.
@@ -63,9 +62,7 @@ struct Agents {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let kubeconfig = Kubeconfig::read_from(&arguments.kubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    let client = Client::try_from(config)?;
+    let client = client(Some(&arguments.kubeconfig)).await?;
     let facts = std::fs::read_to_string(&arguments.facts).context("--facts")?;
     let agents = Arc::new(Agents {
         facts: serde_json::from_str(&facts).context("--facts")?,

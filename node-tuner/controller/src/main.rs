@@ -18,8 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser as _;
-use kube::Client;
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use node_tuner_kubernetes::client;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -45,7 +44,7 @@ async fn run(arguments: Arguments) -> Result<()> {
     }
     let filter = EnvFilter::try_new(&arguments.log).context("--log")?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    let client = client(&arguments).await?;
+    let client = client(arguments.kubeconfig.as_deref()).await?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let ended = async move {
@@ -59,16 +58,4 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::Extender(extender) => extender::run(client, extender, ended).await,
         Command::Crds | Command::Profiles => Ok(()),
     }
-}
-
-async fn client(arguments: &Arguments) -> Result<Client> {
-    let config = match &arguments.kubeconfig {
-        Some(file) => {
-            let kubeconfig =
-                Kubeconfig::read_from(file).with_context(|| file.display().to_string())?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-        }
-        None => Config::infer().await.context("give --kubeconfig")?,
-    };
-    Ok(Client::try_from(config)?)
 }

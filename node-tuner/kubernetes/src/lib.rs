@@ -1,12 +1,13 @@
 //! The tuner's objects in Kubernetes, and what is read from other objects: schemas, conditions, a pod's needs.
 //!
-//! Decides nothing and talks to nobody. `ringway-controller`, the agent and their tests depend on it.
+//! Decides nothing and asks nobody for anything; [`client`] says whom to ask. `ringway-controller`, the agent and their tests depend on it.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::duplicated_attributes,
     reason = "printer columns repeat the names of their fields"
 )]
 
+pub mod client;
 pub mod conditions;
 pub mod crds;
 pub mod pods;
@@ -14,6 +15,7 @@ pub mod profile;
 pub mod topology;
 pub mod tuning;
 
+pub use client::client;
 pub use profile::{NodeProfile, NodeProfileSpec, NodeProfileStatus, Rollout};
 pub use topology::NodeResourceTopology;
 pub use tuning::{NodeTuning, NodeTuningSpec, NodeTuningStatus};
