@@ -15,6 +15,8 @@ mod nri;
 mod prefix;
 mod profile;
 mod runtime;
+#[cfg(feature = "schema")]
+mod schema;
 mod tunnel;
 mod uplink;
 mod vrouter;

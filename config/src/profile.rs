@@ -603,28 +603,6 @@ impl NodeProfile {
     }
 }
 
-/// Kubernetes has a type of its own for a number or a text.
-#[cfg(feature = "schema")]
-macro_rules! number_or_text {
-    ($($kind:ident),*) => {$(
-        impl schemars::JsonSchema for $kind {
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($kind).into()
-            }
-
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "x-kubernetes-int-or-string": true })
-            }
-        }
-    )*};
-}
-#[cfg(feature = "schema")]
-number_or_text!(Count, SysctlValue);
-
 /// Only what tunes: nothing that names programs (`kernel.core_pattern`), and no way out of `/proc/sys`.
 fn check_sysctl(name: &str, value: &SysctlValue) -> Result<(), Problem> {
     let key = format!("sysctls.{name}");

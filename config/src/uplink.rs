@@ -41,7 +41,7 @@ pub enum UplinkDriver {
     Pci,
     /// By a packet socket on a kernel interface: with any of them, and slowest.
     AfPacket,
-    /// By an AF_XDP socket on a kernel interface.
+    /// By an AF_XDP socket on a kernel interface. The vRouter refuses it for now.
     AfXdp,
     /// By a TAP that is made for it: `device` is its name.
     Tap,
