@@ -10,6 +10,7 @@ use clap::Parser as _;
 
 mod args;
 mod call;
+mod directory;
 mod doctor;
 mod failure;
 mod nics;

@@ -132,7 +132,7 @@ pub(crate) enum Driver {
     Pci,
     /// A packet socket on a kernel interface.
     AfPacket,
-    /// An AF_XDP socket on a kernel interface.
+    /// An AF_XDP socket on a kernel interface; refused for now.
     AfXdp,
     /// A TAP that is made for it.
     Tap,

@@ -9,6 +9,7 @@ use std::process::Command;
 use vrouter_api::v1::Port;
 
 use crate::args::DoctorArgs;
+use crate::directory::names;
 use crate::view;
 
 /// All that the judge looks at.
@@ -153,15 +154,6 @@ impl Facts {
 
 fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
-}
-
-/// What is in a directory, sorted; nothing if there is none.
-fn names(path: &Path) -> Vec<String> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
 
 /// What the plugin says in its status file; null if there is none.

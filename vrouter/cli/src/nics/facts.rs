@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::directory::names;
+
 /// Class 02 of PCI: network controllers. 06: bridges, which may share a NIC's IOMMU group.
 const NETWORK_CLASS: &str = "0x02";
 const BRIDGE_CLASS: &str = "0x06";
@@ -224,13 +226,4 @@ pub(super) fn text(path: &Path) -> Option<String> {
 /// The last part of what a symbolic link leads to.
 pub(super) fn link(path: &Path) -> Option<String> {
     Some(fs::read_link(path).ok()?.file_name()?.to_string_lossy().into_owned())
-}
-
-/// What is in a directory, sorted; nothing if there is none.
-fn names(path: &Path) -> Vec<String> {
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
 }
