@@ -8,6 +8,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 target=$root/target/numa
+. "$here/debian.sh"
 
 skip() {
     echo "numa: $1; tests in the machine with two NUMA nodes will be skipped" >&2
@@ -16,12 +17,6 @@ skip() {
 
 installed() { # package
     [[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" == installed ]]
-}
-
-# The mirror this machine already uses for Debian.
-mirror() {
-    apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
-        awk '$2 == "bookworm" && $3 == "main" { print $1; exit }'
 }
 
 # Of the guest. Only what the tests call; what these need comes along. libdpdk-dev says where the drivers are.
