@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::wait;
-use vrouter_api::v1::UplinkSpec;
+use vrouter_api::v1::{UplinkDriver, UplinkSpec};
 
 use crate::rig::{self, Rig};
 use crate::traffic;
@@ -42,6 +42,10 @@ fn refused(rig: &Rig) -> Result<()> {
         (UplinkSpec { network: "blue".into(), ..spec("up2", "b1") }, "unknown network \"blue\""),
         (UplinkSpec { host_interface: "n1".into(), ..spec("up2", "b1") }, "\"n1\" exists already"),
         (spec("a-name-that-is-too-long", "b1"), "use 1 to 15 letters"),
+        (
+            UplinkSpec { driver: UplinkDriver::AfXdp.into(), ..spec("up2", "b1") },
+            "af_xdp does not work yet",
+        ),
         (spec("up2", "0000:ff:1f.7"), "there is no PCI device 0000:ff:1f.7"),
     ] {
         match rig.vrouter.create_uplink(spec.clone()) {

@@ -3,7 +3,6 @@
 //! pod and back. The machine pulls its own cables and NICs by QEMU's monitor.
 #![forbid(unsafe_code)]
 
-mod af_xdp;
 mod binding;
 mod cables;
 mod monitor;
@@ -24,13 +23,12 @@ use rig::Rig;
 
 type Test = (&'static str, fn(&Rig) -> Result<()>);
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 5] = [
     ("wire_to_pod_and_back", cables::both_ways),
     ("a_sleeping_worker_is_woken_by_the_nic", cables::interrupts),
     ("a_cable_that_is_pulled_is_a_link_that_is_down", cables::pulled),
     ("an_open_nic_cannot_be_given_back", binding::open),
     ("a_nic_that_is_taken_out_is_a_link_that_is_down", cables::taken_out),
-    ("af_xdp", af_xdp::on_veth),
 ];
 
 fn main() -> ExitCode {

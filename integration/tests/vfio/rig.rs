@@ -10,7 +10,6 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -53,7 +52,7 @@ pub struct Rig {
     /// Where the kernel speaks for the pod, which has 10.66.0.2.
     pub pod: Space,
     /// Where the vRouter is.
-    pub node: Space,
+    _node: Space,
     /// What the wires lead to.
     pub far: Space,
     pub monitor: RefCell<Monitor>,
@@ -120,7 +119,7 @@ impl Rig {
         };
         vrouter.set_routes("red", vec![tunnel])?;
         let pod_app = pod_app(&run, &cgroups, &pod, &vrouter)?;
-        Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, node, far, monitor, run })
+        Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, _node: node, far, monitor, run })
     }
 
     /// Counters of an uplink.
@@ -135,11 +134,6 @@ impl Rig {
             let uplink = self.vrouter.uplink(name)?;
             Ok((uplink.link == up).then_some(uplink.reason))
         })
-    }
-
-    /// A file of the run.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.run.path().join(name)
     }
 
     /// What the programs said last.

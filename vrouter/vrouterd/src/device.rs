@@ -14,7 +14,6 @@ use vrouter_net::Mac;
 use vrouter_vhost::wake::Token;
 
 use crate::convert::{Driver, Refusal, UplinkRequest};
-use crate::privileges::may_load_programs;
 use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
@@ -140,16 +139,11 @@ impl Devices {
                 virtual_device("net_af_packet", name, packet_socket(device, *queues, *mtu))
             }
             Driver::AfXdp => {
-                check_interface(device).map_err(refuse)?;
-                if !may_load_programs() {
-                    return Err(refuse(
-                        "af_xdp loads a program into the kernel, which this vRouter gave up when it started (CAP_BPF): name \
-                         an uplink with driver = \"af_xdp\" in vrouter.toml and restart it, or use af_packet"
-                            .to_owned(),
-                    ));
-                }
-                let arguments = format!("iface={device},start_queue=0,queue_count={queues}");
-                virtual_device("net_af_xdp", name, arguments)
+                return Err(refuse(
+                    "af_xdp does not work yet: libxdp loads its programs with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, which the \
+                     vRouter gives up when it starts; use af_packet"
+                        .to_owned(),
+                ));
             }
         };
         let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;

@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::{UplinkDriver, UplinkSettings, VrouterConfig};
+use ringway_config::VrouterConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -149,9 +149,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
     };
     put_back_what_is_left(config, &keepers);
     privileges::allow_locked_memory();
-    let af_xdp = |uplink: &UplinkSettings| uplink.driver == UplinkDriver::AfXdp;
-    privileges::drop_unneeded(config.uplinks.iter().any(af_xdp))
-        .context("cannot drop privileges")?;
+    privileges::drop_unneeded().context("cannot drop privileges")?;
     let private_dir = directories(&config.run_dir)?;
     let eal = Arc::new(start_dpdk(config)?);
     let pool = Pool::new(

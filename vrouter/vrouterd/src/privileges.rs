@@ -22,15 +22,13 @@ pub fn allow_locked_memory() {
     }
 }
 
-/// Drops all other capabilities for this thread and the threads it will start. `bpf`: but for loading programs for interfaces,
-/// which AF_XDP does.
+/// Drops all other capabilities for this thread and the threads it will start.
 ///
 /// # Errors
 /// What capset(2) or prctl(2) said.
-pub fn drop_unneeded(bpf: bool) -> Result<(), caps::errors::CapsError> {
+pub fn drop_unneeded() -> Result<(), caps::errors::CapsError> {
     let held = caps::read(None, CapSet::Permitted)?;
-    let wanted = KEPT.into_iter().chain(bpf.then_some(Capability::CAP_BPF));
-    let kept: HashSet<_> = wanted.filter(|c| held.contains(c)).collect();
+    let kept: HashSet<_> = KEPT.into_iter().filter(|c| held.contains(c)).collect();
     // The bounding set first: changing it needs CAP_SETPCAP. Without that there is nothing to give up there.
     if held.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::read(None, CapSet::Bounding)?.difference(&kept) {
@@ -41,9 +39,4 @@ pub fn drop_unneeded(bpf: bool) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
     caps::set(None, CapSet::Inheritable, &HashSet::new())
-}
-
-/// Whether programs for interfaces can be loaded.
-pub fn may_load_programs() -> bool {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_BPF).unwrap_or(false)
 }
