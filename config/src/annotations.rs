@@ -39,7 +39,7 @@ pub const ALL: [&str; 7] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGE
 /// with the binding; the node's allocator tries that NUMA node first.
 pub const PLACEMENT: &str = "placement.ringway.dev";
 
-/// One element of [`INTERFACES`] as written; nothing is checked yet but names and types.
+/// One element of [`INTERFACES`] as written: a JSON object. Nothing is checked yet but names and types.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "the annotation's own keys")]
@@ -70,17 +70,13 @@ fn one_or_several<'de, D: Deserializer<'de>>(written: D) -> Result<Vec<String>, 
     })
 }
 
-/// Reads the value of [`INTERFACES`].
-///
-/// # Errors
-/// What is wrong and where, one line.
-pub fn interfaces(text: &str) -> Result<Vec<WrittenInterface>, String> {
-    serde_json::from_str(text).map_err(|error| error.to_string())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ALL, WrittenInterface, interfaces};
+    use super::{ALL, WrittenInterface};
+
+    fn interfaces(text: &str) -> Result<Vec<WrittenInterface>, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
 
     #[test]
     fn interfaces_are_read_and_misspellings_refused() {

@@ -4,7 +4,7 @@ use nri_plugin_core::annotations::{RawInterface, SocketOwner};
 use nri_plugin_core::cpuset::NodeId;
 use nri_plugin_core::paths::{INTERFACES_FILE, MOUNT_POINT, socket_in_container};
 use nri_plugin_core::plan::Interface;
-use ringway_config::annotations::{WrittenInterface, interfaces};
+use ringway_config::annotations::WrittenInterface;
 use serde::Serialize;
 
 /// Version of the device information specification (k8snetworkplumbingwg) that an entry follows.
@@ -66,7 +66,8 @@ pub fn decode_interfaces(text: &str) -> Result<Vec<RawInterface>, String> {
         let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind } = it;
         RawInterface { name, network, ip, mac, queues, mtu, socket, kind }
     };
-    Ok(interfaces(text)?.into_iter().map(raw).collect())
+    let written: Vec<_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(written.into_iter().map(raw).collect())
 }
 
 /// Where a container finds the file, the value of `RINGWAY_INTERFACES`.

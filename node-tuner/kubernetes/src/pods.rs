@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use node_tuner_cluster::demand::{self, ContainerView, Demand, DemandError};
 use nri_plugin_core::annotations::{PLACEMENT, RawInterface};
-use ringway_config::annotations::{WrittenInterface, interfaces};
+use ringway_config::annotations::WrittenInterface;
 
 /// What `pod` needs of its node; `None`: nothing of ours.
 ///
@@ -98,7 +98,8 @@ fn decode(text: &str) -> Result<Vec<RawInterface>, String> {
         let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind } = it;
         RawInterface { name, network, ip, mac, queues, mtu, socket, kind }
     };
-    Ok(interfaces(text)?.into_iter().map(raw).collect())
+    let written: Vec<_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(written.into_iter().map(raw).collect())
 }
 
 #[cfg(test)]
