@@ -24,6 +24,7 @@ pub mod qemu;
 pub mod readback;
 pub mod recorder;
 pub mod rundir;
+pub mod space;
 pub mod stage;
 pub mod suite;
 pub mod testpmd;

@@ -1,13 +1,17 @@
 //! Network namespaces, and what runs in them.
 
+pub mod pod;
+pub mod traffic;
+
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
-use integration::rundir::RunDir;
 use nix::sched::{CloneFlags, setns};
+
+use crate::rundir::RunDir;
 
 /// Beginning of the names; whoever holds the machine may take away what earlier runs left.
 const MARK: &str = "rwtest-";

@@ -22,6 +22,7 @@ use crate::machine::{self, Hugepages, program};
 use crate::node::Setup;
 use crate::process::Daemon;
 use crate::rundir::RunDir;
+use crate::space::Space;
 use crate::wait::{self, runtime};
 
 /// Time for EAL to start; 1 s is usual, more when two CPUs are busy.
@@ -87,6 +88,20 @@ impl VRouter {
             &socket,
             &run.path().join("vrouter.log"),
         )
+    }
+
+    /// Starts it in a network namespace, with its socket, its log and its configuration in `directory`; `rest`: all of that but where
+    /// these are.
+    pub fn start_in(space: &Space, directory: &Path, rest: &str) -> Result<Self> {
+        let (socket, config) = (directory.join("vrouter.sock"), directory.join("vrouter.toml"));
+        let text = format!(
+            "control_socket = \"{}\"\nrun_dir = \"{}\"\n{rest}",
+            socket.display(),
+            directory.display()
+        );
+        std::fs::write(&config, text)?;
+        let command = space.command(program("ringway-vrouter")?);
+        Self::start_as(command, &config, &socket, &directory.join("vrouter.log"))
     }
 
     /// Starts it with the configuration file `config`, which names `socket`, and waits until it answers there.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::space::Space;
+use super::Space;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a TCP transfer in each direction.

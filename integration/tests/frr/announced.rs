@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use integration::wait;
 
 use crate::rig::{Node, PATIENCE, Rig, Which};
-use crate::traffic;
+use integration::space::traffic;
 
 const MAC: &str = "02:00:00:00:77:09";
 

@@ -1,11 +1,12 @@
 //! FRR on both nodes: what it tells the kernel is forwarded, and what the vRouter tells the kernel it tells the other.
 
 use anyhow::{Context, Result, ensure};
+use integration::space::traffic;
 use integration::wait;
 use vrouter_api::v1::{Route, RouteKind};
 
+use crate::daemons;
 use crate::rig::{Node, PATIENCE, Rig};
-use crate::{daemons, traffic};
 
 /// A route from the kernel's table, through the tunnel to the other node.
 fn through_to<'a>(end: &'a str) -> impl Fn(Option<&Route>) -> bool + 'a {

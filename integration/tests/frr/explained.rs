@@ -5,7 +5,7 @@ use serde_json::Value;
 use vrouter_api::v1::{PortStats, Stats};
 
 use crate::rig::{Node, Rig};
-use crate::traffic;
+use integration::space::traffic;
 
 fn explain(node: &Node, arguments: &str) -> Result<Value> {
     let said = node.ringway(&format!("--json explain {arguments}"))?;

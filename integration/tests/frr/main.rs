@@ -11,12 +11,6 @@ mod daemons;
 mod explained;
 mod mpls;
 mod rig;
-#[path = "../uplinks/space.rs"]
-#[expect(dead_code, reason = "others use what is not used here")]
-mod space;
-#[path = "../uplinks/traffic.rs"]
-#[expect(dead_code, reason = "others use what is not used here")]
-mod traffic;
 mod wire;
 
 use std::process::ExitCode;
@@ -48,7 +42,7 @@ const TESTS: [Test; 7] = [
 ];
 
 fn main() -> ExitCode {
-    let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
+    let unfit = machine::unfit_for_dpdk().or_else(integration::space::unfit);
     let case = |(name, test, needs): Test| {
         let lacks = match needs {
             Needs::Nothing => None,

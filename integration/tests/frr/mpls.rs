@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::rig::{Node, Rig};
-use crate::traffic;
 use crate::wire::{Capture, Dissected, dissect};
+use integration::space::traffic;
 
 /// Label of both networks, as `docs/frr.md` has it.
 const LABEL: &str = "7700";

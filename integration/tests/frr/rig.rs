@@ -22,11 +22,11 @@ use integration::vrouter::VRouter;
 use integration::wait;
 use vrouter_api::v1::{PortSpec, Route};
 
-use crate::space::Space;
+use integration::space::Space;
+use integration::space::pod::bridge;
 
 /// Of 2 MiB: 32 for each vRouter, 32 for each pod, and some to spare.
 const HUGEPAGES: Hugepages = Hugepages::Free(192);
-const UP: Duration = Duration::from_secs(60);
 /// For what two kernels, two routers and two vRouters do one after the other.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -190,19 +190,10 @@ impl Node {
 
     fn start_vrouter(&mut self) -> Result<()> {
         self.vrouter = None;
-        let (socket, config) = (self.file("vrouter.sock"), self.file("vrouter.toml"));
         let documented = self.which.place(&documented("toml")?);
         ensure!(documented.contains("device = \"eth1\""), "{documented}");
         let documented = documented.replace("device = \"eth1\"", "device = \"w0\"");
-        let text = format!(
-            "control_socket = \"{}\"\nrun_dir = \"{}\"\n{documented}",
-            socket.display(),
-            self.dir.display()
-        );
-        fs::write(&config, text)?;
-        let command = self.space.command(program("ringway-vrouter")?);
-        let log = self.file("vrouter.log");
-        self.vrouter = Some(VRouter::start_as(command, &config, &socket, &log)?);
+        self.vrouter = Some(VRouter::start_in(&self.space, &self.dir, &documented)?);
         self.space.ip(&format!("addr add {}/24 dev host0", self.which.address()))?;
         Ok(())
     }
@@ -212,24 +203,10 @@ impl Node {
         let socket = self.file("pod.sock");
         let (text, address) = (socket.display().to_string(), self.which.pod());
         let mac = format!("02:00:00:00:77:0{}", if self.which == Which::A { 1 } else { 2 });
-        self.create_pod_port("pod/0/net0", address, &mac, &text, cgroups)?;
-        let mut command = cgroups.command(Side::Pods, 0, "/usr/sbin/ip");
-        command.args(["netns", "exec", self.pod.name(), "/usr/bin/dpdk-testpmd"]);
-        command.args(["--in-memory", "--single-file-segments", "--no-pci", "--no-telemetry"]);
-        command.args(["-m", "64", "--lcores", "0@0,1@0", "--vdev"]);
-        command.arg(format!("net_virtio_user0,path={text},mac={mac},queues=1,queue_size=256"));
-        command.args(["--vdev", &format!("net_tap0,iface=eth0,mac={mac}")]);
-        command.args(["--", "--forward-mode=io", "--auto-start", "--no-mlockall", "--burst=32"]);
-        command.args(["--total-num-mbufs=4096", "--stats-period=3600"]);
-        let mut app = Daemon::start("dpdk-testpmd", command, &self.file("pod.log"))?;
-        app.wait_for("the pod's port is up", UP, || {
-            let there = self.pod.ip("link show dev eth0").is_ok();
-            Ok((there && self.vrouter()?.wait_up("pod", UP).is_ok()).then_some(()))
-        })?;
+        let port = self.pod_port("pod/0/net0", address, &mac, &text);
         let gateway = if self.which == Which::A { "10.66.1.1" } else { "10.66.2.1" };
-        self.pod.ip(&format!("addr add {address}/24 dev eth0"))?;
-        self.pod.ip("link set eth0 up")?;
-        self.pod.ip(&format!("route add default via {gateway}"))?;
+        let log = self.file("pod.log");
+        let app = bridge(&self.pod, self.vrouter()?, cgroups, port, gateway, &log)?;
         // It would look whether the gateway is still there, now and then.
         let mac = self.vrouter()?.network("red")?.gateway_mac;
         self.pod.ip(&format!("neigh replace {gateway} lladdr {mac} dev eth0 nud permanent"))?;
@@ -246,18 +223,22 @@ impl Node {
         socket: &str,
         cgroups: &Cgroups,
     ) -> Result<()> {
-        let spec = PortSpec {
+        let peer_cgroups = vec![cgroups.path(Side::Pods)];
+        let port = PortSpec { peer_cgroups, ..self.pod_port(id, address, mac, socket) };
+        self.vrouter()?.create_port(port).map(drop)
+    }
+
+    fn pod_port(&self, id: &str, address: &str, mac: &str, socket: &str) -> PortSpec {
+        PortSpec {
             id: id.to_owned(),
             network: "red".to_owned(),
             mac: mac.to_owned(),
             ipv4: address.to_owned(),
             socket_path: socket.to_owned(),
-            peer_cgroups: vec![cgroups.path(Side::Pods)],
             pod_namespace: "shop".to_owned(),
             pod_name: format!("cart-{}", self.which.name()),
             ..PortSpec::default()
-        };
-        self.vrouter()?.create_port(spec).map(drop)
+        }
     }
 
     /// `ringway ARGUMENTS` at its vRouter; what it says.

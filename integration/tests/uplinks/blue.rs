@@ -12,7 +12,7 @@ use integration::vrouter::VRouter;
 use vrouter_api::v1::{Network, PortSpec, Tunnel};
 
 use crate::rig::{link, vxlan};
-use crate::space::Space;
+use integration::space::Space;
 
 const UP: Duration = Duration::from_secs(60);
 /// The pod's port.

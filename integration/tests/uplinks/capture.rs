@@ -10,7 +10,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
 };
 
-use crate::space::Space;
+use integration::space::Space;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The kernel's queue: everything on all interfaces of the namespace is in it until it is looked at.

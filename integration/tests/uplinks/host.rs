@@ -7,7 +7,7 @@ use integration::wait;
 use vrouter_api::v1::UplinkStats;
 
 use crate::rig::Rig;
-use crate::traffic;
+use integration::space::traffic;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

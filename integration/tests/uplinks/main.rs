@@ -12,10 +12,8 @@ mod host;
 mod mirrored;
 mod offloads;
 mod rig;
-mod space;
 mod taken;
 mod tap;
-mod traffic;
 mod tunnel;
 mod two_wires;
 
@@ -43,7 +41,7 @@ const TESTS: [Test; 8] = [
 const TAP: &str = "a_tap_tells_spreads_and_does_checksums";
 
 fn main() -> ExitCode {
-    let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
+    let unfit = machine::unfit_for_dpdk().or_else(integration::space::unfit);
     let case = |(name, test): Test| {
         Case::new(name, unfit.clone(), move |rig| {
             let rig = suite::started(rig, Rig::start)?;

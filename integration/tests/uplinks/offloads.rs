@@ -11,7 +11,7 @@ use integration::wait;
 use crate::blue::{self, Blue, Under};
 use crate::capture::Capture;
 use crate::rig::Rig;
-use crate::space::Space;
+use integration::space::Space;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const PODS_PORT: u16 = 6000;

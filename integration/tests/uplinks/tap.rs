@@ -2,13 +2,12 @@
 //!
 //! A vRouter of its own whose workers, once asleep, look at nothing for a minute: what they do not hear of is lost to the tests.
 
-use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::launch::Cgroups;
-use integration::machine::{self, Hugepages, program};
+use integration::machine::{self, Hugepages};
 use integration::process::tail;
 use integration::rundir::RunDir;
 use integration::vrouter::VRouter;
@@ -17,7 +16,7 @@ use vrouter_api::v1::UplinkStats;
 
 use crate::blue::{self, Blue, Under};
 use crate::offloads;
-use crate::space::Space;
+use integration::space::Space;
 
 /// Of 2 MiB: 32 for the vRouter, 16 for the pod, and some to spare.
 const HUGEPAGES: Hugepages = Hugepages::Free(64);
@@ -62,17 +61,7 @@ impl Rig {
         let space = Space::create(&run, "tap")?;
         // Of its own accord the kernel would send on the TAP.
         space.set("ipv6/conf/default/disable_ipv6", "1")?;
-        let socket = VRouter::socket_of(&run);
-        let config = run.path().join("vrouter.toml");
-        let text = format!(
-            "control_socket = \"{}\"\nrun_dir = \"{}\"\n{CONFIG}",
-            socket.display(),
-            run.path().display()
-        );
-        fs::write(&config, text)?;
-        let command = space.command(program("ringway-vrouter")?);
-        let vrouter =
-            VRouter::start_as(command, &config, &socket, &run.path().join("vrouter.log"))?;
+        let vrouter = VRouter::start_in(&space, &run.path(), CONFIG)?;
         space.set("ipv6/conf/default/disable_ipv6", "0")?;
         // Both ends of a TAP have one Ethernet address.
         let mac = vrouter.uplink("up0")?.mac;

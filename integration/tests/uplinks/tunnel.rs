@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use vrouter_api::v1::DropCount;
 
 use crate::rig::Rig;
-use crate::traffic;
+use integration::space::traffic;
 
 /// Small and large packets, both protocols, started from either side.
 pub fn both_ways(rig: &Rig) -> Result<()> {

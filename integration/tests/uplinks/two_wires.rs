@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use vrouter_api::v1::{Path, Route, RouteKind};
 
 use crate::rig::{Rig, link, prefix, vxlan};
-use crate::traffic;
+use integration::space::traffic;
 
 const FLOWS: usize = 64;
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::binding;
 use crate::rig::{Rig, UP};
-use crate::traffic;
+use integration::space::traffic;
 
 /// Wire, uplink, pod, and back: inside a tunnel; and the node itself, by its host interfaces.
 pub fn both_ways(rig: &Rig) -> Result<()> {

@@ -7,10 +7,6 @@ mod binding;
 mod cables;
 mod monitor;
 mod rig;
-#[path = "../uplinks/space.rs"]
-mod space;
-#[path = "../uplinks/traffic.rs"]
-mod traffic;
 
 use std::process::ExitCode;
 
@@ -35,7 +31,7 @@ fn main() -> ExitCode {
     let outside = std::env::var_os(numa::VARIABLE)
         .is_none()
         .then(|| "runs in the machine of `make test-numa` only".to_owned());
-    let unfit = outside.or_else(machine::unfit_for_dpdk).or_else(space::unfit);
+    let unfit = outside.or_else(machine::unfit_for_dpdk).or_else(integration::space::unfit);
     let first = ("nics_are_bound_and_given_back", binding::there_and_back as fn() -> Result<()>);
     let mut cases = vec![Case::new(first.0, unfit.clone(), move |_: &mut Option<Rig>| first.1())];
     cases.extend(TESTS.map(|(name, test)| {

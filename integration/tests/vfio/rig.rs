@@ -12,9 +12,9 @@ use std::cell::RefCell;
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use integration::launch::{Cgroups, Side};
-use integration::machine::{self, Hugepages, program};
+use anyhow::{Context, Result};
+use integration::launch::Cgroups;
+use integration::machine::{self, Hugepages};
 use integration::process::{Daemon, run, tail};
 use integration::qemu::numa::{FAR_MACS, NICS};
 use integration::rundir::RunDir;
@@ -24,7 +24,8 @@ use vrouter_api::v1::{PortSpec, Route, RouteKind, UplinkStats};
 
 use crate::binding;
 use crate::monitor::Monitor;
-use crate::space::Space;
+use integration::space::Space;
+use integration::space::pod::bridge;
 
 /// Of 2 MiB, half of them on each node.
 const HUGEPAGES: Hugepages = Hugepages::Free(512);
@@ -82,21 +83,12 @@ impl Rig {
             far.ip(&format!("link set {name} mtu 1600 up"))?;
             far.ip(&format!("addr add {address} dev {name}"))?;
         }
-        let socket = VRouter::socket_of(&run);
-        let config = run.path().join("vrouter.toml");
-        let mut text = format!(
-            "control_socket = \"{}\"\nrun_dir = \"{}\"\n{CONFIG}",
-            socket.display(),
-            run.path().display()
-        );
+        let mut text = CONFIG.to_owned();
         for (n, nic) in NICS.iter().enumerate() {
             let uplink = format!("name = \"up{n}\"\ndevice = \"{nic}\"\nnetwork = \"fabric\"");
             text.push_str(&format!("[[uplinks]]\n{uplink}\nhost_interface = \"host{n}\"\n"));
         }
-        fs::write(&config, text)?;
-        let command = node.command(program("ringway-vrouter")?);
-        let log = run.path().join("vrouter.log");
-        let vrouter = VRouter::start_as(command, &config, &socket, &log)?;
+        let vrouter = VRouter::start_in(&node, &run.path(), &text)?;
         node.ip("addr add 192.0.2.1/24 dev host0")?;
         node.ip("link set host0 up")?;
         node.ip("addr add 198.51.100.1/24 dev host1")?;
@@ -179,35 +171,15 @@ fn far_end(far: &Space, gateway: &str) -> Result<()> {
     Ok(())
 }
 
-/// A DPDK application that bridges its port with a TAP in the pod's namespace.
+/// The pod's application.
 fn pod_app(run: &RunDir, cgroups: &Cgroups, pod: &Space, vrouter: &VRouter) -> Result<Daemon> {
-    let socket = run.path().join("pod.sock");
-    let text = socket.display();
-    vrouter.create_port(PortSpec {
+    let port = PortSpec {
         id: "pod/0/net0".to_owned(),
         network: "red".to_owned(),
         mac: POD_MAC.to_owned(),
         ipv4: "10.66.0.2".to_owned(),
-        socket_path: text.to_string(),
-        peer_cgroups: vec![cgroups.path(Side::Pods)],
+        socket_path: run.path().join("pod.sock").display().to_string(),
         ..PortSpec::default()
-    })?;
-    let mut command = cgroups.command(Side::Pods, 0, "/usr/sbin/ip");
-    command.args(["netns", "exec", pod.name(), "/usr/bin/dpdk-testpmd"]);
-    command.args(["--in-memory", "--single-file-segments", "--no-pci", "--no-telemetry"]);
-    command.args(["-m", "64", "--lcores", "0@0,1@0", "--vdev"]);
-    command.arg(format!("net_virtio_user0,path={text},mac={POD_MAC},queues=1,queue_size=256"));
-    command.args(["--vdev", &format!("net_tap0,iface=eth0,mac={POD_MAC}")]);
-    command.args(["--", "--forward-mode=io", "--auto-start", "--no-mlockall", "--burst=32"]);
-    command.args(["--total-num-mbufs=4096", "--stats-period=3600", "--no-numa"]);
-    let mut app = Daemon::start("dpdk-testpmd", command, &run.path().join("pod.log"))?;
-    app.wait_for("the pod's port is up", UP, || {
-        let there = pod.ip("link show dev eth0").is_ok();
-        Ok((there && vrouter.wait_up("pod", UP).is_ok()).then_some(()))
-    })?;
-    pod.ip("addr add 10.66.0.2/24 dev eth0")?;
-    pod.ip("link set eth0 up")?;
-    pod.ip("route add default via 10.66.0.1")?;
-    ensure!(app.exited()?.is_none(), "the pod's application has ended");
-    Ok(app)
+    };
+    bridge(pod, vrouter, cgroups, port, "10.66.0.1", &run.path().join("pod.log"))
 }
