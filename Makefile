@@ -67,7 +67,7 @@ test: check integration ## check, then real frontends and a real node (root, hug
 
 # Each program runs in a machine of its own that boots for it. Not the two that flood the kernel's tables: that takes an hour there.
 in_vm = $(CARGO) --config 'target."cfg(all())".runner="$(abspath $(target))/debug/ringway-in-vm"' test --workspace --locked
-test-numa: build ## a machine with two NUMA nodes in QEMU: NICs by VFIO, pods on both nodes, tunnels of Debian's kernel (root; no KVM: 15 min)
+test-numa: build ## a machine with two NUMA nodes in QEMU: NICs by VFIO, pods on both nodes, VRFs and tunnels of Debian's kernel (root; slow, as it needs no KVM)
 	@integration/setup/numa.sh
 	@$(in_vm) --test fib -- --skip full_table --skip overrun
 	@$(in_vm) --test vfio
