@@ -1,6 +1,6 @@
 //! The tuner's objects in Kubernetes, and what is read from other objects: schemas, conditions, a pod's needs.
 //!
-//! Decides nothing and asks nobody for anything; [`client`] says whom to ask. `ringway-controller`, the agent and their tests depend on it.
+//! Decides nothing and asks nobody for anything; [`client()`] says whom to ask. `ringway-controller`, the agent and their tests depend on it.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::duplicated_attributes,
