@@ -1,5 +1,8 @@
 //! Opening the devices of uplinks, and asking the kernel about their interfaces.
 
+mod link;
+
+use std::cell::Cell;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -11,9 +14,14 @@ use vrouter_dpdk::{
 };
 use vrouter_kernel::hostif::{self, HostInterface};
 use vrouter_net::Mac;
-use vrouter_vhost::wake::Token;
+use vrouter_vhost::port::{Port, State as PortState};
+use vrouter_vhost::wake::{Token, Wake};
 
+use crate::assign::Owners;
+use crate::claim::{self, Claim};
 use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::dataplane::Ends;
+use crate::place;
 use crate::tap::Tap;
 use crate::wire::Wire;
 
@@ -37,6 +45,8 @@ pub struct Devices {
     pool: Option<Pool>,
     /// How interfaces are taken from the kernel.
     keepers: hostif::Options,
+    /// Where links to other vRouters may keep their sockets.
+    private_dir: PathBuf,
 }
 
 /// An open device.
@@ -44,7 +54,7 @@ pub struct Device {
     /// For its counters and its link.
     kind: Kind,
     /// Its queues.
-    pub wire: Arc<Wire>,
+    pub ends: Ends,
     /// Its address.
     pub mac: Mac,
     /// Its driver, as DPDK calls it.
@@ -53,12 +63,18 @@ pub struct Device {
     interface: Option<(String, u32)>,
     /// The interface is there because of the device.
     made: bool,
+    /// It was without a link when last looked at, and does not find one by itself again.
+    lost: Cell<bool>,
 }
 
 /// What moves a device's packets.
 enum Kind {
     Ethdev(Ethdev),
     Tap(Tap),
+    /// The end of a link that listens.
+    Listener(Port),
+    /// The other end.
+    Caller(Ethdev),
 }
 
 /// How an interface is found.
@@ -73,9 +89,24 @@ pub enum State {
 }
 
 impl Devices {
-    /// `buffers`: how many for all devices together, and bytes of each.
-    pub fn new(eal: Arc<Eal>, buffers: (u32, u16), keepers: hostif::Options) -> Self {
-        Self { eal, buffers, pool: None, keepers }
+    /// `buffers`: how many for all devices together, and bytes of each; `private_dir`: as for the registry.
+    pub fn new(
+        eal: Arc<Eal>,
+        buffers: (u32, u16),
+        keepers: hostif::Options,
+        private_dir: PathBuf,
+    ) -> Self {
+        Self { eal, buffers, pool: None, keepers, private_dir }
+    }
+
+    /// Keeps other vRouters off an uplink's device.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says who has it.
+    pub fn claim(&self, request: &UplinkRequest) -> Result<Claim, Refusal> {
+        let directory = self.keepers.records.with_file_name("devices");
+        claim::claim(&directory, &request.device, &self.keepers.owner)
+            .map_err(|why| Refusal::Uplink { name: request.name.clone(), why })
     }
 
     /// Takes an uplink's interface from the kernel, for a TAP that carries it on.
@@ -100,7 +131,8 @@ impl Devices {
         Ok(pool)
     }
 
-    /// Opens an uplink's device, which the kernel calls `device` just now if it knows it.
+    /// Opens an uplink's device, which the kernel calls `device` just now if it knows it. `wake`: of the worker that has it at
+    /// first.
     ///
     /// # Errors
     /// [`Refusal`] that says what to do.
@@ -109,6 +141,7 @@ impl Devices {
         request: &UplinkRequest,
         device: &str,
         port: PortIndex,
+        wake: Option<Arc<Wake>>,
     ) -> Result<Device, Refusal> {
         let UplinkRequest { name, queues, mtu, .. } = request;
         let refuse = |why: String| Refusal::Uplink { name: name.clone(), why };
@@ -120,7 +153,8 @@ impl Devices {
                 u32::from(*mtu) + 200
             )));
         }
-        let plug = match request.driver {
+        let plug = match &request.driver {
+            Driver::Link(link) => return self.open_link(request, link, port, wake).map_err(refuse),
             Driver::Pci => {
                 check_pci(device).map_err(refuse)?;
                 Plug { bus: Bus::Pci, name: device.to_owned(), arguments: String::new() }
@@ -180,12 +214,13 @@ impl Devices {
         let interface = Some((host.to_owned(), interface_number(host).unwrap_or(0)));
         let token = Token(u32::from(port.0));
         Ok(Device {
-            wire: Arc::new(Wire::of_tap(tap.clone(), &pool, token)),
+            ends: Ends::Wire(Arc::new(Wire::of_tap(tap.clone(), &pool, token))),
             kind: Kind::Tap(tap),
             mac,
             driver: "tap".to_owned(),
             interface,
             made: true,
+            lost: Cell::new(false),
         })
     }
 
@@ -234,13 +269,19 @@ impl Devices {
             let number = interface_number(&name).unwrap_or(0);
             (name, number)
         });
+        let node = match &interface {
+            Some((name, _)) => place::node_of(&interface_path(name).join("device")),
+            None => pci_node(ethdev.name()),
+        };
+        let wire = Wire::new(started, &pool, Token(u32::from(port.0))).at_node(node);
         Ok(Device {
-            wire: Arc::new(Wire::new(started, &pool, Token(u32::from(port.0)))),
+            ends: Ends::Wire(Arc::new(wire)),
             kind: Kind::Ethdev(ethdev),
             mac: Mac::new(info.mac.0),
             driver: info.driver,
             interface,
             made,
+            lost: Cell::new(false),
         })
     }
 }
@@ -249,6 +290,16 @@ impl Device {
     /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
     pub fn state(&self) -> State {
         let up = |up| if up { State::Up } else { State::Down };
+        match &self.kind {
+            Kind::Listener(port) => return up(port.status().state == PortState::Up),
+            Kind::Caller(ethdev) => {
+                let is_up = ethdev.link().is_ok_and(|link| link.up);
+                // Its driver ends the connection on a thread of its own, which has until the next look.
+                let before = self.lost.replace(!is_up);
+                return if before && !is_up { State::Gone } else { up(is_up) };
+            }
+            Kind::Ethdev(_) | Kind::Tap(_) => {}
+        }
         match &self.interface {
             Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
             Some((name, _)) if !self.made => up(has_carrier(name)),
@@ -269,16 +320,53 @@ impl Device {
     fn link(&self) -> Option<Link> {
         match &self.kind {
             Kind::Ethdev(ethdev) => ethdev.link().ok(),
-            Kind::Tap(_) => None,
+            Kind::Tap(_) | Kind::Listener(_) | Kind::Caller(_) => None,
+        }
+    }
+
+    /// NUMA node of the device, or of the other end of a link; `None` while unknown.
+    pub fn numa_node(&self) -> Option<u32> {
+        match (&self.kind, &self.ends) {
+            (Kind::Listener(port), _) => port.queues().node(),
+            (_, Ends::Wire(wire)) => wire.node(),
+            _ => None,
+        }
+    }
+
+    /// Lets its descriptors wake those who poll it from now on. `wake`: how a worker is woken, if it runs.
+    pub fn wake(
+        &self,
+        owners: &Owners,
+        port: PortIndex,
+        wake: impl Fn(usize) -> Option<Arc<Wake>>,
+    ) {
+        let failed = |queue: usize, error: std::io::Error| {
+            tracing::warn!(port = port.0, queue, %error, "a worker can't watch a device");
+        };
+        match &self.ends {
+            Ends::Wire(wire) => {
+                for queue in 0..wire.queues() {
+                    let Some(wake) = wake(queue) else { continue };
+                    wire.set_wake(queue, &wake).unwrap_or_else(|error| failed(queue, error));
+                }
+            }
+            Ends::Pod(queues) => {
+                for (queue, _) in owners.iter() {
+                    let Some(wake) = wake(queue) else { continue };
+                    queues.set_wake(queue, wake).unwrap_or_else(|error| failed(queue, error));
+                }
+            }
         }
     }
 
     /// The device's own counters, or the kernel's of a TAP.
     pub fn counters(&self) -> Vec<(String, u64)> {
         match (&self.kind, &self.interface) {
-            (Kind::Ethdev(ethdev), _) => ethdev.extended_stats().unwrap_or_default(),
+            (Kind::Ethdev(ethdev) | Kind::Caller(ethdev), _) => {
+                ethdev.extended_stats().unwrap_or_default()
+            }
             (Kind::Tap(_), Some((name, _))) => kernel_counters(name),
-            (Kind::Tap(_), None) => Vec::new(),
+            (Kind::Tap(_), None) | (Kind::Listener(_), _) => Vec::new(),
         }
     }
 
@@ -291,6 +379,8 @@ impl Device {
         match &mut self.kind {
             Kind::Ethdev(ethdev) => ethdev.set_mac(address).map_err(|error| text(&error))?,
             Kind::Tap(tap) => tap.set_mac(address).map_err(|error| error.to_string())?,
+            // It was made with the one it has.
+            Kind::Listener(_) | Kind::Caller(_) => {}
         }
         self.mac = mac;
         Ok(())
@@ -298,7 +388,11 @@ impl Device {
 
     /// Gives the device back.
     pub fn close(self) {
-        self.wire.close();
+        match (self.ends, self.kind) {
+            (_, Kind::Listener(port)) => port.close(),
+            (Ends::Wire(wire), _) => wire.close(),
+            (Ends::Pod(_), _) => {}
+        }
     }
 }
 
@@ -353,6 +447,11 @@ fn kernel_counters(name: &str) -> Vec<(String, u64)> {
 /// The kernel's number of an interface, if it is there.
 fn interface_number(name: &str) -> Option<u32> {
     read(name, "ifindex")?.parse().ok()
+}
+
+/// NUMA node of a NIC.
+fn pci_node(address: &str) -> Option<u32> {
+    place::node_of(&Path::new("/sys/bus/pci/devices").join(address))
 }
 
 /// Whether an interface is up and something is at its other end. One that is down does not say.

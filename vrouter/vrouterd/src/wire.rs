@@ -25,6 +25,8 @@ pub struct Wire {
     token: Token,
     /// Each receive queue has a descriptor that tells of packets.
     tells: bool,
+    /// NUMA node of what packets are sent to, if it is known.
+    node: Option<u32>,
 }
 
 /// Where packets come from.
@@ -157,7 +159,7 @@ impl Wire {
             .tx
             .into_iter()
             .map(|queue| Mutex::new(Some(TxSide::new(Sink::Device(queue), pool))));
-        Self { rx: rx.collect(), tx: tx.collect(), token, tells }
+        Self { rx: rx.collect(), tx: tx.collect(), token, tells, node: None }
     }
 
     /// Of a TAP whose packets live in `pool`.
@@ -166,7 +168,18 @@ impl Wire {
         let batch = reader.batch(BATCH);
         let rx = vec![Mutex::new(Some(RxSide { queue: Source::Tap(reader), batch, wake: None }))];
         let tx = vec![Mutex::new(Some(TxSide::new(Sink::Tap(tap), pool)))];
-        Self { rx, tx, token, tells: true }
+        Self { rx, tx, token, tells: true, node: None }
+    }
+
+    /// The same, where the NUMA node of its other side is known.
+    pub fn at_node(self, node: Option<u32>) -> Self {
+        Self { node, ..self }
+    }
+
+    /// NUMA node of what packets are sent to: the NIC, or the vRouter at the other end.
+    #[inline]
+    pub fn node(&self) -> Option<u32> {
+        self.node
     }
 
     /// Receive queues.
