@@ -16,7 +16,7 @@ use nri_plugin_core::plan::{
     Alignment, Allocation, Ask, Chosen, ContainerRecord, Cpus, Node, PlanError, PodRecord,
     SharedUpdate,
 };
-use nri_plugin_core::recovery::{self, Action, Observed, Port};
+use nri_plugin_core::recovery::Port;
 use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
@@ -28,14 +28,16 @@ use crate::ipam::{Ipam, IpamError};
 use crate::liveness;
 use crate::sysfs::{self, SysfsError};
 use crate::unserved::{self, Unserved};
-use crate::vrouter::{Session, VRouter, VRouterError};
+use crate::vrouter::{VRouter, VRouterError};
 
+mod instances;
 mod leases;
 mod others;
 mod prepare;
 mod state;
 mod wrapped;
 
+use instances::Sessions;
 use state::{Removed, State, forget_container};
 pub use wrapped::WrappedError;
 
@@ -101,11 +103,9 @@ pub struct Granted {
 pub struct Allocator {
     settings: NriConfig,
     files: Files,
-    vrouter: VRouter,
+    vrouters: Vec<VRouter>,
     ipam: Ipam,
     state: Mutex<State>,
-    /// Tells the watcher that the vRouter's ports may differ from what pods hold.
-    pub stale_ports: Notify,
     /// Tells the watcher that there may be leases that no pod holds.
     pub stale_leases: Notify,
 }
@@ -115,10 +115,9 @@ impl Allocator {
     /// for [`Allocator::synchronize`] to say; NRI 0.6 (containerd 1.7.24) never says it to a plugin that it starts itself.
     pub async fn start(settings: NriConfig) -> Result<Self, StartError> {
         let files = Files::open(&settings.run_dir).await?;
-        let vrouter = VRouter {
-            socket: settings.vrouter_socket.clone(),
-            timeout: Duration::from_millis(settings.vrouter_timeout_ms.into()),
-        };
+        let timeout = Duration::from_millis(settings.vrouter_timeout_ms.into());
+        let vrouters = settings.vrouters().iter();
+        let vrouters = vrouters.map(|socket| VRouter::new(socket.clone(), timeout)).collect();
         let found = files.read_all()?;
         let sandboxes = found.directories.iter().filter_map(|name| SandboxId::new(name).ok());
         let containers = found.records.iter().flat_map(|record| record.containers.values());
@@ -126,13 +125,8 @@ impl Allocator {
             (sandboxes.collect(), containers.map(|container| container.id.clone()).collect());
         let state = Mutex::new(State::restore(&settings, &files, found, sandboxes, containers)?);
         let ipam = Ipam::new(&settings);
-        let (stale_ports, stale_leases) = (Notify::new(), Notify::new());
-        Ok(Self { settings, files, vrouter, ipam, state, stale_ports, stale_leases })
-    }
-
-    /// The vRouter, for the watcher.
-    pub fn vrouter(&self) -> &VRouter {
-        &self.vrouter
+        let stale_leases = Notify::new();
+        Ok(Self { settings, files, vrouters, ipam, state, stale_leases })
     }
 
     /// Gives a container what its annotations ask for. `None` when it has not opted in; nothing was touched then.
@@ -152,12 +146,12 @@ impl Allocator {
 
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
-        let mut session = self.vrouter.session().await?;
-        self.look(state, &mut session).await?;
+        let mut sessions = self.sessions(state).await?;
+        self.look(state, &mut sessions).await?;
         let networks = if state.node.has_interfaces(&sandbox, &container.name, &request) {
             Vec::new()
         } else {
-            let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
+            let networks = self.networks(state, &mut sessions).await?;
             self.take_leases(pod, &sandbox, &mut request, &networks).await?;
             networks
         };
@@ -168,8 +162,11 @@ impl Allocator {
         let chosen = Chosen { cpus: &cpus, mems: &mems };
         let ask = ask(&sandbox, pod, container, &cgroup, &request, chosen, &hugepages);
         let allocation = state.node.allocate(&ask, &networks)?;
-        match self.carry_out(&state.node, &sandbox, container, &allocation, &mut session).await {
+        match self.carry_out(&state.node, &sandbox, container, &allocation, &mut sessions).await {
             Ok(slot_directory) => {
+                if let Some(record) = state.node.pod(&sandbox).cloned() {
+                    self.announce(state, &mut sessions, &record).await;
+                }
                 state.prepared.remove(&sandbox);
                 state.sandboxes.insert(sandbox);
                 state.containers.insert(container.id.clone());
@@ -196,8 +193,13 @@ impl Allocator {
         sandbox: &SandboxId,
         container: &Container,
         allocation: &Allocation,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<PathBuf, Refusal> {
+        // One that the pod has already may be away.
+        let Some(session) = sessions.of(&allocation.placement.vrouter) else {
+            let vrouter = node.pod(sandbox).and_then(|record| self.vrouter_of(record));
+            return Err(VRouterError::away(vrouter).into());
+        };
         let Allocation { slot, interfaces, cpus, eal_args, .. } = allocation;
         let Some(record) = node.pod(sandbox) else {
             unreachable!("the planner keeps a record of what it has just granted")
@@ -232,10 +234,10 @@ impl Allocator {
         let kept: BTreeSet<PortId> =
             before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
         let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
-        self.delete_ports(surplus).await;
+        self.delete_ports(surplus, failed).await;
         if !kept.is_empty() {
             // They may have been opened to the container that failed.
-            self.stale_ports.notify_one();
+            self.stale();
         }
         let outcome = match before {
             None => self.files.remove_pod(&failed.sandbox),
@@ -291,7 +293,7 @@ impl Allocator {
     /// Containers on shared CPUs that have to be told their new ones.
     fn rebalance(&self, state: &mut MutexGuard<'_, State>) -> Vec<SharedUpdate> {
         let mut updates = std::mem::take(&mut state.untold);
-        if state.vrouter_known {
+        if state.known.len() >= self.vrouters.len() {
             let new = state.node.rebalance();
             self.keep(&state.node, &new);
             self.tell_wrapped(state, &new);
@@ -334,7 +336,7 @@ impl Allocator {
             self.create_ports(narrower, &record).await;
         } else {
             // The slot was this container's own.
-            self.stale_ports.notify_one();
+            self.stale();
             self.stale_leases.notify_one();
             if let Err(error) = self.files.remove_slot(&sandbox, slot) {
                 tracing::warn!(%sandbox, %error, "cannot remove a directory");
@@ -376,11 +378,11 @@ impl Allocator {
         self.forget_unserved(state, |unserved| unserved.sandbox == sandbox.as_str());
         let Some(record) = state.node.release_pod(sandbox) else {
             // Nothing is known of it here; the vRouter may know more.
-            self.stale_ports.notify_one();
+            self.stale();
             return;
         };
         // First the ports: the vRouter lets go of the sockets.
-        self.delete_ports(record.ports().map(|(id, _)| id).collect()).await;
+        self.delete_ports(record.ports().map(|(id, _)| id).collect(), &record).await;
         match self.files.remove_pod(sandbox) {
             Ok(()) => {
                 let PodRecord { namespace, name, .. } = &record;
@@ -418,56 +420,9 @@ impl Allocator {
             unserved = state.unserved.len(),
             "synchronized"
         );
-        self.stale_ports.notify_one();
+        self.stale();
         self.stale_leases.notify_one();
         Ok(self.move_others(state))
-    }
-
-    /// Makes the vRouter's ports what the pods hold.
-    ///
-    /// # Errors
-    /// When the vRouter does not answer in time; what was done is done, and doing it again completes it.
-    pub async fn reconcile_ports(&self) -> Result<(), VRouterError> {
-        // Asked before the lock is taken: a vRouter that hangs must not keep pods waiting. A port that comes or goes in
-        // between is created or deleted once more, which does no harm.
-        let mut session = self.vrouter.session().await?;
-        let info = session.info().await?;
-        let ports = session.ports().await?.into_iter().filter_map(convert::own_port).collect();
-        let mut guard = self.state.lock().await;
-        let state = &mut *guard;
-        state.learn(&info);
-        let observed = Observed {
-            directories: BTreeSet::new(),
-            records: state.node.pods().cloned().collect(),
-            sandboxes: state.sandboxes.clone(),
-            containers: state.containers.clone(),
-            ports: Some(ports),
-        };
-        for action in recovery::plan(self.files.run_dir(), observed) {
-            match action {
-                Action::DeletePort { id } => {
-                    tracing::info!(id, "deleting a port that no pod owns");
-                    session.delete(&id).await?;
-                }
-                Action::CreatePort { port, namespace, pod } => {
-                    let id = port.id.clone();
-                    tracing::info!(id, "creating a port again");
-                    match session.create(convert::port_spec(port, &namespace, &pod)).await {
-                        // A network may be missing now: the other pods shall not suffer.
-                        Err(error @ VRouterError::Refused { .. }) => {
-                            tracing::error!(id, %error, "cannot serve a pod");
-                        }
-                        outcome => outcome?,
-                    }
-                }
-                Action::Report { sandbox, problem } => {
-                    tracing::error!(%sandbox, %problem, "cannot serve a pod");
-                }
-                // These are about what this process holds itself.
-                Action::Adopt { .. } | Action::RemovePodDirectory { .. } => {}
-            }
-        }
-        Ok(())
     }
 
     /// Forgets containers that are gone, if they were among those that run without their interfaces.
@@ -493,37 +448,6 @@ impl Allocator {
             if let Err(error) = self.files.write_record(record) {
                 tracing::warn!(sandbox = %record.sandbox, %error, "cannot write a record");
             }
-        }
-    }
-
-    async fn create_ports(&self, ports: Vec<Port>, record: &PodRecord) {
-        let create = async {
-            let mut session = self.vrouter.session().await?;
-            for port in ports {
-                session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
-            }
-            Ok::<_, VRouterError>(())
-        };
-        if let Err(error) = create.await {
-            tracing::warn!(sandbox = %record.sandbox, %error, "cannot update ports now");
-            self.stale_ports.notify_one();
-        }
-    }
-
-    async fn delete_ports(&self, ids: Vec<PortId>) {
-        if ids.is_empty() {
-            return;
-        }
-        let delete = async {
-            let mut session = self.vrouter.session().await?;
-            for id in &ids {
-                session.delete(&id.to_string()).await?;
-            }
-            Ok::<_, VRouterError>(())
-        };
-        if let Err(error) = delete.await {
-            tracing::warn!(%error, "cannot delete ports now");
-            self.stale_ports.notify_one();
         }
     }
 }

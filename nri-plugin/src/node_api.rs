@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nri_plugin_api::v1::node_server::{Node, NodeServer};
 use nri_plugin_api::{SOCKET, sandbox, v1};
 use nri_plugin_core::paths::{SandboxId, socket_in_container};
-use nri_plugin_core::plan::{Allocation, Interface, PodRecord};
+use nri_plugin_core::plan::{Allocation, ContainerRecord, Cpus, Interface, PodRecord};
 use nri_plugin_proto::api;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe::Receiver;
@@ -134,6 +134,14 @@ impl Node for Service {
         let containers = held.into_iter().map(|held| describe(held.record, held.running));
         Ok(Response::new(v1::ListResponse { containers: containers.collect() }))
     }
+
+    async fn pods(
+        &self,
+        _: Request<v1::PodsRequest>,
+    ) -> Result<Response<v1::PodsResponse>, Status> {
+        let pods = self.allocator.pods().await.into_iter().map(pod);
+        Ok(Response::new(v1::PodsResponse { pods: pods.collect() }))
+    }
 }
 
 async fn watch(allocator: Arc<Allocator>, sandbox: SandboxId, caller: Caller) {
@@ -164,6 +172,7 @@ async fn create(
         cpus = show(&allocation.cpus),
         mems = %allocation.mems,
         alignment = ?allocation.alignment,
+        vrouter = allocation.placement.vrouter,
         interfaces = allocation.interfaces.len(),
         "granted to a container of the runtime wrapper"
     );
@@ -293,6 +302,32 @@ fn interface(it: &Interface) -> v1::Interface {
         ipv4: it.ip.to_string(),
         ipv6: it.ipv6.map(|ipv6| ipv6.address.to_string()).unwrap_or_default(),
         socket: socket_in_container(&it.name),
+    }
+}
+
+fn pod(record: PodRecord) -> v1::Pod {
+    let container = |(name, it): (&String, &ContainerRecord)| v1::PodContainer {
+        name: name.clone(),
+        id: it.id.clone(),
+        cpus: it.cpus.set().to_string(),
+        exclusive: matches!(it.cpus, Cpus::Exclusive(_)),
+        mems: it.mems.to_string(),
+    };
+    v1::Pod {
+        sandbox: record.sandbox.to_string(),
+        numa_node: record.node.map(|node| node.0),
+        containers: record.containers.iter().map(container).collect(),
+        interfaces: record.slots.values().flatten().map(interface).collect(),
+        placement: record.placement.map(|it| v1::Placement {
+            vrouter: it.vrouter,
+            vrouter_node: it.vrouter_node.map(|node| node.0),
+            nics: it.nics.to_string(),
+            cpus: it.cpus.to_string(),
+            memory: it.memory.to_string(),
+            aligned: it.aligned,
+        }),
+        namespace: record.namespace,
+        name: record.name,
     }
 }
 

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming};
 use vrouter_api::v1::{
-    DeletePortRequest, Event, GetInfoRequest, Info, ListNetworksRequest, ListPortsRequest, Network,
-    Port, PortSpec, WatchRequest,
+    ChangeRoutesRequest, DeletePortRequest, Event, GetInfoRequest, Info, ListNetworksRequest,
+    ListPortsRequest, ListRoutesRequest, Network, Port, PortSpec, Route, WatchRequest,
 };
 use vrouter_api::{Client, ConnectError, connect};
 
@@ -28,6 +29,15 @@ pub enum VRouterError {
         /// How long it was given.
         timeout: Duration,
     },
+    /// It did not answer just now.
+    #[error(
+        "the pod's vRouter at {} is away; start ringway-vrouter or correct the socket path (vrouter_sockets)",
+        socket.display()
+    )]
+    Away {
+        /// Its control socket.
+        socket: PathBuf,
+    },
     /// It answered with an error.
     #[error("the vRouter cannot {what}: {text}")]
     Refused {
@@ -38,13 +48,23 @@ pub enum VRouterError {
     },
 }
 
-/// Where the vRouter is.
+impl VRouterError {
+    /// A pod's vRouter is away.
+    pub fn away(vrouter: Option<&VRouter>) -> Self {
+        Self::Away { socket: vrouter.map(|vrouter| vrouter.socket.clone()).unwrap_or_default() }
+    }
+}
+
+/// Where a vRouter is.
 #[derive(Debug)]
 pub struct VRouter {
-    /// Its control socket.
-    pub socket: PathBuf,
+    socket: PathBuf,
+    /// The same as text, by which it is known.
+    name: String,
     /// What the calls of one session may take together.
     pub timeout: Duration,
+    /// Tells the watcher that its ports or routes may differ from what pods hold.
+    pub stale: Notify,
 }
 
 /// A few calls that share one allowance of time.
@@ -61,6 +81,17 @@ pub struct Session<'a> {
 }
 
 impl VRouter {
+    /// The one at a control socket.
+    pub fn new(socket: PathBuf, timeout: Duration) -> Self {
+        let name = socket.display().to_string();
+        Self { socket, name, timeout, stale: Notify::new() }
+    }
+
+    /// What it is known by: its control socket.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Connects.
     pub async fn session(&self) -> Result<Session<'_>, VRouterError> {
         let mut left = self.timeout;
@@ -116,6 +147,29 @@ impl Session<'_> {
     pub async fn delete(&mut self, id: &str) -> Result<(), VRouterError> {
         let call = self.client.delete_port(DeletePortRequest { id: id.to_owned() });
         let what = format!("delete port {id}");
+        bounded(self.vrouter, &mut self.left, &what, call).await.map(drop)
+    }
+
+    /// A network's routes, all of them.
+    pub async fn routes(&mut self, network: &str) -> Result<Vec<Route>, VRouterError> {
+        let mut routes: Vec<Route> = Vec::new();
+        loop {
+            let after = routes.last().map(|route| route.prefix.clone()).unwrap_or_default();
+            let request = ListRoutesRequest { network: network.to_owned(), after, limit: 0 };
+            let call = self.client.list_routes(request);
+            let page = bounded(self.vrouter, &mut self.left, "list its routes", call).await?;
+            let done = !page.more || page.routes.is_empty();
+            routes.extend(page.routes);
+            if done {
+                return Ok(routes);
+            }
+        }
+    }
+
+    /// Changes a network's routes.
+    pub async fn change_routes(&mut self, change: ChangeRoutesRequest) -> Result<(), VRouterError> {
+        let what = format!("change routes of network {}", change.network);
+        let call = self.client.change_routes(change);
         bounded(self.vrouter, &mut self.left, &what, call).await.map(drop)
     }
 
@@ -175,7 +229,7 @@ mod tests {
     async fn an_absent_and_a_silent_vrouter_are_told_apart_in_time() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("vrouter.sock");
-        let vrouter = VRouter { socket: socket.clone(), timeout: Duration::from_millis(200) };
+        let vrouter = VRouter::new(socket.clone(), Duration::from_millis(200));
         let error = vrouter.session().await.unwrap_err().to_string();
         assert!(
             error.contains("vrouter.sock") && error.contains("start ringway-vrouter"),

@@ -10,9 +10,10 @@ use nri_plugin_core::annotations::{INTERFACES, NETWORK, Request, Scope, SocketOw
 use nri_plugin_core::paths::{SandboxId, Slot};
 use nri_plugin_core::plan::PodRecord;
 
+use super::instances::Sessions;
 use super::{Allocator, Refusal, State, annotations, convert, describe, ports_of, sysfs};
 use crate::describe::Description;
-use crate::vrouter::Session;
+use crate::vrouter::VRouterError;
 use nri_plugin_proto::api::PodSandbox;
 
 /// How long what was seen of the machine and of the vRouter's workers counts: pods that start together share one look.
@@ -28,6 +29,10 @@ impl Allocator {
     /// # Errors
     /// [`Refusal`]; everything is as before.
     pub async fn prepare(&self, pod: &PodSandbox) -> Result<bool, Refusal> {
+        if self.has_several() {
+            // Which of them serves the pod is known with its CPUs: when its first container is created.
+            return Ok(false);
+        }
         let Some(mut request) = shared_request(pod)? else { return Ok(false) };
         let sandbox = SandboxId::new(&pod.id)?;
         let mut guard = self.state.lock().await;
@@ -35,13 +40,13 @@ impl Allocator {
         if state.node.pod(&sandbox).is_some() {
             return Ok(false);
         }
-        let mut session = self.vrouter.session().await?;
-        self.look(state, &mut session).await?;
-        let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
+        let mut sessions = self.sessions(state).await?;
+        self.look(state, &mut sessions).await?;
+        let networks = self.networks(state, &mut sessions).await?;
         self.take_leases(pod, &sandbox, &mut request, &networks).await?;
         state.node.prepare(&sandbox, &pod.namespace, &pod.name, &request, &networks)?;
         let Some(record) = state.node.pod(&sandbox).cloned() else { return Ok(false) };
-        match self.make(&record, &mut session).await {
+        match self.make(&record, &mut sessions).await {
             Ok(()) => {
                 state.sandboxes.insert(sandbox.clone());
                 state.prepared.insert(sandbox, Instant::now());
@@ -56,7 +61,10 @@ impl Allocator {
     }
 
     /// Record, directory and ports, in this order: whatever is made is found again after a crash.
-    async fn make(&self, record: &PodRecord, session: &mut Session<'_>) -> Result<(), Refusal> {
+    async fn make(&self, record: &PodRecord, sessions: &mut Sessions<'_>) -> Result<(), Refusal> {
+        let Some(session) = sessions.of("") else {
+            return Err(VRouterError::away(self.vrouter_of(record)).into());
+        };
         self.files.write_record(record)?;
         let interfaces = record.slots.get(&Slot::POD).map_or(&[][..], Vec::as_slice);
         let description = Description { interfaces, node: record.node, container: None };
@@ -76,12 +84,12 @@ impl Allocator {
     pub(super) async fn look(
         &self,
         state: &mut State,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<(), Refusal> {
         if state.looked.is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
-        state.learn(&session.info().await?);
+        self.ask(state, sessions).await?;
         state.node.set_topology(sysfs::topology(&self.settings.sysfs_root)?);
         state.looked = Some(Instant::now());
         Ok(())
