@@ -76,7 +76,7 @@ const DEPENDENCIES: &[Allowed] = &[
         ],
         others: None,
     },
-    Allowed { package: "vrouter-cli", ours: &["vrouter-api"], others: None },
+    Allowed { package: "vrouter-cli", ours: &["nri-plugin-api", "vrouter-api"], others: None },
     Allowed {
         package: "integration",
         ours: &["nri-plugin-api", "ringway-config", "vrouter-api"],

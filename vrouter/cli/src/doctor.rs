@@ -13,6 +13,7 @@ use crate::args::{Args, DoctorArgs};
 use crate::call::Vrouter;
 use crate::failure::Failure;
 use crate::run::show;
+use crate::targets;
 use crate::view;
 use facts::{Facts, Served};
 
@@ -58,8 +59,11 @@ pub(crate) async fn run(
     doctor: &DoctorArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let served = served(&args.socket).await;
-    let facts = Facts::gather(&doctor.root, &doctor.run_dir, served);
+    let mut all = Vec::new();
+    for target in targets::of(args) {
+        all.push(served(&target.socket).await);
+    }
+    let facts = Facts::gather(&doctor.root, &args.run_dir, all);
     let findings = judge::judge(&facts);
     show(out, args.json, &findings, |findings| text(findings))?;
     let failures = findings.iter().filter(|finding| finding.status == Status::Failure).count();

@@ -29,6 +29,17 @@ pub(crate) enum Failure {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The plugin can't be asked.
+    #[error(
+        "cannot ask ringway-nri at {}: {why}; start it, or name its directory with --run-dir",
+        socket.display()
+    )]
+    Plugin {
+        /// The socket of its node API.
+        socket: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
     /// What was given to read is wrong.
     #[error("{what}: {why}")]
     Input {
@@ -57,7 +68,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Refused { .. } | Self::Unwell { .. } | Self::Output(_) => 1,
             Self::Input { .. } => 2,
-            Self::Unreachable { .. } => 3,
+            Self::Unreachable { .. } | Self::Plugin { .. } => 3,
         })
     }
 

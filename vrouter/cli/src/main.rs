@@ -15,6 +15,7 @@ mod failure;
 mod routes;
 mod run;
 mod table;
+mod targets;
 mod text;
 mod view;
 

@@ -33,7 +33,8 @@ pub(super) struct Facts {
     pub unserved: Vec<String>,
     /// Names of the pods' directories below `run_dir`.
     pub pods: Vec<String>,
-    pub vrouter: Option<Result<Served, String>>,
+    /// What each vRouter says, or why it can't be asked.
+    pub vrouters: Vec<Result<Served, String>>,
     /// Of the cgroups that ports name, those that are gone.
     pub dead_cgroups: BTreeSet<String>,
 }
@@ -95,18 +96,13 @@ pub(super) struct Served {
 
 impl Facts {
     /// `root` is `/`, but for tests; programs are run only there.
-    pub fn gather(root: &Path, run_dir: &Path, served: Result<Served, String>) -> Self {
+    pub fn gather(root: &Path, run_dir: &Path, served: Vec<Result<Served, String>>) -> Self {
         let at = |path: &str| root.join(path.trim_start_matches('/'));
         let cgroup = cgroup(root);
         let run_dir = at(&run_dir.display().to_string());
-        let dead_cgroups = served.as_ref().map_or_else(
-            |_| BTreeSet::new(),
-            |served| {
-                let named = served.ports.iter().filter_map(|port| port.spec.as_ref());
-                let named = named.flat_map(|spec| &spec.peer_cgroups);
-                named.filter(|path| !cgroup_exists(root, path)).cloned().collect()
-            },
-        );
+        let ports = served.iter().flatten().flat_map(|served| &served.ports);
+        let named = ports.filter_map(|port| port.spec.as_ref()).flat_map(|spec| &spec.peer_cgroups);
+        let dead_cgroups = named.filter(|path| !cgroup_exists(root, path)).cloned().collect();
         Self {
             cpu_flags: cpu_flags(&text(&at("/proc/cpuinfo")).unwrap_or_default()),
             nodes: nodes(&at("/sys/devices/system/node")),
@@ -124,7 +120,7 @@ impl Facts {
             nri: holder(root, &run_dir.join("nri.lock")),
             unserved: unserved(&run_dir.join("nri-status.json")),
             pods: names(&run_dir.join("pods")),
-            vrouter: Some(served),
+            vrouters: served,
             dead_cgroups,
         }
     }

@@ -36,6 +36,8 @@ fn served(ports: Vec<Port>) -> Result<Served, String> {
         numa_node: None,
         pid: 1,
         instance_id: "x".into(),
+        instance: None,
+        nic_nodes: Vec::new(),
         workers: vec![Worker { index: 0, cpu: 1 }],
     };
     Ok(Served { info, networks: 1, ports })
@@ -47,7 +49,7 @@ fn port(id: &str, cgroup: &str, state: PortState) -> Port {
 }
 
 fn look(root: &Path, served: Result<Served, String>) -> Vec<Finding> {
-    judge(&Facts::gather(root, Path::new("/run/ringway"), served))
+    judge(&Facts::gather(root, Path::new("/run/ringway"), vec![served]))
 }
 
 /// The findings of one check, as status and text.
