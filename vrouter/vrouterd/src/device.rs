@@ -293,10 +293,14 @@ impl Device {
         match &self.kind {
             Kind::Listener(port) => return up(port.status().state == PortState::Up),
             Kind::Caller(ethdev) => {
+                // Its driver ends a lost connection on a thread of its own, each time it is asked: it is asked once, and has
+                // until the next look.
+                if self.lost.get() {
+                    return State::Gone;
+                }
                 let is_up = ethdev.link().is_ok_and(|link| link.up);
-                // Its driver ends the connection on a thread of its own, which has until the next look.
-                let before = self.lost.replace(!is_up);
-                return if before && !is_up { State::Gone } else { up(is_up) };
+                self.lost.set(!is_up);
+                return up(is_up);
             }
             Kind::Ethdev(_) | Kind::Tap(_) => {}
         }
