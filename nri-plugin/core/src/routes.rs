@@ -121,6 +121,8 @@ mod tests {
     /// One pod on each of two vRouters.
     fn pods() -> Node {
         let mut node = node("4-nodes");
+        // The one that tests begin with spans all nodes.
+        node.set_away("", true);
         for (name, home) in [("one", 1), ("two", 2)] {
             let vrouter = Vrouter { node: Some(NodeId(home)), ..Vrouter::default() };
             node.set_vrouter(name, vrouter);

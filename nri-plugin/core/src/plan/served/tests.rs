@@ -34,8 +34,8 @@ fn a_pod_gets_the_vrouter_of_its_node() {
         // Pods spread over the nodes that have one.
         ("c", NumaPolicy::Strict, "zero cpus 0 memory 0 aligned true"),
         ("d", NumaPolicy::Preferred, "two cpus 2 memory 2 aligned true"),
-        // No vRouter there: the nearest, of those the one with the fewest pods.
-        ("e", NumaPolicy::Node(NodeId(1)), "two cpus 1 memory 1 aligned false"),
+        // No vRouter there: the nearest.
+        ("e", NumaPolicy::Node(NodeId(1)), "zero cpus 1 memory 1 aligned false"),
     ] {
         let allocation = allocate(&mut node, pod, "app", &request(1, numa)).unwrap();
         assert_eq!(shown(&node, pod), expected);
