@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
-use crate::vrouter::TunnelSettings;
+use crate::tunnel::TunnelSettings;
 use crate::{NetworkSettings, VrouterConfig};
 
 /// `[[instances]]`: one of several vRouters.
@@ -153,7 +153,9 @@ impl VrouterConfig {
             network.tunnel = Some(TunnelSettings {
                 underlay: LINK_NETWORK.to_owned(),
                 local: Ipv4Addr::UNSPECIFIED.into(),
-                vni: vni(&network.name),
+                vni: Some(vni(&network.name)),
+                label: None,
+                gateways: false,
             });
         }
         self.networks.push(underlay);
@@ -269,6 +271,10 @@ impl VrouterConfig {
                     other.name
                 );
                 return Err(Problem::new(key("name"), &network.name, remedy));
+            }
+            if network.tunnel.as_ref().is_some_and(|tunnel| tunnel.vni.is_none()) {
+                let remedy = "is missing; between the `instances` packets go by VXLAN";
+                return Err(Problem::new(key("tunnel.vni"), "", remedy));
             }
             let underlay = network.tunnel.as_ref().map(|tunnel| tunnel.underlay.as_str());
             let external = |name| self.networks.iter().any(|it| it.external && it.name == name);

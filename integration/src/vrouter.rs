@@ -11,14 +11,14 @@ use tokio::task::JoinHandle;
 use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    ChangeRoutesRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest,
-    Info, ListNetworksRequest, ListPortsRequest, ListRoutesRequest, ListUplinksRequest, Network,
-    PeerRefused, Port, PortSpec, PortState, PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec,
-    WatchRequest,
+    ChangeRoutesRequest, DeleteNetworkRequest, DeletePortRequest, DeleteUplinkRequest,
+    GetInfoRequest, GetStatsRequest, Info, ListNetworksRequest, ListPortsRequest,
+    ListRoutesRequest, ListUplinksRequest, Network, PeerRefused, Port, PortSpec, PortState,
+    PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec, WatchRequest,
 };
 use vrouter_api::{Client, connect};
 
-use crate::machine::{Hugepages, program};
+use crate::machine::{self, Hugepages, program};
 use crate::node::Setup;
 use crate::process::Daemon;
 use crate::rundir::RunDir;
@@ -71,7 +71,12 @@ impl VRouter {
             format!("control_socket = \"{}\"\n{}", socket.display(), Self::settings(run, setup));
         let config = run.path().join("vrouter.toml");
         std::fs::write(&config, text)?;
-        Self::start_with(&config, &socket, &run.path().join("vrouter.log"))
+        Self::start_as(
+            machine::daemon("ringway-vrouter")?,
+            &config,
+            &socket,
+            &run.path().join("vrouter.log"),
+        )
     }
 
     /// Starts one of several, all of the first NUMA node, each with one worker on a CPU of its own.
@@ -84,7 +89,7 @@ impl VRouter {
         }
         let config = run.path().join("vrouter.toml");
         std::fs::write(&config, text)?;
-        let mut command = Command::new(program("ringway-vrouter")?);
+        let mut command = machine::daemon("ringway-vrouter")?;
         command.args(["--instance", &number.to_string()]);
         let socket = Self::socket_of_instance(run, number);
         Self::start_as(command, &config, &socket, &run.path().join(format!("vrouter-{number}.log")))
@@ -173,6 +178,13 @@ impl VRouter {
         let name = network.name.clone();
         let answer = runtime()?.block_on(self.client.clone().create_network(network));
         answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
+    }
+
+    /// Deletes a network.
+    pub fn delete_network(&self, name: &str) -> Result<()> {
+        let request = DeleteNetworkRequest { name: name.to_owned() };
+        let answer = runtime()?.block_on(self.client.clone().delete_network(request));
+        answer.map(drop).map_err(status).with_context(|| format!("network {name}"))
     }
 
     /// Opens an uplink.

@@ -58,6 +58,8 @@ async fn one(allocator: Arc<Allocator>, at: usize) {
     loop {
         let mut connected = false;
         let why = follow(&allocator, vrouter, &mut connected).await;
+        // Whoever comes next to ask it something finds out at once whether it is there.
+        vrouter.forget();
         if connected {
             backoff = BACKOFF_MIN;
             last.clear();
@@ -74,8 +76,7 @@ async fn one(allocator: Arc<Allocator>, at: usize) {
 
 /// One connection; returns why it ended.
 async fn follow(allocator: &Allocator, vrouter: &VRouter, connected: &mut bool) -> String {
-    let open = async { vrouter.session().await?.watch().await };
-    let mut changes = match open.await {
+    let mut changes = match vrouter.watch().await {
         Ok(changes) => changes,
         Err(error) => return error.to_string(),
     };

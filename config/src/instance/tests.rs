@@ -100,7 +100,7 @@ fn a_network_with_a_tunnel_is_joined_where_its_tunnels_are() {
     let red = one.networks[0].tunnel.clone().unwrap();
     assert_eq!((red.underlay.as_str(), red.local.to_string().as_str()), ("fabric", "192.0.2.2"));
     let blue = one.networks[1].tunnel.clone().unwrap();
-    assert_eq!((blue.underlay.as_str(), blue.vni), (LINK_NETWORK, vni("blue")));
+    assert_eq!((blue.underlay.as_str(), blue.vni), (LINK_NETWORK, Some(vni("blue"))));
     let links = one.links.iter().map(|link| {
         (link.name.as_str(), link.network.as_str(), link.peer_address.to_string(), link.mtu)
     });
@@ -149,6 +149,7 @@ fn what_is_wrong_is_named() {
         (OUTSIDE.replace("{ fabric = \"192.0.2.2\" }", "{}"), "`instances[1].addresses`: needs"),
         (OUTSIDE.replace("192.0.2.2\" }", "192.0.2.2\", blue = \"::1\" }"), "addresses.blue`: must be left out"),
         (OUTSIDE.replace("vni = 77", "vni = 77, local = \"192.0.2.1\""), "tunnel.local`: must be left out"),
+        (OUTSIDE.replace("vni = 77", "label = 77"), "`networks[0].tunnel.vni`: is missing"),
         (
             "[[networks]]\nname = 'red'\nipv4 = '10.6.0.0/24'\ntunnel = { underlay = 'f', vni = 7 }\n\
              [[networks]]\nname = 'f'\nexternal = true".to_owned(),

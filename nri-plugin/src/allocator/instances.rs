@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use nri_plugin_core::net::Network;
 use nri_plugin_core::paths::PortId;
 use nri_plugin_core::plan::PodRecord;
 use nri_plugin_core::recovery::{self, Action, Observed, Port};
@@ -11,7 +11,7 @@ use nri_plugin_core::routes::{self, Routes};
 use vrouter_api::v1;
 
 use super::state::State;
-use super::{Allocator, Refusal, convert};
+use super::{Allocator, convert};
 use crate::vrouter::{Session, VRouter, VRouterError};
 
 /// A connection to each of the vRouters that answer.
@@ -28,6 +28,11 @@ impl<'a> Sessions<'a> {
         let only = self.0.len() == 1;
         let found = self.0.iter_mut().find(|(vrouter, _)| only || vrouter.name() == name);
         found.and_then(|(_, session)| session.as_mut())
+    }
+
+    /// Time that all their calls have taken so far.
+    pub(super) fn used(&self) -> Duration {
+        self.0.iter().filter_map(|(_, session)| session.as_ref()).map(Session::used).sum()
     }
 }
 
@@ -50,6 +55,12 @@ impl Allocator {
     /// Tells all watchers that the vRouters' ports and routes may differ from what pods hold.
     pub(super) fn stale(&self) {
         self.vrouters.iter().for_each(|vrouter| vrouter.stale.notify_one());
+    }
+
+    /// The same but for the watcher of one.
+    fn stale_others(&self, vrouter: &VRouter) {
+        let others = self.vrouters.iter().filter(|other| other.name() != vrouter.name());
+        others.for_each(|other| other.stale.notify_one());
     }
 
     /// The vRouter of a pod.
@@ -114,17 +125,35 @@ impl Allocator {
         }
     }
 
-    /// The networks of all, and what is taken in them. They share what they have of one name.
+    /// The networks and ports of all that answer. They share what they have of one name.
+    ///
+    /// # Errors
+    /// None answers.
     pub(super) async fn networks(
         &self,
         state: &mut State,
         sessions: &mut Sessions<'_>,
-    ) -> Result<Vec<Network>, Refusal> {
+    ) -> Result<(Vec<v1::Network>, Vec<v1::Port>), VRouterError> {
         let (mut networks, mut ports) = (Vec::<v1::Network>::new(), Vec::new());
-        for (vrouter, session) in sessions.iter_mut() {
-            let list = session.networks().await?;
-            ports.extend(session.ports().await?);
-            if state.ends.learn(vrouter.name(), convert::ends(&list)) {
+        let mut failed = None;
+        let mut some = false;
+        for (vrouter, place) in &mut sessions.0 {
+            let Some(session) = place else { continue };
+            let both = async {
+                Ok::<_, VRouterError>((session.networks().await?, session.ports().await?))
+            };
+            let (list, more) = match both.await {
+                Ok(both) => both,
+                Err(error) => {
+                    state.node.set_away(vrouter.name(), true);
+                    failed = failed.or(Some(error));
+                    *place = None;
+                    continue;
+                }
+            };
+            some = true;
+            ports.extend(more);
+            if self.has_several() && state.ends.learn(vrouter.name(), convert::ends(&list)) {
                 self.stale();
             }
             for network in list {
@@ -133,7 +162,10 @@ impl Allocator {
                 }
             }
         }
-        Ok(convert::networks(&networks, &ports)?)
+        match failed {
+            Some(error) if !some => Err(error),
+            _ => Ok((networks, ports)),
+        }
     }
 
     /// Tells the other vRouters the way to a pod. What cannot be told now is told by the watcher.
@@ -189,9 +221,7 @@ impl Allocator {
             tracing::warn!(%error, "cannot delete ports now");
             vrouter.stale.notify_one();
         }
-        if self.has_several() {
-            self.stale();
-        }
+        self.stale_others(vrouter);
     }
 
     /// Makes a vRouter's ports what the pods hold that it serves, and its routes those to all others.
@@ -210,8 +240,7 @@ impl Allocator {
         state.learn(vrouter.name(), &info);
         if self.has_several() && state.ends.learn(vrouter.name(), convert::ends(&networks)) {
             // The others' routes to its pods lead elsewhere now.
-            let others = self.vrouters.iter().filter(|other| other.name() != vrouter.name());
-            others.for_each(|other| other.stale.notify_one());
+            self.stale_others(vrouter);
         }
         let mine = |record: &PodRecord| {
             self.vrouter_of(record).is_some_and(|it| it.name() == vrouter.name())

@@ -2,6 +2,8 @@
 
 mod facts;
 mod judge;
+mod repair;
+mod runtime;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -13,7 +15,7 @@ use crate::args::{Args, DoctorArgs};
 use crate::call::Vrouter;
 use crate::failure::Failure;
 use crate::run::show;
-use crate::targets;
+use crate::targets::{self, Target};
 use crate::view;
 use facts::{Facts, Served};
 
@@ -59,18 +61,37 @@ pub(crate) async fn run(
     doctor: &DoctorArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let mut all = Vec::new();
-    for target in targets::of(args) {
-        all.push(served(&target.socket).await);
+    let targets = targets::of(args);
+    let mut facts = look(args, doctor, &targets).await;
+    let mut findings = Vec::new();
+    if doctor.repair {
+        findings = repair::repair(&facts, &targets).await;
+        facts = look(args, doctor, &targets).await;
     }
-    let facts = Facts::gather(&doctor.root, &args.run_dir, all);
-    let findings = judge::judge(&facts);
+    findings.extend(judge::judge(&facts));
     show(out, args.json, &findings, |findings| text(findings))?;
     let failures = findings.iter().filter(|finding| finding.status == Status::Failure).count();
     if failures == 0 {
         return Ok(());
     }
     Err(Failure::Unwell { failures })
+}
+
+async fn look(args: &Args, doctor: &DoctorArgs, targets: &[Target]) -> Facts {
+    let mut all = Vec::new();
+    for target in targets {
+        all.push(served(&target.socket).await);
+    }
+    let mut facts = Facts::gather(doctor, &args.run_dir, all);
+    if !facts.unserved.is_empty() {
+        let ids = facts.unserved.iter().map(|container| container.id.clone()).collect();
+        match runtime::running(&facts.containerd.socket, ids).await {
+            Ok(running) => facts.unserved.retain(|container| running.contains(&container.id)),
+            // What the plugin says has to do.
+            Err(why) => facts.containerd.unasked = Some(why),
+        }
+    }
+    facts
 }
 
 /// What the vRouter says of itself.

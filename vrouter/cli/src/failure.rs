@@ -29,15 +29,15 @@ pub(crate) enum Failure {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// The plugin can't be asked.
+    /// The node's allocator cannot be reached.
     #[error(
-        "cannot ask ringway-nri at {}: {why}; start it, or name its directory with --run-dir",
+        "cannot reach ringway-nri at {}: {why}; start ringway-nri, or name its directory with --run-dir",
         socket.display()
     )]
-    Plugin {
-        /// The socket of its node API.
+    NoPlugin {
+        /// The socket of the node API.
         socket: PathBuf,
-        /// What went wrong.
+        /// What the system said.
         why: String,
     },
     /// What was given to read is wrong.
@@ -68,7 +68,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Refused { .. } | Self::Unwell { .. } | Self::Output(_) => 1,
             Self::Input { .. } => 2,
-            Self::Unreachable { .. } | Self::Plugin { .. } => 3,
+            Self::Unreachable { .. } | Self::NoPlugin { .. } => 3,
         })
     }
 

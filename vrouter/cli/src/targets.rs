@@ -69,7 +69,12 @@ pub(crate) fn is_for_all(command: &Command) -> bool {
         }
         Command::Workers { action } => action.is_none(),
         Command::Stats(StatsArgs { watch, .. }) => watch.is_none(),
-        Command::Pods | Command::Doctor(_) | Command::Watch | Command::Completions { .. } => false,
+        Command::Pods
+        | Command::Explain(_)
+        | Command::Doctor(_)
+        | Command::Cdi(_)
+        | Command::Watch
+        | Command::Completions { .. } => false,
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vrouter_core::PortIndex;
 use vrouter_dpdk::{
@@ -22,8 +23,11 @@ use crate::claim::{self, Claim};
 use crate::convert::{Driver, Refusal, UplinkRequest};
 use crate::dataplane::Ends;
 use crate::place;
+use crate::privileges::may_load_programs;
+use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
+use link::Lifeline;
 
 /// Packets a queue of a device holds. What a driver can't have is its own choice.
 const DESCRIPTORS: u16 = 512;
@@ -72,9 +76,9 @@ enum Kind {
     Ethdev(Ethdev),
     Tap(Tap),
     /// The end of a link that listens.
-    Listener(Port),
+    Listener(Port, Arc<AtomicBool>),
     /// The other end.
-    Caller(Ethdev),
+    Caller(Ethdev, Arc<Lifeline>),
 }
 
 /// How an interface is found.
@@ -173,19 +177,18 @@ impl Devices {
             }
             Driver::AfXdp => {
                 check_interface(device).map_err(refuse)?;
+                if !may_load_programs() {
+                    return Err(refuse(
+                        "af_xdp loads a program into the kernel, which this vRouter gave up when it started (CAP_BPF): name \
+                         an uplink with driver = \"af_xdp\" in vrouter.toml and restart it, or use af_packet"
+                            .to_owned(),
+                    ));
+                }
                 let arguments = format!("iface={device},start_queue=0,queue_count={queues}");
                 virtual_device("net_af_xdp", name, arguments)
             }
         };
-        let ethdev = match &plug {
-            // One that was named when DPDK started is there already.
-            Plug { bus: Bus::Pci, name, .. } => match Ethdev::open(&self.eal, name) {
-                Err(EthdevError::Unknown { .. }) => Ethdev::plug(&self.eal, &plug),
-                opened => opened,
-            },
-            plug => Ethdev::plug(&self.eal, plug),
-        }
-        .map_err(|error| refuse(text(&error)))?;
+        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
         let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
         let made = request.driver == Driver::Tap;
         self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
@@ -247,9 +250,10 @@ impl Devices {
             rx_pool: pool.clone(),
             mtu: mtu.clamp(info.min_mtu, info.max_mtu.max(info.min_mtu)),
             tx_free_threshold: 0,
-            // A packet socket has none. A TAP has, but its driver receives nothing before the process has handled a signal
-            // of the kernel's, on whatever thread, so that a descriptor that tells of packets comes too early.
-            interrupts: interface.is_none(),
+            // A socket on an interface has none, and DPDK complains of being asked.
+            interrupts: made || interface.is_none(),
+            tx_offloads: true,
+            rx_checksums: info.vouches,
         };
         if queues > info.max_rx_queues {
             return Err(format!(
@@ -289,27 +293,52 @@ impl Devices {
 impl Device {
     /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
     pub fn state(&self) -> State {
-        let up = |up| if up { State::Up } else { State::Down };
         match &self.kind {
-            Kind::Listener(port) => return up(port.status().state == PortState::Up),
-            Kind::Caller(ethdev) => {
-                // Its driver ends a lost connection on a thread of its own, each time it is asked: it is asked once, and has
-                // until the next look.
+            Kind::Listener(port, _) => return up_or_down(port.status().state == PortState::Up),
+            Kind::Caller(_, lifeline) => {
+                // Its driver ends a lost connection on a thread of its own, and has until the next look for that.
                 if self.lost.get() {
                     return State::Gone;
                 }
-                let is_up = ethdev.link().is_ok_and(|link| link.up);
+                let is_up = lifeline.is_up();
                 self.lost.set(!is_up);
-                return up(is_up);
+                return up_or_down(is_up);
             }
             Kind::Ethdev(_) | Kind::Tap(_) => {}
         }
-        match &self.interface {
-            Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
-            Some((name, _)) if !self.made => up(has_carrier(name)),
-            // A TAP always has somebody at its other end: us.
-            Some(_) => State::Up,
-            None => up(self.link().is_some_and(|link| link.up)),
+        if self.interface.is_none() && self.is_taken_out() {
+            return State::Gone;
+        }
+        let of_device = || self.link().is_some_and(|link| link.up);
+        state(self.interface.as_ref(), self.made, of_device)
+    }
+
+    /// Says whether its link is up, to whoever looks. It has to be gone before the device is closed.
+    pub fn look(&self) -> Look {
+        let (interface, made) = (self.interface.clone(), self.made);
+        let link = match &self.kind {
+            Kind::Ethdev(ethdev) => Some(ethdev.link_reader()),
+            Kind::Tap(_) => None,
+            Kind::Listener(_, up) => {
+                let up = Arc::clone(up);
+                return Box::new(move || up.load(Ordering::Relaxed));
+            }
+            Kind::Caller(_, lifeline) => {
+                let lifeline = Arc::clone(lifeline);
+                return Box::new(move || lifeline.is_up());
+            }
+        };
+        Box::new(move || {
+            let of_device = || link.as_ref().is_some_and(|it| it.link().is_ok_and(|link| link.up));
+            state(interface.as_ref(), made, of_device) == State::Up
+        })
+    }
+
+    /// A NIC that is no longer there, or that the kernel takes away as soon as it is closed here.
+    fn is_taken_out(&self) -> bool {
+        match &self.kind {
+            Kind::Ethdev(ethdev) => ethdev.is_wanted_back() || !pci_path(ethdev.name()).exists(),
+            Kind::Tap(_) | Kind::Listener(..) | Kind::Caller(..) => false,
         }
     }
 
@@ -324,14 +353,14 @@ impl Device {
     fn link(&self) -> Option<Link> {
         match &self.kind {
             Kind::Ethdev(ethdev) => ethdev.link().ok(),
-            Kind::Tap(_) | Kind::Listener(_) | Kind::Caller(_) => None,
+            Kind::Tap(_) | Kind::Listener(..) | Kind::Caller(..) => None,
         }
     }
 
     /// NUMA node of the device, or of the other end of a link; `None` while unknown.
     pub fn numa_node(&self) -> Option<u32> {
         match (&self.kind, &self.ends) {
-            (Kind::Listener(port), _) => port.queues().node(),
+            (Kind::Listener(port, _), _) => port.queues().node(),
             (_, Ends::Wire(wire)) => wire.node(),
             _ => None,
         }
@@ -363,14 +392,19 @@ impl Device {
         }
     }
 
-    /// The device's own counters, or the kernel's of a TAP.
+    /// The device's own counters, with that of packets that left work to it; or the kernel's of a TAP.
     pub fn counters(&self) -> Vec<(String, u64)> {
         match (&self.kind, &self.interface) {
-            (Kind::Ethdev(ethdev) | Kind::Caller(ethdev), _) => {
-                ethdev.extended_stats().unwrap_or_default()
+            (Kind::Ethdev(ethdev), _) => {
+                let mut counters = ethdev.extended_stats().unwrap_or_default();
+                if let Ends::Wire(wire) = &self.ends {
+                    counters.push(("tx_offloaded_packets".to_owned(), wire.left_to_device()));
+                }
+                counters
             }
+            (Kind::Caller(ethdev, _), _) => ethdev.extended_stats().unwrap_or_default(),
             (Kind::Tap(_), Some((name, _))) => kernel_counters(name),
-            (Kind::Tap(_), None) | (Kind::Listener(_), _) => Vec::new(),
+            (Kind::Tap(_), None) | (Kind::Listener(..), _) => Vec::new(),
         }
     }
 
@@ -384,7 +418,7 @@ impl Device {
             Kind::Ethdev(ethdev) => ethdev.set_mac(address).map_err(|error| text(&error))?,
             Kind::Tap(tap) => tap.set_mac(address).map_err(|error| error.to_string())?,
             // It was made with the one it has.
-            Kind::Listener(_) | Kind::Caller(_) => {}
+            Kind::Listener(..) | Kind::Caller(..) => {}
         }
         self.mac = mac;
         Ok(())
@@ -393,11 +427,26 @@ impl Device {
     /// Gives the device back.
     pub fn close(self) {
         match (self.ends, self.kind) {
-            (_, Kind::Listener(port)) => port.close(),
+            (_, Kind::Listener(port, _)) => port.close(),
             (Ends::Wire(wire), _) => wire.close(),
             (Ends::Pod(_), _) => {}
         }
     }
+}
+
+/// How it is with the link of a device that is an interface with this number, or none.
+fn state(interface: Option<&(String, u32)>, made: bool, of_device: impl Fn() -> bool) -> State {
+    match interface {
+        Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
+        Some((name, _)) if !made => up_or_down(has_carrier(name)),
+        // A TAP always has somebody at its other end: us.
+        Some(_) => State::Up,
+        None => up_or_down(of_device()),
+    }
+}
+
+fn up_or_down(up: bool) -> State {
+    if up { State::Up } else { State::Down }
 }
 
 fn virtual_device(driver: &str, name: &str, arguments: String) -> Plug {
@@ -455,7 +504,7 @@ fn interface_number(name: &str) -> Option<u32> {
 
 /// NUMA node of a NIC.
 fn pci_node(address: &str) -> Option<u32> {
-    place::node_of(&Path::new("/sys/bus/pci/devices").join(address))
+    place::node_of(&pci_path(address))
 }
 
 /// Whether an interface is up and something is at its other end. One that is down does not say.
@@ -484,10 +533,16 @@ fn check_interface(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn pci_path(address: &str) -> PathBuf {
+    Path::new("/sys/bus/pci/devices").join(address)
+}
+
 fn check_pci(address: &str) -> Result<(), String> {
-    let device = Path::new("/sys/bus/pci/devices").join(address);
+    let device = pci_path(address);
     if !device.exists() {
-        return Err(format!("there is no PCI device {address}; `lspci -D` lists them"));
+        return Err(format!(
+            "there is no PCI device {address}; `ringway uplink devices` lists NICs"
+        ));
     }
     let driver = fs::read_link(device.join("driver")).ok();
     let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
@@ -496,11 +551,11 @@ fn check_pci(address: &str) -> Result<(), String> {
     match driver {
         Some(driver) if !FREE.contains(&driver.as_str()) => Err(format!(
             "device {address} is in use by the kernel's driver {driver}; bind it to vfio-pci \
-             (dpdk-devbind.py -b vfio-pci {address}), or name its interface instead"
+             (ringway uplink bind {address} --yes), or name its interface instead"
         )),
         Some(_) => Ok(()),
         None => Err(format!(
-            "device {address} has no driver; bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address})"
+            "device {address} has no driver; bind it to vfio-pci (ringway uplink bind {address} --yes)"
         )),
     }
 }

@@ -4,6 +4,7 @@
 //! `vrouter-vhost`. Nobody depends on it.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod args;
 mod assign;
 mod claim;
@@ -13,11 +14,14 @@ mod counters;
 mod crew;
 mod dataplane;
 mod device;
+mod explain;
 mod forward;
 mod kicks;
 mod mirror;
+mod offload;
 mod place;
 mod privileges;
+mod publish;
 mod registry;
 mod rota;
 mod routes;
@@ -39,7 +43,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::VrouterConfig;
+use ringway_config::{UplinkDriver, UplinkSettings, VrouterConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -62,7 +66,8 @@ use crate::worker::Pace;
 /// Buffers for packets made here (ICMP errors), for all workers; each worker may keep 1.5 x the cache.
 const MBUFS: u32 = 4095;
 const MBUF_CACHE: u32 = 128;
-/// How often links are looked at. Traffic goes round one that is lost at the next look.
+/// How often links are looked at, and then what else has become of uplinks. Traffic goes round a link that is lost at the
+/// next look.
 const LOOK_AT_LINKS_EVERY: Duration = Duration::from_millis(50);
 /// How often the load of the workers is looked at: one queue moves in that time at most.
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
@@ -147,7 +152,10 @@ fn run(config: &VrouterConfig) -> Result<()> {
         owner: config.control_socket.display().to_string(),
     };
     put_back_what_is_left(config, &keepers);
-    privileges::drop_unneeded().context("cannot drop privileges")?;
+    privileges::allow_locked_memory();
+    let af_xdp = |uplink: &UplinkSettings| uplink.driver == UplinkDriver::AfXdp;
+    privileges::drop_unneeded(config.uplinks.iter().any(af_xdp))
+        .context("cannot drop privileges")?;
     if let Some(node) = config.dpdk.numa_node {
         // Before there is any other thread.
         place::keep_to(node)?;
@@ -200,6 +208,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
         routes::read(&configured::routes(network), &[])
             .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
+        registry.note_configured(&network.name);
     }
     for link in &config.links {
         registry.create_link(link).with_context(|| format!("link to vRouter {}", link.peer))?;
@@ -211,7 +220,9 @@ fn run(config: &VrouterConfig) -> Result<()> {
     }
     let registry = Arc::new(Mutex::new(registry));
 
+    let announcing = announce::start(config, &registry)?;
     let served = serve(config, &eal, &registry);
+    announcing.end();
 
     // In this order: ports close while workers still run, so that what pods have sent is forwarded.
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -303,6 +314,9 @@ async fn serve(
     let balanced = tokio::spawn(regularly(Arc::clone(registry), BALANCE_EVERY, |registry| {
         registry.balance(tsc());
     }));
+    let published = Arc::clone(registry.lock().unwrap_or_else(PoisonError::into_inner).published());
+    let _links = publish::Watch::start(published, LOOK_AT_LINKS_EVERY)
+        .context("cannot start the thread that looks at links")?;
     let links = Arc::clone(registry);
     let looked = tokio::spawn(regularly(links, LOOK_AT_LINKS_EVERY, Registry::look_at_links));
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -115,6 +115,8 @@ fn spec(network: &NetworkSettings) -> Option<(String, NetworkSpec)> {
         (None, None) => return None,
     };
     let tunnel = network.tunnel.as_ref();
-    let tunnel = tunnel.map(|tunnel| Tunnel { vni: tunnel.vni, local: tunnel.local });
+    // The kernel puts nothing into MPLS over UDP.
+    let tunnel =
+        tunnel.and_then(|it| Some(Tunnel { vni: it.vni?, local: it.local, gateways: it.gateways }));
     Some((network.name.clone(), NetworkSpec { source, tunnel, device: None }))
 }

@@ -14,6 +14,7 @@ use vrouter_core::Timestamp;
 use vrouter_dpdk::tsc;
 
 use crate::convert::{NetworkRequest, PortRequest, UplinkRequest};
+use crate::explain::Question;
 use crate::registry::Registry;
 use crate::routes;
 
@@ -199,6 +200,13 @@ impl VRouter for Service {
             move |r: &mut Registry| (r.port_stats(), r.worker_stats(hz), r.uplink_stats());
         let (ports, workers, uplinks) = self.with_registry(counted).await?;
         Ok(Response::new(v1::Stats { ports, workers, ticks_per_second: hz, uplinks }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::Explanation> {
+        let question = Question::read(request.into_inner())?;
+        let time = self.time();
+        let answer = self.with_registry(move |r| r.explain(&question, time)).await??;
+        Ok(Response::new(answer))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

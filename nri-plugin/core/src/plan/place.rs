@@ -77,7 +77,7 @@ impl Node {
     fn groups(&self, ask: &Ask<'_>, limits: &Limits) -> Result<Vec<Vec<NodeId>>, PlanError> {
         let home = self.pod(ask.sandbox).and_then(|pod| pod.node);
         let from = self.served_from(ask.sandbox);
-        let ranked = || self.ranked(limits, &from).into_iter();
+        let ranked = || self.ranked_for(ask, limits, &from).into_iter();
         let only = |node: NodeId| match home {
             Some(home) if home != node => Err(PlanError::PodElsewhere { wanted: node, home }),
             _ => Ok(vec![vec![node]]),
@@ -85,7 +85,7 @@ impl Node {
         match ask.request.numa {
             NumaPolicy::Node(node) if self.has_cpus(node) => only(node),
             NumaPolicy::Node(node) => {
-                let with_cpus = ranked().collect();
+                let with_cpus = self.ranked(limits, &from);
                 Err(PlanError::NoSuchNode { node, with_cpus })
             }
             NumaPolicy::Strict => match (from.as_slice(), home) {
@@ -129,6 +129,13 @@ impl Node {
         nodes.sort_by_key(|node| {
             (!self.has_free_hugepages(*node, limits), distance(*node), pods(*node), *node)
         });
+        nodes
+    }
+
+    /// The same, with the node that placement has promised first.
+    fn ranked_for(&self, ask: &Ask<'_>, limits: &Limits, from: &[NodeId]) -> Vec<NodeId> {
+        let mut nodes = self.ranked(limits, from);
+        nodes.sort_by_key(|node| ask.request.promised != Some(*node));
         nodes
     }
 

@@ -107,9 +107,9 @@ impl Node {
         known.copied().unwrap_or(u32::MAX)
     }
 
-    /// The vRouter for a pod whose containers are on `home`: the one that it has, else the nearest, and of those the one with the
-    /// fewest pods.
-    fn vrouter_for(&self, sandbox: &SandboxId, home: NodeId) -> Option<(&str, &Vrouter)> {
+    /// The vRouter for a pod whose containers are on `home`, if that is known: the one that it has, else the nearest, and of those
+    /// the one with the fewest pods.
+    fn vrouter_for(&self, sandbox: &SandboxId, home: Option<NodeId>) -> Option<(&str, &Vrouter)> {
         let pods = |name: &str| {
             let served =
                 |pod: &&PodRecord| pod.placement.as_ref().is_some_and(|it| it.vrouter == name);
@@ -117,7 +117,10 @@ impl Node {
         };
         self.serving(sandbox).or_else(|| {
             self.there().min_by_key(|(name, vrouter)| {
-                let distance = vrouter.node.map_or(0, |node| self.distance(node, home));
+                let distance = match (vrouter.node, home) {
+                    (Some(node), Some(home)) => self.distance(node, home),
+                    _ => 0,
+                };
                 (distance, pods(name))
             })
         })
@@ -147,10 +150,21 @@ impl Node {
         placed: &Placed,
     ) -> (String, Vrouter, Alignment) {
         let (name, vrouter) = self
-            .vrouter_for(sandbox, placed.home)
+            .vrouter_for(sandbox, Some(placed.home))
             .map_or_else(Default::default, |(name, vrouter)| (name.to_owned(), vrouter.clone()));
         let alignment = self.alignment(placed, &vrouter);
         (name, vrouter, alignment)
+    }
+
+    /// Chooses who serves a pod that has no container yet. The CPUs that it gets later follow that choice.
+    pub fn choose_vrouter(&mut self, sandbox: &SandboxId, numa: NumaPolicy) {
+        let home = match numa {
+            NumaPolicy::Node(node) => Some(node),
+            NumaPolicy::Preferred | NumaPolicy::Strict | NumaPolicy::Off => None,
+        };
+        if let Some(name) = self.vrouter_for(sandbox, home).map(|(name, _)| name.to_owned()) {
+            self.settle(sandbox, name);
+        }
     }
 
     /// Writes down where all of a pod lies that the vRouter `name` serves from now on.

@@ -40,7 +40,7 @@ fn is_served_by(pod: &Pod, target: &Target) -> bool {
 }
 
 async fn asked(socket: &Path) -> Result<Vec<Pod>, Failure> {
-    let failed = |why: String| Failure::Plugin { socket: socket.to_owned(), why };
+    let failed = |why: String| Failure::NoPlugin { socket: socket.to_owned(), why };
     let ask = async {
         let mut client =
             nri_plugin_api::connect(socket).await.map_err(|_| failed("nobody listens".into()))?;

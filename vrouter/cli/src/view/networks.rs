@@ -25,7 +25,8 @@ pub(crate) struct Network {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Tunnel {
-    pub(crate) vni: u32,
+    pub(crate) vni: Option<u32>,
+    pub(crate) label: Option<u32>,
     pub(crate) underlay: String,
     pub(crate) local: String,
 }
@@ -88,10 +89,11 @@ impl From<v1::Network> for Network {
             routes: network.routes,
             stations: network.stations,
             external: network.external,
-            tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
-                vni,
-                underlay,
-                local,
+            tunnel: network.tunnel.map(|tunnel| Tunnel {
+                vni: (!tunnel.no_vni).then_some(tunnel.vni),
+                label: (tunnel.label != 0).then_some(tunnel.label),
+                underlay: tunnel.underlay,
+                local: tunnel.local,
             }),
         }
     }

@@ -7,11 +7,12 @@ use std::cell::Cell;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use vrouter_core::PortIndex;
-use vrouter_dpdk::{Bus, Ethdev, EthdevConfig, Plug};
-use vrouter_vhost::port::{Peers, Port, PortConfig, PortEvent, SocketOwner};
+use vrouter_dpdk::{Bus, Ethdev, EthdevConfig, LinkReader, Plug};
+use vrouter_vhost::port::{Peers, Port, PortConfig, PortEvent, SocketOwner, State};
 use vrouter_vhost::wake::{Token, Wake};
 
 use super::{DESCRIPTORS, Device, Devices, Kind, text};
@@ -23,6 +24,27 @@ use crate::wire::Wire;
 const DRIVER: &str = "net_virtio_user";
 /// Entries of each of its rings.
 const RING: u16 = 1024;
+
+/// Whether the end that listens is still there. The driver starts to take its connection down each time it is asked and finds
+/// it lost, so that it is asked no more then, by however many.
+pub(super) struct Lifeline {
+    link: LinkReader,
+    lost: Mutex<bool>,
+}
+
+impl Lifeline {
+    fn of(ethdev: &Ethdev) -> Self {
+        Self { link: ethdev.link_reader(), lost: Mutex::new(false) }
+    }
+
+    /// Asks the driver, if it has not said no before.
+    pub(super) fn is_up(&self) -> bool {
+        // One assignment.
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        *lost = *lost || !self.link.link().is_ok_and(|link| link.up);
+        !*lost
+    }
+}
 
 impl Devices {
     /// One end of a link. The error is one line.
@@ -46,8 +68,11 @@ impl Devices {
                 token,
             };
             let name = request.name.clone();
+            let up = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&up);
             let observer = Box::new(move |event| match event {
                 PortEvent::Changed(status) => {
+                    seen.store(status.state == State::Up, Ordering::Relaxed);
                     tracing::debug!(link = name, state = ?status.state, "a link has changed");
                 }
                 PortEvent::Refused { pid, why } => {
@@ -57,7 +82,7 @@ impl Devices {
             let port = Port::open(config, |_| Arc::clone(&wake), observer)
                 .map_err(|error| error.to_string())?;
             let ends = Ends::Pod(Arc::clone(port.queues()));
-            (Kind::Listener(port), ends, "vhost-user".to_owned())
+            (Kind::Listener(port, up), ends, "vhost-user".to_owned())
         } else {
             if !is_listened_to(&link.socket) {
                 return Err(format!("vRouter {} does not listen", link.peer));
@@ -82,12 +107,16 @@ impl Devices {
                 mtu: request.mtu,
                 tx_free_threshold: 0,
                 interrupts: true,
+                // The other end takes frames as from a NIC: nothing is left to be done.
+                tx_offloads: false,
+                rx_checksums: false,
             };
             let driver = ethdev.info().map_err(|error| text(&error))?.driver;
             let queues = ethdev.start(&config).map_err(|error| text(&error))?;
             let wire = Wire::new(queues, &pool, token).at_node(link.peer_node);
             let ends = Ends::Wire(Arc::new(wire));
-            (Kind::Caller(ethdev), ends, driver)
+            let lifeline = Arc::new(Lifeline::of(&ethdev));
+            (Kind::Caller(ethdev, lifeline), ends, driver)
         };
         let lost = Cell::new(false);
         Ok(Device { kind, ends, mac: link.mac, driver, interface: None, made: true, lost })

@@ -10,6 +10,7 @@ use super::Registry;
 use super::uplinks::{UplinkRecord, WirePort};
 use crate::convert::{Driver, Refusal, UplinkRequest};
 use crate::counters::{PortCounts, since};
+use crate::device::Device;
 use crate::routes;
 
 impl Registry {
@@ -34,6 +35,7 @@ impl Registry {
             Err(error) if !link.listens => (None, error.to_string()),
             Err(error) => return Err(error),
         };
+        let look = device.as_ref().map(Device::look);
         let driver = if link.listens { "vhost-user" } else { "net_virtio_user" }.to_owned();
         let start = since(&self.crew.tallies(), index, &PortCounts::default());
         let record = UplinkRecord {
@@ -51,6 +53,9 @@ impl Registry {
         let wire = record.wire(&self.running());
         self.uplinks.insert(link.name.clone(), record);
         self.tables = tables.with_link_state(index, false);
+        if let Some(look) = look {
+            self.published.watch(index, false, look);
+        }
         self.publish();
         self.tell(event::Event::UplinkAdded(wire));
         let length = if link.peer_address.is_ipv4() { 32 } else { 128 };

@@ -12,6 +12,7 @@ use crate::convert::{Driver, Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
 use crate::dataplane::DataPort;
 use crate::device::{Device, Devices, State, cause};
+use crate::publish::Published;
 
 /// Looks at a device that can't be made anew before the next attempt.
 const RETRY: u32 = 20;
@@ -57,6 +58,11 @@ impl UplinkRecord {
     /// The name of its host interface, and its own slot.
     pub fn host_interface(&self) -> Option<(String, PortIndex)> {
         Some((self.request.host.clone()?, self.port.index))
+    }
+
+    /// Whether packets can pass.
+    pub fn has_link(&self) -> bool {
+        self.link
     }
 
     /// What the tables are to know of it.
@@ -191,6 +197,7 @@ impl Registry {
             retry: 0,
         };
         let link = device.state() == State::Up;
+        let look = device.look();
         let record = UplinkRecord {
             network,
             mac,
@@ -206,6 +213,7 @@ impl Registry {
         let wire = record.wire(&self.running());
         self.uplinks.insert(name.clone(), record);
         self.tables = self.tables.with_link_state(index, link);
+        self.published.watch(index, link, look);
         self.publish();
         tracing::info!(uplink = name, %mac, link, "uplink created");
         self.tell(event::Event::UplinkAdded(wire.clone()));
@@ -215,6 +223,7 @@ impl Registry {
     /// Closes an uplink. That there is none of the name is fine.
     pub fn delete_uplink(&mut self, name: &str) {
         let Some(record) = self.uplinks.remove(name) else { return };
+        self.published.forget(record.port.index);
         // Before the devices close: what the TAP has goes back. It can't be refused; the keeper puts back what it knows.
         let released = record.taken.map(HostInterface::release);
         self.tables = self.tables.with_link_state(record.port.index, true);
@@ -249,8 +258,8 @@ impl Registry {
         self.uplinks.values().flat_map(UplinkRecord::ports).filter_map(wire).collect()
     }
 
-    /// Looks at all links. Where one has come or gone, packets take other ways from now on; an interface that was taken
-    /// away is made anew, or found again.
+    /// Looks at all uplinks, and tells what has changed. Packets take other ways than over a lost link before that already
+    /// ([`crate::publish`]). An interface that was taken away is made anew, or found again.
     pub fn look_at_links(&mut self) {
         let names: Vec<_> = self.uplinks.keys().cloned().collect();
         let wake = self.any_wake();
@@ -260,8 +269,9 @@ impl Registry {
             let mut reasons = Vec::new();
             let request = record.request.clone();
             let devices = &mut self.devices;
+            let published = &self.published;
             if request.takes_over() {
-                changed |= take_again(devices, &request, &mut record);
+                changed |= take_again(devices, published, &request, &mut record);
             }
             let taken = record.taken.as_ref();
             let away = request.takes_over() && taken.is_none();
@@ -272,28 +282,37 @@ impl Registry {
                     Driver::Link(_) => Interface::Link(interface),
                     _ => Interface::Kernels(interface),
                 };
-                let state = look(&mut record.port, &mut reasons, &mut changed, shown, || {
+                let mut opened = false;
+                let gone = || published.forget(index);
+                let open = || {
                     if away {
-                        Err(not_taken(&request))
-                    } else {
-                        devices.open(&request, interface, index, wake.clone())
+                        return Err(not_taken(&request));
                     }
-                });
-                state == State::Up
+                    let device = devices.open(&request, interface, index, wake.clone())?;
+                    opened = true;
+                    Ok(device)
+                };
+                let state = look(&mut record.port, &mut reasons, &mut changed, shown, gone, open);
+                let up = state == State::Up;
+                if let (true, Some(device)) = (opened, &record.port.device) {
+                    published.watch(index, up, device.look());
+                }
+                up
             };
             let replaced = record.follow_device();
             let taken = record.taken.as_ref();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
                 let (index, mac) = (host.index, record.mac);
-                let shown = Interface::Kernels(interface);
-                look(host, &mut reasons, &mut changed, shown, || {
+                let open = || {
                     if away {
                         return Err(not_taken(&request));
                     }
                     let device = devices.open_host(&request, interface, mac, index)?;
                     install(taken, &request, interface)?;
                     Ok(device)
-                });
+                };
+                let shown = Interface::Kernels(interface);
+                look(host, &mut reasons, &mut changed, shown, || (), open);
             }
             if !link && reasons.is_empty() {
                 reasons.push("no link".to_owned());
@@ -309,6 +328,8 @@ impl Registry {
                 tracing::error!(uplink = name, %error, "the tables can't have an uplink's new address");
             }
             if turned || replaced {
+                // Before anybody is told: who looks for it here sees it before the links' own thread may have.
+                self.published.look();
                 self.tables = self.tables.with_link_state(index, link);
                 tracing::warn!(uplink = name, link, "the link of an uplink has changed");
             }
@@ -376,9 +397,15 @@ fn not_taken(request: &UplinkRequest) -> Refusal {
 
 /// Closes the devices of an uplink whose interface went back to the kernel, as its TAP was deleted and could not be made
 /// anew in time; then takes it again as soon as that can be. Says whether the devices changed.
-fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRecord) -> bool {
+fn take_again(
+    devices: &Devices,
+    published: &Published,
+    request: &UplinkRequest,
+    record: &mut UplinkRecord,
+) -> bool {
     if record.taken.as_ref().is_some_and(HostInterface::is_back) {
         tracing::warn!(uplink = request.name, "its interface went back to the kernel");
+        published.forget(record.port.index);
         for port in std::iter::once(&mut record.port).chain(&mut record.host) {
             port.device.take().into_iter().for_each(Device::close);
             port.retry = RETRY;
@@ -401,12 +428,14 @@ enum Interface<'a> {
     Link(&'a str),
 }
 
-/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not.
+/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not. `forget`: done before
+/// the device is closed.
 fn look(
     port: &mut WirePort,
     reasons: &mut Vec<String>,
     changed: &mut bool,
     interface: Interface<'_>,
+    forget: impl FnOnce(),
     open: impl FnOnce() -> Result<Device, Refusal>,
 ) -> State {
     let interface = match interface {
@@ -419,6 +448,7 @@ fn look(
     }
     if let Some(gone) = port.device.take() {
         tracing::warn!("{interface} is gone");
+        forget();
         gone.close();
         *changed = true;
         port.retry = 0;
