@@ -48,7 +48,7 @@ pub(crate) fn with_policy(name: &str, vrouter: Option<u32>, policy: Policy) -> N
     node
 }
 
-fn red() -> [Network; 1] {
+pub(crate) fn red() -> [Network; 1] {
     let ipv6 = Some(Network6 {
         prefix: "fd00:66::/120".parse().unwrap(),
         gateway: "fd00:66::1".parse().unwrap(),

@@ -1,7 +1,8 @@
 //! Several vRouters on a machine of four nodes, with CPUs 0-3, 4-7, 8-11 and 12-15.
 
 use super::*;
-use crate::plan::tests::{allocate, node, request, sandbox};
+use crate::annotations::Request;
+use crate::plan::tests::{allocate, node, red, request, sandbox};
 
 /// vRouters on nodes 0 and 2, each with one worker.
 fn two() -> Node {
@@ -95,5 +96,41 @@ fn nics_count_too() {
         let want = request(0, NumaPolicy::Node(NodeId(0)));
         let found = allocate(&mut node, pod, "app", &want).unwrap();
         assert_eq!((found.alignment, found.placement.aligned), (expected, nics != "1"), "{nics}");
+    }
+}
+
+#[test]
+fn a_promised_node_brings_its_vrouter() {
+    for (numa, promised, expected) in [
+        (NumaPolicy::Strict, 2, "two cpus 2 memory 2 aligned true"),
+        (NumaPolicy::Preferred, 2, "two cpus 2 memory 2 aligned true"),
+        (NumaPolicy::Preferred, 1, "zero cpus 1 memory 1 aligned false"),
+        // Nobody serves it there.
+        (NumaPolicy::Strict, 1, "zero cpus 0 memory 0 aligned true"),
+    ] {
+        let mut node = two();
+        let request = Request { promised: Some(NodeId(promised)), ..request(1, numa) };
+        allocate(&mut node, "a", "app", &request).unwrap();
+        assert_eq!(shown(&node, "a"), expected, "{numa:?} {promised}");
+    }
+}
+
+#[test]
+fn a_device_has_a_vrouter_before_it_has_cpus() {
+    let mut node = two();
+    allocate(&mut node, "a", "app", &request(1, NumaPolicy::Node(NodeId(0)))).unwrap();
+    for (device, numa, expected) in [
+        // The one with fewer pods.
+        ("b", NumaPolicy::Preferred, "two cpus 2 memory 2 aligned true"),
+        ("c", NumaPolicy::Node(NodeId(0)), "zero cpus 0 memory 0 aligned true"),
+    ] {
+        let name = sandbox(device);
+        node.prepare(&name, "cdi", device, &request(0, numa), &red()).unwrap();
+        node.choose_vrouter(&name, numa);
+        let chosen = node.pod(&name).unwrap().placement.clone().unwrap();
+        assert!(expected.starts_with(&chosen.vrouter) && chosen.cpus.is_empty(), "{chosen:?}");
+        // Its container says nothing of nodes.
+        allocate(&mut node, device, "device", &request(1, NumaPolicy::Preferred)).unwrap();
+        assert_eq!(shown(&node, device), expected);
     }
 }
