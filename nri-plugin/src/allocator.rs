@@ -9,7 +9,7 @@ use std::time::Duration;
 use nri_plugin_core::annotations::AnnotationError;
 use nri_plugin_core::cgroup::CgroupError;
 use nri_plugin_core::cpuset::{CpuSet, ListError};
-use nri_plugin_core::paths::{PathError, PortId, SandboxId, Slot};
+use nri_plugin_core::paths::{PathError, SandboxId, Slot};
 use nri_plugin_core::plan::{
     Alignment, Chosen, ContainerRecord, Cpus, Node, PlanError, PodRecord, SharedUpdate,
 };

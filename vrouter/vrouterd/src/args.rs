@@ -132,11 +132,8 @@ mod tests {
     #[test]
     fn one_of_several_is_chosen() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        io::Write::write_all(
-            &mut file,
-            b"[[instances]]\nnumber = 0\n[[instances]]\nnumber = 4\n",
-        )
-        .unwrap();
+        io::Write::write_all(&mut file, b"[[instances]]\nnumber = 0\n[[instances]]\nnumber = 4\n")
+            .unwrap();
         let path = file.path().to_str().unwrap();
         let load = |words: &[&str]| {
             load(&Args::parse_from([&["ringway-vrouter", "--config", path], words].concat()))

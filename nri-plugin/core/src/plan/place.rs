@@ -85,7 +85,7 @@ impl Node {
         match ask.request.numa {
             NumaPolicy::Node(node) if self.has_cpus(node) => only(node),
             NumaPolicy::Node(node) => {
-                let with_cpus = self.ranked(limits, &from);
+                let with_cpus = ranked().collect();
                 Err(PlanError::NoSuchNode { node, with_cpus })
             }
             NumaPolicy::Strict => match (from.as_slice(), home) {
