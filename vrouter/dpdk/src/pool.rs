@@ -133,7 +133,10 @@ impl Pool {
             unsafe { sys::rte_pktmbuf_pool_create(c_name.as_ptr(), mbufs, cache, 0, room, node) };
         let raw = NonNull::new(raw).ok_or_else(|| match last_errno() {
             Errno::EEXIST => PoolError::Exists { name: name.clone() },
-            Errno::ENOMEM => PoolError::NoMemory { name: name.clone(), mbufs, data_room },
+            // ENOBUFS: what is left of it is too little for one buffer.
+            Errno::ENOMEM | Errno::ENOBUFS => {
+                PoolError::NoMemory { name: name.clone(), mbufs, data_room }
+            }
             errno => PoolError::Refused { name: name.clone(), mbufs, cache, errno },
         })?;
         Ok(Self {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers included")]
 
 use std::collections::HashSet;
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,20 @@ fn eal() -> &'static Eal {
     EAL.get_or_init(|| thread::spawn(|| Eal::init(&config()).unwrap()).join().unwrap())
 }
 
+/// A pool that is too large takes all there is before it is refused: no other is made meanwhile.
+static MEMORY: RwLock<()> = RwLock::new(());
+const TOO_MANY: u32 = 1_000_000;
+
 fn pool_of(name: &str, mbufs: u32, cache: u32) -> Result<Pool, PoolError> {
     let config = PoolConfig { name: name.to_owned(), mbufs, cache, data_room: 2048 };
-    Pool::new(eal(), &config)
+    let new = || Pool::new(eal(), &config);
+    if mbufs < TOO_MANY {
+        let _others = MEMORY.read();
+        new()
+    } else {
+        let _alone = MEMORY.write();
+        new()
+    }
 }
 
 fn pool(name: &str, mbufs: u32) -> Pool {
@@ -188,7 +199,7 @@ fn bad_pools_are_refused_by_name() {
         (refusal(&long, 7, 0), format!("packet pool name {long:?}: use 1 to 25 bytes without NUL")),
         (refusal("taken", 7, 0), "packet pool \"taken\" exists already".to_owned()),
         (
-            refusal("large", 1_000_000, 0),
+            refusal("large", TOO_MANY, 0),
             "packet pool \"large\": no memory for 1000000 buffers of 2048 bytes: give DPDK more memory or \
              make the pool smaller"
                 .to_owned(),
