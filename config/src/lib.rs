@@ -10,6 +10,7 @@ mod amount;
 pub mod annotations;
 mod check;
 mod error;
+mod instance;
 mod locate;
 mod nri;
 mod prefix;
@@ -23,6 +24,7 @@ mod vrouter;
 
 pub use amount::{Amount, Bytes};
 pub use error::ConfigError;
+pub use instance::{InstanceSettings, LINK_NETWORK, LinkSettings};
 pub use nri::{
     CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
     SocketOwner,

@@ -17,6 +17,8 @@ pub struct NriConfig {
     pub run_dir: PathBuf,
     /// Control socket of the vRouter.
     pub vrouter_socket: PathBuf,
+    /// Control sockets of the vRouters, where there are several; `vrouter_socket` does not count then.
+    pub vrouter_sockets: Vec<PathBuf>,
     /// containerd's NRI socket, for the plugin that is not started by containerd.
     pub nri_socket: PathBuf,
     /// Name under which the plugin registers itself.
@@ -143,6 +145,7 @@ impl Default for NriConfig {
         Self {
             run_dir: "/run/ringway".into(),
             vrouter_socket: "/run/ringway/vrouter.sock".into(),
+            vrouter_sockets: Vec::new(),
             nri_socket: "/var/run/nri/nri.sock".into(),
             plugin_name: "ringway".into(),
             plugin_index: "10".into(),
@@ -199,6 +202,15 @@ const MAX_CPUS: u32 = 127;
 const RUN_DIR_BYTES: usize = 107 - "/pods/".len() - 64 - "/0/".len() - "net0.sock".len();
 
 impl NriConfig {
+    /// The control sockets of all vRouters; one at least.
+    pub fn vrouters(&self) -> &[PathBuf] {
+        if self.vrouter_sockets.is_empty() {
+            std::slice::from_ref(&self.vrouter_socket)
+        } else {
+            &self.vrouter_sockets
+        }
+    }
+
     /// Reads `text`, which came from `file`; the name is only for messages.
     ///
     /// # Errors
@@ -220,6 +232,13 @@ impl NriConfig {
             ));
         }
         check::socket("vrouter_socket", &self.vrouter_socket)?;
+        for (index, socket) in self.vrouter_sockets.iter().enumerate() {
+            let key = format!("vrouter_sockets[{index}]");
+            check::socket(&key, socket)?;
+            if self.vrouter_sockets.get(..index).is_some_and(|before| before.contains(socket)) {
+                return Err(Problem::new(key, socket.display(), "is there twice"));
+            }
+        }
         check::socket("nri_socket", &self.nri_socket)?;
         check::plugin_name("plugin_name", &self.plugin_name)?;
         check::plugin_index("plugin_index", &self.plugin_index)?;

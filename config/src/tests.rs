@@ -68,6 +68,8 @@ fn commented_parts_of_the_sample_are_valid_too() {
     assert_eq!((fabric.name.as_str(), fabric.external, fabric.mtu), ("fabric", true, 1500));
     let [uplink] = config.uplinks.as_slice() else { panic!("{config:?}") };
     assert_eq!((uplink.name.as_str(), uplink.network.as_str()), ("up0", "fabric"));
+    let [instance] = config.instances.as_slice() else { panic!("{config:?}") };
+    assert_eq!((instance.number, instance.node(), instance.cpus.len()), (0, 0, 2));
     assert_eq!((red.name.as_str(), red.mtu), ("red", 1500));
     assert_eq!(red.ipv4.unwrap().to_string(), "10.66.0.0/24");
     assert_eq!(red.gateway, Some([10, 66, 0, 1].into()));
@@ -451,6 +453,10 @@ fn containerd_drop_ins_enable_nri() {
 fn systemd_units_agree_with_the_defaults() {
     for (unit, binary) in [
         (include_str!("../systemd/ringway-vrouter.service"), "/usr/bin/ringway-vrouter"),
+        (
+            include_str!("../systemd/ringway-vrouter@.service"),
+            "/usr/bin/ringway-vrouter --instance %i",
+        ),
         (include_str!("../systemd/ringway-nri.service"), "/usr/bin/ringway-nri"),
     ] {
         let value =

@@ -1,6 +1,6 @@
 //! `tunnel` of a network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ use crate::vrouter::{NetworkSettings, VrouterConfig};
 pub struct TunnelSettings {
     /// Name of the network that carries the packets.
     pub underlay: String,
-    /// This end's address in it.
+    /// This end's address in it. Left out where there are `instances`: each has its own.
+    #[serde(default = "unspecified")]
     pub local: IpAddr,
     /// The network's number in VXLAN, below 2^24. Default: it does not speak VXLAN.
     #[serde(default)]
@@ -25,6 +26,10 @@ pub struct TunnelSettings {
     /// protocol writes that knows nothing of tunnels.
     #[serde(default)]
     pub gateways: bool,
+}
+
+fn unspecified() -> IpAddr {
+    Ipv4Addr::UNSPECIFIED.into()
 }
 
 /// Labels below have a meaning of their own (RFC 3032 section 2.1).

@@ -28,6 +28,9 @@ pub struct UplinkSettings {
     /// Greatest IP packet, bytes; the device is set to it. Default: that of its network, which it may not be below.
     #[serde(default)]
     pub mtu: Option<u32>,
+    /// Which of the `instances` has it, if there are some.
+    #[serde(default)]
+    pub instance: Option<u32>,
 }
 
 /// How DPDK serves an uplink.
@@ -188,6 +191,7 @@ mod tests {
             host_interface: HostInterface::Enabled(false),
             queues: 1,
             mtu: None,
+            instance: None,
         };
         assert_eq!(config.uplinks, [expected]);
         let named = read(

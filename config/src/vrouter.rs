@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
+use crate::instance::{InstanceSettings, LAST_NODE, LinkSettings};
 use crate::tunnel::{TunnelSettings, label_range};
 use crate::uplink::{self, UplinkSettings};
 use crate::{ConfigError, Ipv4Prefix, Ipv6Prefix, locate};
@@ -32,6 +33,14 @@ pub struct VrouterConfig {
     pub networks: Vec<NetworkSettings>,
     /// Ways out of this host that exist from the start.
     pub uplinks: Vec<UplinkSettings>,
+    /// The vRouters of this machine, if there are several.
+    pub instances: Vec<InstanceSettings>,
+    /// Which of them this is, if it is one.
+    #[serde(skip)]
+    pub instance: Option<u32>,
+    /// Its links to the others.
+    #[serde(skip)]
+    pub links: Vec<LinkSettings>,
 }
 
 /// `[dpdk]`: how DPDK is started.
@@ -40,6 +49,8 @@ pub struct VrouterConfig {
 pub struct DpdkSettings {
     /// Memory of the vRouter's own buffers, MiB.
     pub memory_mb: u32,
+    /// The only NUMA node whose memory and CPUs are used. Default: all of them.
+    pub numa_node: Option<u32>,
     /// Further EAL arguments, one word each.
     pub extra_args: Vec<String>,
     /// Whether that memory is hugepages. Without, DPDK runs on ordinary pages: slower, and no NIC can be used.
@@ -252,6 +263,29 @@ fn default_mtu() -> u32 {
     1500
 }
 
+impl NetworkSettings {
+    /// One with a name, and with defaults for all that has some.
+    pub(crate) fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            external: false,
+            ipv4: None,
+            gateway: None,
+            mtu: default_mtu(),
+            ipv6: None,
+            gateway6: None,
+            mode: NetworkMode::default(),
+            flood_limit: None,
+            policer: None,
+            routes: Vec::new(),
+            tunnel: None,
+            kernel_table: None,
+            kernel_vrf: None,
+            announce_pods: false,
+        }
+    }
+}
+
 impl Default for VrouterConfig {
     fn default() -> Self {
         Self {
@@ -264,6 +298,9 @@ impl Default for VrouterConfig {
             limits: LimitSettings::default(),
             networks: Vec::new(),
             uplinks: Vec::new(),
+            instances: Vec::new(),
+            instance: None,
+            links: Vec::new(),
         }
     }
 }
@@ -272,6 +309,7 @@ impl Default for DpdkSettings {
     fn default() -> Self {
         Self {
             memory_mb: 64,
+            numa_node: None,
             extra_args: Vec::new(),
             hugepages: true,
             buffers: 8191,
@@ -316,6 +354,7 @@ impl VrouterConfig {
         check::directory("run_dir", &self.run_dir)?;
         check::log("log", &self.log)?;
         check::range("dpdk.memory_mb", self.dpdk.memory_mb, 16, 1 << 20)?;
+        check::range("dpdk.numa_node", self.dpdk.numa_node.unwrap_or(0), 0, LAST_NODE)?;
         check::range("dpdk.buffers", self.dpdk.buffers, 1023, 1 << 22)?;
         check::range("dpdk.buffer_bytes", self.dpdk.buffer_bytes, 2048, 16_384)?;
         for (index, word) in self.dpdk.extra_args.iter().enumerate() {
@@ -343,7 +382,8 @@ impl VrouterConfig {
             .iter()
             .enumerate()
             .try_for_each(|(index, network)| self.check_network(index, network))?;
-        uplink::check(self)
+        uplink::check(self)?;
+        self.check_instances()
     }
 
     fn check_kernel_table(

@@ -1,5 +1,6 @@
 //! One node: containerd, vRouter, NRI plugin, pods.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ pub struct Setup {
     pub hugepages: Hugepages,
     /// More for the plugin's configuration, TOML that begins with a table.
     pub plugin_settings: &'static str,
+    /// So many vRouters that share the networks; 0: one, which is not numbered.
+    pub instances: u32,
 }
 
 impl Setup {
@@ -60,6 +63,7 @@ impl Setup {
             ],
             hugepages: Hugepages::Free(512),
             plugin_settings: "",
+            instances: 0,
         }
     }
 }
@@ -82,6 +86,8 @@ pub struct RunningPod {
 pub struct Node {
     plugin: Option<Daemon>,
     vrouter: Option<VRouter>,
+    /// Those of several that run, by number.
+    instances: BTreeMap<u32, VRouter>,
     containerd: Option<Containerd>,
     setup: Setup,
     pods_started: u32,
@@ -96,12 +102,18 @@ impl Node {
         let mut node = Self {
             plugin: None,
             vrouter: None,
+            instances: BTreeMap::new(),
             containerd: None,
             setup: setup.clone(),
             pods_started: 0,
             run,
         };
-        node.start_vrouter()?;
+        if setup.instances == 0 {
+            node.start_vrouter()?;
+        }
+        for number in 0..setup.instances {
+            node.start_instance(number)?;
+        }
         if setup.plugin == PluginStart::PreInstalled {
             node.install_plugin()?;
         }
@@ -135,6 +147,24 @@ impl Node {
     /// Its vRouter, to do something to it.
     pub fn vrouter_mut(&mut self) -> Result<&mut VRouter> {
         self.vrouter.as_mut().context("the vRouter is not running")
+    }
+
+    /// One of several vRouters.
+    pub fn instance(&self, number: u32) -> Result<&VRouter> {
+        self.instances.get(&number).with_context(|| format!("vRouter {number} is not running"))
+    }
+
+    /// Starts one of several vRouters, for the first time or again.
+    pub fn start_instance(&mut self, number: u32) -> Result<()> {
+        let vrouter = VRouter::start_instance(&self.run, &self.setup, number)?;
+        self.instances.insert(number, vrouter);
+        Ok(())
+    }
+
+    /// Ends one of several vRouters as a crash would.
+    pub fn crash_instance(&mut self, number: u32) -> Result<()> {
+        let vrouter = self.instances.remove(&number);
+        vrouter.with_context(|| format!("vRouter {number} is not running"))?.process().crash()
     }
 
     /// Ends containerd in order and starts it again; pods go on meanwhile. Returns when it answers and an external plugin is
@@ -183,10 +213,14 @@ impl Node {
 
     fn plugin_config(&self) -> String {
         let path = |path: PathBuf| path.display().to_string();
+        let several = (0..self.setup.instances)
+            .map(|number| format!("{:?}", path(VRouter::socket_of_instance(&self.run, number))));
+        let several: Vec<_> = several.collect();
         format!(
-            "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nnri_socket = \"{}\"\n{}",
+            "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nvrouter_sockets = [{}]\nnri_socket = \"{}\"\n{}",
             path(self.run.path()),
             path(VRouter::socket_of(&self.run)),
+            several.join(", "),
             path(self.run.path().join("nri.sock")),
             self.setup.plugin_settings,
         )
@@ -365,7 +399,8 @@ impl Node {
     /// The ends of the daemons' logs, for whoever must find out why something failed.
     pub fn log_ends(&self) -> String {
         let mut text = String::new();
-        for name in ["vrouter.log", "nri.log", "containerd.log"] {
+        let names = ["vrouter.log", "vrouter-0.log", "vrouter-1.log", "nri.log", "containerd.log"];
+        for name in names {
             let path = self.run.path().join(name);
             if path.exists() {
                 text.push_str(&format!("--- end of {name}\n{}\n", tail(&path, 40)));
@@ -381,6 +416,9 @@ impl Node {
             plugin.detach();
         }
         if let Some(vrouter) = &mut self.vrouter {
+            vrouter.process().detach();
+        }
+        for vrouter in self.instances.values_mut() {
             vrouter.process().detach();
         }
         if let Some(containerd) = &mut self.containerd {

@@ -60,14 +60,45 @@ impl VRouter {
         run.path().join("vrouter.sock")
     }
 
+    /// Control socket of one of several vRouters of a run.
+    pub fn socket_of_instance(run: &RunDir, number: u32) -> PathBuf {
+        run.path().join(format!("vrouter-{number}/api.sock"))
+    }
+
     /// Writes its configuration and starts it.
     pub fn start(run: &RunDir, setup: &Setup) -> Result<Self> {
         let socket = Self::socket_of(run);
-        let mut text = format!(
-            "control_socket = \"{}\"\nrun_dir = \"{}\"\n",
-            socket.display(),
-            run.path().display()
-        );
+        let text =
+            format!("control_socket = \"{}\"\n{}", socket.display(), Self::settings(run, setup));
+        let config = run.path().join("vrouter.toml");
+        std::fs::write(&config, text)?;
+        Self::start_as(
+            machine::daemon("ringway-vrouter")?,
+            &config,
+            &socket,
+            &run.path().join("vrouter.log"),
+        )
+    }
+
+    /// Starts one of several, all of the first NUMA node, each with one worker on a CPU of its own.
+    pub fn start_instance(run: &RunDir, setup: &Setup, number: u32) -> Result<Self> {
+        let mut text = Self::settings(run, setup);
+        for number in 0..setup.instances {
+            text.push_str(&format!(
+                "[[instances]]\nnumber = {number}\nnuma_node = 0\ncpus = [{number}]\n"
+            ));
+        }
+        let config = run.path().join("vrouter.toml");
+        std::fs::write(&config, text)?;
+        let mut command = machine::daemon("ringway-vrouter")?;
+        command.args(["--instance", &number.to_string()]);
+        let socket = Self::socket_of_instance(run, number);
+        Self::start_as(command, &config, &socket, &run.path().join(format!("vrouter-{number}.log")))
+    }
+
+    /// What does not depend on how many there are.
+    fn settings(run: &RunDir, setup: &Setup) -> String {
+        let mut text = format!("run_dir = \"{}\"\n", run.path().display());
         if setup.hugepages == Hugepages::None {
             text.push_str("[dpdk]\nhugepages = false\n");
         }
@@ -80,14 +111,7 @@ impl VRouter {
                 text.push_str(&format!("ipv6 = \"{ipv6}\"\n"));
             }
         }
-        let config = run.path().join("vrouter.toml");
-        std::fs::write(&config, text)?;
-        Self::start_as(
-            machine::daemon("ringway-vrouter")?,
-            &config,
-            &socket,
-            &run.path().join("vrouter.log"),
-        )
+        text
     }
 
     /// Starts it in a network namespace, with its socket, its log and its configuration in `directory`; `rest`: all of that but where

@@ -81,7 +81,7 @@ const DEPENDENCIES: &[Allowed] = &[
         ],
         others: None,
     },
-    // Devices of CDI are the node API's.
+    // Pods and devices of CDI are the node API's.
     Allowed { package: "vrouter-cli", ours: &["nri-plugin-api", "vrouter-api"], others: None },
     Allowed {
         package: "integration",

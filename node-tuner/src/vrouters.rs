@@ -24,15 +24,16 @@ pub fn sockets(root: &Path, given: &[PathBuf]) -> Vec<PathBuf> {
     configured(root).into_iter().map(|config| config.control_socket).collect()
 }
 
-/// The vRouter's configuration, or its defaults; nothing, if the file is there and can't be read.
-fn configured(root: &Path) -> Option<VrouterConfig> {
+/// The vRouters' configurations, or the defaults of one; none, if the file is there and can't be read.
+fn configured(root: &Path) -> Vec<VrouterConfig> {
     let file = root.join(ringway_config::VROUTER_FILE.trim_start_matches('/'));
-    match std::fs::read_to_string(&file) {
+    let config = match std::fs::read_to_string(&file) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Some(VrouterConfig::default())
         }
-        text => VrouterConfig::from_toml(&text.ok()?, &file).ok(),
-    }
+        text => text.ok().and_then(|text| VrouterConfig::from_toml(&text, &file).ok()),
+    };
+    config.map(|config| config.each()).unwrap_or_default()
 }
 
 async fn answer<T>(
@@ -64,7 +65,7 @@ async fn describe(root: &Path, socket: &Path) -> Result<Vrouter> {
         *by_numa.entry(numa).or_insert(0) += 1;
     }
     let networks = answer(client.list_networks(ListNetworksRequest {})).await?.networks;
-    let configured = configured(root).filter(|config| config.control_socket == socket);
+    let configured = configured(root).into_iter().find(|config| config.control_socket == socket);
     Ok(Vrouter {
         socket: socket.display().to_string(),
         // The only mode there is so far; the API has no field for it.

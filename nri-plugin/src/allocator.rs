@@ -9,11 +9,11 @@ use std::time::Duration;
 use nri_plugin_core::annotations::AnnotationError;
 use nri_plugin_core::cgroup::CgroupError;
 use nri_plugin_core::cpuset::{CpuSet, ListError};
-use nri_plugin_core::paths::{PathError, PortId, SandboxId, Slot};
+use nri_plugin_core::paths::{PathError, SandboxId, Slot};
 use nri_plugin_core::plan::{
     Alignment, Chosen, ContainerRecord, Cpus, Node, PlanError, PodRecord, SharedUpdate,
 };
-use nri_plugin_core::recovery::{self, Action, Observed, Port};
+use nri_plugin_core::recovery::Port;
 use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
@@ -29,6 +29,7 @@ use crate::vrouter::{VRouter, VRouterError};
 
 mod create;
 mod device;
+mod instances;
 mod leases;
 mod others;
 mod prepare;
@@ -94,13 +95,11 @@ pub enum StartError {
 pub struct Allocator {
     settings: NriConfig,
     files: Files,
-    vrouter: VRouter,
+    vrouters: Vec<VRouter>,
     ipam: Ipam,
     state: Mutex<State>,
     /// Held while a device is changed: one container at a time can have it.
     devices: Mutex<()>,
-    /// Tells the watcher that the vRouter's ports may differ from what pods hold.
-    pub stale_ports: Notify,
     /// Tells the watcher that there may be leases that no pod holds.
     pub stale_leases: Notify,
 }
@@ -111,7 +110,8 @@ impl Allocator {
     pub async fn start(settings: NriConfig) -> Result<Self, StartError> {
         let files = Files::open(&settings.run_dir).await?;
         let timeout = Duration::from_millis(settings.vrouter_timeout_ms.into());
-        let vrouter = VRouter::new(settings.vrouter_socket.clone(), timeout);
+        let vrouters = settings.vrouters().iter();
+        let vrouters = vrouters.map(|socket| VRouter::new(socket.clone(), timeout)).collect();
         let found = files.read_all()?;
         let sandboxes = found.directories.iter().filter_map(|name| SandboxId::new(name).ok());
         let containers = found.records.iter().flat_map(|record| record.containers.values());
@@ -119,14 +119,8 @@ impl Allocator {
             (sandboxes.collect(), containers.map(|container| container.id.clone()).collect());
         let state = Mutex::new(State::restore(&settings, &files, found, sandboxes, containers)?);
         let ipam = Ipam::new(&settings);
-        let (stale_ports, stale_leases) = (Notify::new(), Notify::new());
-        let devices = Mutex::new(());
-        Ok(Self { settings, files, vrouter, ipam, state, devices, stale_ports, stale_leases })
-    }
-
-    /// The vRouter, for the watcher.
-    pub fn vrouter(&self) -> &VRouter {
-        &self.vrouter
+        let (devices, stale_leases) = (Mutex::new(()), Notify::new());
+        Ok(Self { settings, files, vrouters, ipam, state, devices, stale_leases })
     }
 
     /// CPUs and memory nodes of one of our containers, and what has changed for others.
@@ -170,7 +164,7 @@ impl Allocator {
     /// Containers on shared CPUs that have to be told their new ones.
     fn rebalance(&self, state: &mut MutexGuard<'_, State>) -> Vec<SharedUpdate> {
         let mut updates = std::mem::take(&mut state.untold);
-        if state.vrouter_known {
+        if state.known.len() >= self.vrouters.len() {
             let new = state.node.rebalance();
             self.keep(&state.node, &new);
             self.tell_wrapped(state, &new);
@@ -213,7 +207,7 @@ impl Allocator {
             self.create_ports(narrower, &record).await;
         } else {
             // The slot was this container's own.
-            self.stale_ports.notify_one();
+            self.stale();
             self.stale_leases.notify_one();
             if let Err(error) = self.files.remove_slot(&sandbox, slot) {
                 tracing::warn!(%sandbox, %error, "cannot remove a directory");
@@ -265,7 +259,7 @@ impl Allocator {
         let Some(record) = state.node.release_pod(sandbox) else {
             // Nothing is known of it here; the vRouter may know more, unless this is the second time: every pod is stopped and removed.
             if !announced {
-                self.stale_ports.notify_one();
+                self.stale();
                 self.stale_leases.notify_one();
             }
             return;
@@ -274,7 +268,7 @@ impl Allocator {
             self.stale_leases.notify_one();
         }
         // First the ports: the vRouter lets go of the sockets.
-        self.delete_ports(record.ports().map(|(id, _)| id).collect()).await;
+        self.delete_ports(record.ports().map(|(id, _)| id).collect(), &record).await;
         match self.files.remove_pod(sandbox) {
             Ok(()) => {
                 let PodRecord { namespace, name, .. } = &record;
@@ -321,56 +315,9 @@ impl Allocator {
             unserved = state.unserved.len(),
             "synchronized"
         );
-        self.stale_ports.notify_one();
+        self.stale();
         self.stale_leases.notify_one();
         Ok(self.move_others(state))
-    }
-
-    /// Makes the vRouter's ports what the pods hold.
-    ///
-    /// # Errors
-    /// When the vRouter does not answer in time; what was done is done, and doing it again completes it.
-    pub async fn reconcile_ports(&self) -> Result<(), VRouterError> {
-        // Asked before the lock is taken: a vRouter that hangs must not keep pods waiting. A port that comes or goes in
-        // between is created or deleted once more, which does no harm.
-        let mut session = self.vrouter.session().await?;
-        let info = session.info().await?;
-        let ports = session.ports().await?.into_iter().filter_map(convert::own_port).collect();
-        let mut guard = self.state.lock().await;
-        let state = &mut *guard;
-        state.learn(&info);
-        let observed = Observed {
-            directories: BTreeSet::new(),
-            records: state.node.pods().cloned().collect(),
-            sandboxes: state.sandboxes.clone(),
-            containers: state.containers.clone(),
-            ports: Some(ports),
-        };
-        for action in recovery::plan(self.files.run_dir(), observed) {
-            match action {
-                Action::DeletePort { id } => {
-                    tracing::info!(id, "deleting a port that no pod owns");
-                    session.delete(&id).await?;
-                }
-                Action::CreatePort { port, namespace, pod } => {
-                    let id = port.id.clone();
-                    tracing::info!(id, "creating a port again");
-                    match session.create(convert::port_spec(port, &namespace, &pod)).await {
-                        // A network may be missing now: the other pods shall not suffer.
-                        Err(error @ VRouterError::Refused { .. }) => {
-                            tracing::error!(id, %error, "cannot serve a pod");
-                        }
-                        outcome => outcome?,
-                    }
-                }
-                Action::Report { sandbox, problem } => {
-                    tracing::error!(%sandbox, %problem, "cannot serve a pod");
-                }
-                // These are about what this process holds itself.
-                Action::Adopt { .. } | Action::RemovePodDirectory { .. } => {}
-            }
-        }
-        Ok(())
     }
 
     /// Forgets containers that are gone, if they were among those that run without their interfaces.
@@ -396,37 +343,6 @@ impl Allocator {
             if let Err(error) = self.files.write_record(record) {
                 tracing::warn!(sandbox = %record.sandbox, %error, "cannot write a record");
             }
-        }
-    }
-
-    async fn create_ports(&self, ports: Vec<Port>, record: &PodRecord) {
-        let create = async {
-            let mut session = self.vrouter.session().await?;
-            for port in ports {
-                session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
-            }
-            Ok::<_, VRouterError>(())
-        };
-        if let Err(error) = create.await {
-            tracing::warn!(sandbox = %record.sandbox, %error, "cannot update ports now");
-            self.stale_ports.notify_one();
-        }
-    }
-
-    async fn delete_ports(&self, ids: Vec<PortId>) {
-        if ids.is_empty() {
-            return;
-        }
-        let delete = async {
-            let mut session = self.vrouter.session().await?;
-            for id in &ids {
-                session.delete(&id.to_string()).await?;
-            }
-            Ok::<_, VRouterError>(())
-        };
-        if let Err(error) = delete.await {
-            tracing::warn!(%error, "cannot delete ports now");
-            self.stale_ports.notify_one();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Between the wire (NRI, the vRouter's API, the configuration) and `nri-plugin-core`. By hand, without IO.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use nri_plugin_core::annotations::{INTERFACES, NETWORK, SocketOwner};
@@ -13,6 +14,7 @@ use nri_plugin_core::plan::{
 };
 use nri_plugin_core::policy::{CpuMode, Patterns, Policy};
 use nri_plugin_core::recovery::Port;
+use nri_plugin_core::routes::Change;
 use nri_plugin_proto::adjust::Duplicate;
 use nri_plugin_proto::{Adjustment, AdjustmentBuilder, api};
 use ringway_config::NriConfig;
@@ -148,7 +150,49 @@ pub fn vrouter(info: &v1::Info) -> Vrouter {
         workers.insert(CpuId(worker.cpu));
     }
     // -1: it spans all.
-    Vrouter { workers, node: u32::try_from(info.numa_node).ok().map(NodeId) }
+    let node = u32::try_from(info.numa_node).ok().map(NodeId);
+    let nics = info.nic_nodes.iter().copied().map(NodeId).collect();
+    Vrouter { workers, node, nics, away: false }
+}
+
+/// A vRouter's ends of its networks' tunnels, as far as they speak VXLAN.
+pub fn ends(networks: &[v1::Network]) -> BTreeMap<String, IpAddr> {
+    let end = |network: &v1::Network| {
+        let tunnel = network.tunnel.as_ref().filter(|tunnel| !tunnel.no_vni)?;
+        let local = tunnel.local.parse().ok()?;
+        Some((network.name.clone(), local))
+    };
+    networks.iter().filter_map(end).collect()
+}
+
+/// The way to a single address through a tunnel, if a route is one; those that the vRouter finds in the kernel's tables are not
+/// ours.
+pub fn way_to_host(route: &v1::Route) -> Option<(IpAddr, IpAddr)> {
+    let (address, length) = route.prefix.split_once('/')?;
+    let address: IpAddr = address.parse().ok()?;
+    let whole = if address.is_ipv4() { "32" } else { "128" };
+    let ours = route.kind() == v1::RouteKind::Vxlan && !route.mirrored && length == whole;
+    ours.then(|| Some((address, route.via.parse().ok()?))).flatten()
+}
+
+/// The request for a change of routes.
+pub fn route_change(change: &Change) -> v1::ChangeRoutesRequest {
+    let prefix = |address: &IpAddr| {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        format!("{address}/{length}")
+    };
+    let route = |(address, end): &(IpAddr, IpAddr)| v1::Route {
+        prefix: prefix(address),
+        kind: v1::RouteKind::Vxlan.into(),
+        via: end.to_string(),
+        ..Default::default()
+    };
+    v1::ChangeRoutesRequest {
+        network: change.network.clone(),
+        remove: change.remove.iter().map(prefix).collect(),
+        set: change.set.iter().map(route).collect(),
+        only_new: false,
+    }
 }
 
 /// The vRouter's networks and what its ports take of them.

@@ -135,6 +135,14 @@ impl Node for Service {
         Ok(Response::new(v1::ListResponse { containers: containers.collect() }))
     }
 
+    async fn pods(
+        &self,
+        _: Request<v1::PodsRequest>,
+    ) -> Result<Response<v1::PodsResponse>, Status> {
+        let pods = self.allocator.pods().await.into_iter().map(pod);
+        Ok(Response::new(v1::PodsResponse { pods: pods.collect() }))
+    }
+
     async fn create_device(
         &self,
         request: Request<v1::CreateDeviceRequest>,
@@ -235,6 +243,7 @@ async fn create(
         cpus = show(&allocation.cpus),
         mems = %allocation.mems,
         alignment = ?allocation.alignment,
+        served_by = allocation.placement.vrouter,
         interfaces = allocation.interfaces.len(),
         "granted to a container of the runtime wrapper"
     );
@@ -364,6 +373,32 @@ fn interface(it: &Interface) -> v1::Interface {
         ipv4: it.ip.to_string(),
         ipv6: it.ipv6.map(|ipv6| ipv6.address.to_string()).unwrap_or_default(),
         socket: socket_in_container(&it.name),
+    }
+}
+
+fn pod(record: PodRecord) -> v1::Pod {
+    let container = |(name, it): (&String, &ContainerRecord)| v1::PodContainer {
+        name: name.clone(),
+        id: it.id.clone(),
+        cpus: it.cpus.set().to_string(),
+        exclusive: matches!(it.cpus, Cpus::Exclusive(_)),
+        mems: it.mems.to_string(),
+    };
+    v1::Pod {
+        sandbox: record.sandbox.to_string(),
+        numa_node: record.node.map(|node| node.0),
+        containers: record.containers.iter().map(container).collect(),
+        interfaces: record.slots.values().flatten().map(interface).collect(),
+        placement: record.placement.map(|it| v1::Placement {
+            vrouter: it.vrouter,
+            vrouter_node: it.vrouter_node.map(|node| node.0),
+            nics: it.nics.to_string(),
+            cpus: it.cpus.to_string(),
+            memory: it.memory.to_string(),
+            aligned: it.aligned,
+        }),
+        namespace: record.namespace,
+        name: record.name,
     }
 }
 

@@ -121,7 +121,7 @@ async fn start_launched(arguments: &Arguments, text: &str) -> anyhow::Result<Arc
 
 fn watched(allocator: Allocator) -> Arc<Allocator> {
     let allocator = Arc::new(allocator);
-    tokio::spawn(watch::vrouter(Arc::clone(&allocator)));
+    tokio::spawn(watch::vrouters(Arc::clone(&allocator)));
     tokio::spawn(watch::pods(Arc::clone(&allocator)));
     tokio::spawn(node_api::serve(Arc::clone(&allocator)));
     tokio::spawn(watch::leases(Arc::clone(&allocator)));
@@ -215,6 +215,7 @@ impl Plugin for Ringway {
             cpus = show(&allocation.cpus),
             mems = %allocation.mems,
             alignment = ?allocation.alignment,
+            served_by = allocation.placement.vrouter,
             interfaces = allocation.interfaces.len(),
             micros = began.elapsed().as_micros(),
             waiting = granted.took.waiting.as_micros(),

@@ -10,7 +10,7 @@ use nri_plugin_core::annotations::SocketOwner;
 use nri_plugin_core::cpuset::{CpuSet, ListError, NodeId, NodeSet};
 use nri_plugin_core::net::AddressError;
 use nri_plugin_core::paths::{PathError, SandboxId, Slot};
-use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, Ipv6, PodRecord};
+use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, Ipv6, Placement, PodRecord};
 use serde::{Deserialize, Serialize};
 
 /// Of the shape below.
@@ -49,6 +49,21 @@ struct Pod {
     node: Option<u32>,
     containers: BTreeMap<String, Container>,
     slots: BTreeMap<u16, Vec<Link>>,
+    // Absent before the first container, and in records of plugins that knew one vRouter only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    placement: Option<Place>,
+}
+
+/// [`Placement`].
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    vrouter: String,
+    vrouter_node: Option<u32>,
+    nics: String,
+    cpus: String,
+    memory: String,
+    aligned: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,9 +175,22 @@ pub fn encode(record: &PodRecord) -> String {
             .iter()
             .map(|(slot, interfaces)| (slot.0, interfaces.iter().map(link).collect()))
             .collect(),
+        placement: record.placement.as_ref().map(|it| Place {
+            vrouter: it.vrouter.clone(),
+            vrouter_node: it.vrouter_node.map(|node| node.0),
+            nics: it.nics.to_string(),
+            cpus: it.cpus.to_string(),
+            memory: it.memory.to_string(),
+            aligned: it.aligned,
+        }),
     };
     // Every key is a string or a number, so this cannot fail; an empty text would be refused when read.
     serde_json::to_string_pretty(&pod).unwrap_or_default()
+}
+
+/// A list that may be empty, as for a vRouter without NICs.
+fn nodes(list: &str) -> Result<NodeSet, ListError> {
+    if list.is_empty() { Ok(NodeSet::new()) } else { list.parse() }
 }
 
 /// The record in `text`, which was found in the directory of `sandbox`.
@@ -220,6 +248,16 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
         let interfaces: Result<Vec<_>, RecordError> = links.into_iter().map(interface).collect();
         Ok::<_, RecordError>((Slot(slot), interfaces?))
     };
+    let placement = |it: Place| {
+        Ok::<_, RecordError>(Placement {
+            vrouter: it.vrouter,
+            vrouter_node: it.vrouter_node.map(NodeId),
+            nics: nodes(&it.nics)?,
+            cpus: nodes(&it.cpus)?,
+            memory: nodes(&it.memory)?,
+            aligned: it.aligned,
+        })
+    };
     Ok(PodRecord {
         sandbox: SandboxId::new(&pod.sandbox)?,
         namespace: pod.namespace,
@@ -227,6 +265,7 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
         node: pod.node.map(NodeId),
         containers: pod.containers.into_iter().map(container).collect::<Result<_, _>>()?,
         slots: pod.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
+        placement: pod.placement.map(placement).transpose()?,
     })
 }
 
@@ -282,6 +321,7 @@ pub mod tests {
                     ],
                 ),
             ]),
+            placement: None,
         }
     }
 
@@ -298,6 +338,14 @@ pub mod tests {
         app.cpus = Cpus::Followed { cpus: "2-3".parse().unwrap(), whole: true };
         app.hugepages = 1 << 30;
         record.slots.get_mut(&Slot(0)).unwrap()[0].lease = Some("abc-1-2".into());
+        record.placement = Some(Placement {
+            vrouter: "/run/ringway/vrouter-1/api.sock".into(),
+            vrouter_node: Some(NodeId(1)),
+            nics: NodeSet::new(),
+            cpus: "0-1".parse().unwrap(),
+            memory: "1".parse().unwrap(),
+            aligned: false,
+        });
         assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
     }
 

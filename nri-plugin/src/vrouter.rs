@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::{Code, Response, Status, Streaming};
 use vrouter_api::v1::{
-    DeletePortRequest, Event, GetInfoRequest, Info, ListNetworksRequest, ListPortsRequest, Network,
-    Port, PortSpec, WatchRequest,
+    ChangeRoutesRequest, DeletePortRequest, Event, GetInfoRequest, Info, ListNetworksRequest,
+    ListPortsRequest, ListRoutesRequest, Network, Port, PortSpec, Route, WatchRequest,
 };
 use vrouter_api::{Client, ConnectError, connect};
 
@@ -29,6 +30,15 @@ pub enum VRouterError {
         /// How long it was given.
         timeout: Duration,
     },
+    /// It did not answer just now.
+    #[error(
+        "the pod's vRouter at {} is away; start ringway-vrouter or correct the socket path (vrouter_sockets)",
+        socket.display()
+    )]
+    Away {
+        /// Its control socket.
+        socket: PathBuf,
+    },
     /// It answered with an error.
     #[error("the vRouter cannot {what}: {text}")]
     Refused {
@@ -39,13 +49,23 @@ pub enum VRouterError {
     },
 }
 
-/// Where the vRouter is, and the connection to it.
+impl VRouterError {
+    /// A pod's vRouter is away.
+    pub fn away(vrouter: Option<&VRouter>) -> Self {
+        Self::Away { socket: vrouter.map(|vrouter| vrouter.socket.clone()).unwrap_or_default() }
+    }
+}
+
+/// Where a vRouter is, and the connection to it.
 #[derive(Debug)]
 pub struct VRouter {
-    /// Its control socket.
-    pub socket: PathBuf,
+    socket: PathBuf,
+    /// The same as text, by which it is known.
+    name: String,
     /// What the calls of one session may take together.
     pub timeout: Duration,
+    /// Tells the watcher that its ports or routes may differ from what pods hold.
+    pub stale: Notify,
     /// From session to session. One that broke is noticed by its next call, which is then made on a new one.
     kept: Mutex<Option<Client>>,
 }
@@ -63,9 +83,15 @@ pub struct Session<'a> {
 }
 
 impl VRouter {
-    /// Connects when it is needed.
+    /// The one at a control socket. Connects when it is needed.
     pub fn new(socket: PathBuf, timeout: Duration) -> Self {
-        Self { socket, timeout, kept: Mutex::new(None) }
+        let name = socket.display().to_string();
+        Self { socket, name, timeout, stale: Notify::new(), kept: Mutex::new(None) }
+    }
+
+    /// What it is known by: its control socket.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Takes the connection there is, or connects.
@@ -102,7 +128,8 @@ impl VRouter {
         Ok(client)
     }
 
-    fn forget(&self) {
+    /// The next session connects anew.
+    pub fn forget(&self) {
         *self.lock() = None;
     }
 
@@ -167,6 +194,36 @@ impl Session<'_> {
         };
         let deleted = self.call(call).await?;
         deleted.map(drop).map_err(|status| refused(&format!("delete port {id}"), &status))
+    }
+
+    /// A network's routes, all of them.
+    pub async fn routes(&mut self, network: &str) -> Result<Vec<Route>, VRouterError> {
+        let mut routes: Vec<Route> = Vec::new();
+        loop {
+            let after = routes.last().map(|route| route.prefix.clone()).unwrap_or_default();
+            let request = ListRoutesRequest { network: network.to_owned(), after, limit: 0 };
+            let call = |mut client: Client| {
+                let request = request.clone();
+                async move { client.list_routes(request).await }
+            };
+            let page = self.call(call).await?;
+            let page = page.map_err(|status| refused("list its routes", &status))?;
+            let done = !page.more || page.routes.is_empty();
+            routes.extend(page.routes);
+            if done {
+                return Ok(routes);
+            }
+        }
+    }
+
+    /// Changes a network's routes.
+    pub async fn change_routes(&mut self, change: ChangeRoutesRequest) -> Result<(), VRouterError> {
+        let what = format!("change routes of network {}", change.network);
+        let call = |mut client: Client| {
+            let change = change.clone();
+            async move { client.change_routes(change).await }
+        };
+        self.call(call).await?.map(drop).map_err(|status| refused(&what, &status))
     }
 
     /// Time its calls have taken so far.

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use vrouter_api::v1::Event;
 use vrouter_api::v1::event::Event as Change;
 
 use crate::allocator::Allocator;
+use crate::vrouter::VRouter;
 
 /// The wait before the second attempt to reach the vRouter; doubles up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -40,20 +42,31 @@ pub async fn leases(allocator: Arc<Allocator>) {
     }
 }
 
-/// Keeps the vRouter's ports what they shall be, until the process ends.
-pub async fn vrouter(allocator: Arc<Allocator>) {
+/// Keeps the vRouters' ports and routes what they shall be, until the process ends.
+pub async fn vrouters(allocator: Arc<Allocator>) {
+    let mut all = JoinSet::new();
+    for at in 0..allocator.vrouters().len() {
+        all.spawn(one(Arc::clone(&allocator), at));
+    }
+    while all.join_next().await.is_some() {}
+}
+
+async fn one(allocator: Arc<Allocator>, at: usize) {
+    let Some(vrouter) = allocator.vrouters().get(at) else { return };
     let mut backoff = BACKOFF_MIN;
     let mut last = String::new();
     loop {
         let mut connected = false;
-        let why = follow(&allocator, &mut connected).await;
+        let why = follow(&allocator, vrouter, &mut connected).await;
+        // Whoever comes next to ask it something finds out at once whether it is there.
+        vrouter.forget();
         if connected {
             backoff = BACKOFF_MIN;
             last.clear();
         }
         // A vRouter that stays away is said once.
         if why != last {
-            tracing::warn!(reason = why, "no vRouter; trying again");
+            tracing::warn!(socket = vrouter.name(), reason = why, "no vRouter; trying again");
             last = why;
         }
         tokio::time::sleep(backoff).await;
@@ -62,14 +75,14 @@ pub async fn vrouter(allocator: Arc<Allocator>) {
 }
 
 /// One connection; returns why it ended.
-async fn follow(allocator: &Allocator, connected: &mut bool) -> String {
-    let mut changes = match allocator.vrouter().watch().await {
+async fn follow(allocator: &Allocator, vrouter: &VRouter, connected: &mut bool) -> String {
+    let mut changes = match vrouter.watch().await {
         Ok(changes) => changes,
         Err(error) => return error.to_string(),
     };
     // Ports are compared only when the vRouter has told all it has: its own start is over then.
     loop {
-        match tokio::time::timeout(allocator.vrouter().timeout, changes.message()).await {
+        match tokio::time::timeout(vrouter.timeout, changes.message()).await {
             Ok(Ok(Some(Event { event: Some(Change::Synced(_)) }))) => break,
             Ok(Ok(Some(_))) => {}
             Ok(Ok(None)) => return "it closed the connection".to_owned(),
@@ -78,8 +91,8 @@ async fn follow(allocator: &Allocator, connected: &mut bool) -> String {
         }
     }
     *connected = true;
-    tracing::info!(socket = %allocator.vrouter().socket.display(), "vRouter connected");
-    if let Err(error) = allocator.reconcile_ports().await {
+    tracing::info!(socket = vrouter.name(), "vRouter connected");
+    if let Err(error) = allocator.reconcile(vrouter).await {
         return error.to_string();
     }
     loop {
@@ -90,8 +103,8 @@ async fn follow(allocator: &Allocator, connected: &mut bool) -> String {
                 Ok(None) => return "it closed the connection".to_owned(),
                 Err(status) => return status.message().to_owned(),
             },
-            () = allocator.stale_ports.notified() => {
-                if let Err(error) = allocator.reconcile_ports().await {
+            () = vrouter.stale.notified() => {
+                if let Err(error) = allocator.reconcile(vrouter).await {
                     return error.to_string();
                 }
             }

@@ -21,4 +21,5 @@ mod pick;
 pub mod plan;
 pub mod policy;
 pub mod recovery;
+pub mod routes;
 pub mod topology;

@@ -21,10 +21,12 @@ mod error;
 mod follow;
 mod others;
 mod place;
+mod served;
 mod shared;
 
 pub use error::{AdoptError, Note, PlanError};
 pub use others::{Other, Others};
+pub use served::{Alignment, Placement, Vrouter};
 pub use shared::SharedUpdate;
 
 /// The machine, who has what of it, and what interfaces get when nobody says.
@@ -32,21 +34,15 @@ pub use shared::SharedUpdate;
 pub struct Node {
     topology: Topology,
     reserved: CpuSet,
-    vrouter: Vrouter,
+    /// By the name each is known by.
+    vrouters: BTreeMap<String, Vrouter>,
+    /// CPUs of all their workers.
+    workers: CpuSet,
     defaults: Defaults,
     policy: Policy,
     pods: BTreeMap<SandboxId, PodRecord>,
     /// Empty unless other containers make way.
     others: Others,
-}
-
-/// Where the vRouter runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Vrouter {
-    /// CPUs of its workers: never given to pods, as long as there are others.
-    pub workers: CpuSet,
-    /// Its NUMA node; `None` when it spans all.
-    pub node: Option<NodeId>,
 }
 
 /// What an interface gets when its annotation does not say.
@@ -122,6 +118,8 @@ pub struct Allocation {
     pub eal_args: String,
     /// Whether CPUs and memory are where the vRouter is.
     pub alignment: Alignment,
+    /// Where all that is the pod's lies from now on, and who serves it.
+    pub placement: Placement,
     /// What the pod's author should know.
     pub notes: Vec<Note>,
     /// Other containers that run on shared CPUs and have to be told their new ones.
@@ -142,20 +140,6 @@ pub enum Cpus {
         /// As many as the container wants for itself, so that each of its threads can have one.
         whole: bool,
     },
-}
-
-/// How well a container's CPUs and memory lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alignment {
-    /// All on one node, and on the vRouter's where it has one.
-    Aligned,
-    /// All on one node, but not the vRouter's: packets cross between nodes.
-    Remote {
-        /// The vRouter's.
-        vrouter: NodeId,
-    },
-    /// Over several nodes.
-    Spread,
 }
 
 /// One interface of a pod.
@@ -213,6 +197,8 @@ pub struct PodRecord {
     pub containers: BTreeMap<String, ContainerRecord>,
     /// Its interfaces.
     pub slots: BTreeMap<Slot, Vec<Interface>>,
+    /// Who serves it, and how all that is its lies; `None` before its first container.
+    pub placement: Option<Placement>,
 }
 
 /// What a container holds.
@@ -276,18 +262,14 @@ impl Node {
     /// A machine on which nothing of ours runs yet. `reserved` CPUs are never given to pods.
     #[must_use]
     pub fn new(topology: Topology, reserved: CpuSet, defaults: Defaults, policy: Policy) -> Self {
-        let (vrouter, pods, others) = (Vrouter::default(), BTreeMap::new(), Others::new());
-        Self { topology, reserved, vrouter, defaults, policy, pods, others }
+        let (vrouters, workers) = (BTreeMap::new(), CpuSet::new());
+        let (pods, others) = (BTreeMap::new(), Others::new());
+        Self { topology, reserved, vrouters, workers, defaults, policy, pods, others }
     }
 
     /// Takes a fresh look at sysfs: hugepages and online CPUs change.
     pub fn set_topology(&mut self, topology: Topology) {
         self.topology = topology;
-    }
-
-    /// Takes over what the vRouter says about itself.
-    pub fn set_vrouter(&mut self, vrouter: Vrouter) {
-        self.vrouter = vrouter;
     }
 
     /// The machine as it was last seen.
@@ -334,15 +316,17 @@ impl Node {
             NumaPolicy::Off => None,
             _ => Some(placed.home),
         };
-        let alignment = self.alignment(&placed);
+        let (name, vrouter, alignment) = self.serve(ask.sandbox, &placed);
         let mut notes = limits.notes();
-        notes.extend(self.followed_note(&placed, alignment));
+        notes.extend(self.followed_note(&placed, &vrouter, alignment));
+        notes.extend(self.fallback_note(ask, &placed, &vrouter, alignment));
         let allocation = Allocation {
             slot,
             node,
             hugepages: request.hugepages.clone(),
             eal_args: eal::args(Some(&placed.cpus), &interfaces),
             alignment,
+            placement: Placement::default(),
             notes,
             cpus: placed.cpus.clone(),
             mems: placed.mems.clone(),
@@ -356,6 +340,7 @@ impl Node {
             node: None,
             containers: BTreeMap::new(),
             slots: BTreeMap::new(),
+            placement: None,
         });
         pod.node = pod.node.or(node);
         pod.slots.insert(slot, interfaces);
@@ -371,7 +356,9 @@ impl Node {
                 hugepages: policy::annotated_hugepages(request),
             },
         );
-        Ok(Allocation { updates: self.rebalance(), ..allocation })
+        let updates = self.rebalance();
+        let placement = self.settle(ask.sandbox, name);
+        Ok(Allocation { updates, placement, ..allocation })
     }
 
     /// Gives a new pod the interfaces its containers will share, before any of them is created.
@@ -398,6 +385,7 @@ impl Node {
             node: None,
             containers: BTreeMap::new(),
             slots: BTreeMap::from([(Slot::POD, interfaces)]),
+            placement: None,
         };
         self.pods.insert(sandbox.clone(), record);
         Ok(())
@@ -517,20 +505,6 @@ impl Node {
             held.hugepages = held.hugepages.saturating_add(container.hugepages);
         }
         held
-    }
-
-    fn alignment(&self, placed: &place::Placed) -> Alignment {
-        let used = placed.cpus.set();
-        let touches = |node: &NodeId| {
-            self.topology.node(*node).is_some_and(|node| !node.cpus.is_disjoint(used))
-        };
-        if placed.nodes.iter().filter(touches).count() > 1 || placed.mems.len() > 1 {
-            return Alignment::Spread;
-        }
-        match self.vrouter.node {
-            Some(vrouter) if !placed.nodes.contains(vrouter) => Alignment::Remote { vrouter },
-            _ => Alignment::Aligned,
-        }
     }
 }
 

@@ -12,11 +12,12 @@ use nri_plugin_core::paths::{PortId, SandboxId};
 use nri_plugin_core::plan::{Allocation, Ask, Chosen, Node, PodRecord};
 use nri_plugin_proto::api::{Container, PodSandbox};
 
+use super::instances::Sessions;
 use super::{Allocator, Refusal, State, ports_of};
 use crate::cgroups::check_hugepages;
 use crate::convert;
 use crate::describe::{self, Description};
-use crate::vrouter::Session;
+use crate::vrouter::VRouterError;
 
 /// What a container was given.
 #[derive(Debug)]
@@ -96,27 +97,30 @@ impl Allocator {
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
         let waiting = began.elapsed();
-        let mut session = self.vrouter.session().await?;
-        self.look(state, &mut session).await?;
+        let mut sessions = self.sessions(state).await?;
+        self.look(state, &mut sessions).await?;
         let known = state.node.has_interfaces(&sandbox, &container.name, &request);
         let seen = state.networks_seen();
         let wanted =
             Wanted { pod, container, sandbox: &sandbox, cgroup: &cgroup, request: &request };
-        let mut granted = self.grant(state, wanted, &mut session).await;
+        let mut granted = self.grant(state, wanted, &mut sessions).await;
         if let Err(refusal) = &granted
             && !known
             && state.may_be_outdated(refusal, seen)
         {
-            granted = self.grant(state, wanted, &mut session).await;
+            granted = self.grant(state, wanted, &mut sessions).await;
         }
         let (allocation, slot_directory, files) = granted?;
+        if let Some(record) = state.node.pod(&sandbox) {
+            self.announce(state, &mut sessions, record).await;
+        }
         state.prepared.remove(&sandbox);
         state.sandboxes.insert(sandbox);
         state.containers.insert(container.id.clone());
         self.keep(&state.node, &allocation.updates);
         self.tell_wrapped(state, &allocation.updates);
         let others = self.move_others(state);
-        let took = Took { waiting, vrouter: session.used(), files };
+        let took = Took { waiting, vrouter: sessions.used(), files };
         Ok(Some(Granted { allocation, slot_directory, others, took }))
     }
 
@@ -125,12 +129,12 @@ impl Allocator {
         &self,
         state: &mut State,
         wanted: Wanted<'_>,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<(Allocation, PathBuf, Duration), Refusal> {
         let Wanted { pod, container, sandbox, cgroup, request } = wanted;
         let mut request = request.clone();
         if !state.node.has_interfaces(sandbox, &container.name, &request) {
-            self.see_networks(state, &request, session).await?;
+            self.see_networks(state, &request, sessions).await?;
             self.take_leases(pod, sandbox, &mut request, state.networks()).await?;
         }
         let before = state.node.pod(sandbox).cloned();
@@ -139,7 +143,7 @@ impl Allocator {
         let chosen = Chosen { cpus: &cpus, mems: &mems };
         let ask = ask(sandbox, pod, container, cgroup, &request, chosen, &hugepages);
         let allocation = state.grant(&ask)?;
-        match self.carry_out(&state.node, sandbox, container, &allocation, session).await {
+        match self.carry_out(&state.node, sandbox, container, &allocation, sessions).await {
             Ok((directory, files)) => Ok((allocation, directory, files)),
             Err(refusal) => {
                 state.looked = None;
@@ -163,8 +167,13 @@ impl Allocator {
         sandbox: &SandboxId,
         container: &Container,
         allocation: &Allocation,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<(PathBuf, Duration), Refusal> {
+        // One that the pod has already may be away.
+        let Some(session) = sessions.of(&allocation.placement.vrouter) else {
+            let vrouter = node.pod(sandbox).and_then(|record| self.vrouter_of(record));
+            return Err(VRouterError::away(vrouter).into());
+        };
         let Allocation { slot, interfaces, cpus, eal_args, .. } = allocation;
         let Some(record) = node.pod(sandbox) else {
             unreachable!("the planner keeps a record of what it has just granted")
@@ -201,10 +210,10 @@ impl Allocator {
         let kept: BTreeSet<PortId> =
             before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
         let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
-        self.delete_ports(surplus).await;
+        self.delete_ports(surplus, failed).await;
         if !kept.is_empty() {
             // They may have been opened to the container that failed.
-            self.stale_ports.notify_one();
+            self.stale();
         }
         let outcome = match before {
             None => self.files.remove_pod(&failed.sandbox),

@@ -6,14 +6,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use nri_plugin_api::is_device;
 use nri_plugin_core::annotations::{self, INTERFACES, NETWORK, Request, Scope, SocketOwner};
 use nri_plugin_core::paths::{PortId, SandboxId, Slot};
 use nri_plugin_core::plan::PodRecord;
 
+use super::instances::Sessions;
 use super::state::FRESH;
 use super::{Allocator, Refusal, State, ports_of};
 use crate::describe::{self, Description};
-use crate::vrouter::Session;
+use crate::vrouter::VRouterError;
 use crate::{convert, sysfs};
 use nri_plugin_proto::api::PodSandbox;
 
@@ -28,6 +30,10 @@ impl Allocator {
     /// # Errors
     /// [`Refusal`]; everything is as before.
     pub async fn prepare(&self, pod: &PodSandbox) -> Result<bool, Refusal> {
+        if self.has_several() && !is_device(&pod.id) {
+            // Which of them serves the pod is known with its CPUs: when its first container is created.
+            return Ok(false);
+        }
         let Some(request) = shared_request(pod)? else { return Ok(false) };
         let sandbox = SandboxId::new(&pod.id)?;
         let mut guard = self.state.lock().await;
@@ -35,16 +41,19 @@ impl Allocator {
         if state.node.pod(&sandbox).is_some() {
             return Ok(false);
         }
-        let mut session = self.vrouter.session().await?;
-        self.look(state, &mut session).await?;
+        let mut sessions = self.sessions(state).await?;
+        self.look(state, &mut sessions).await?;
         let seen = state.networks_seen();
-        let mut made = self.make_shared(state, pod, &sandbox, &request, &mut session).await;
+        let mut made = self.make_shared(state, pod, &sandbox, &request, &mut sessions).await;
         if let Err(refusal) = &made
             && state.may_be_outdated(refusal, seen)
         {
-            made = self.make_shared(state, pod, &sandbox, &request, &mut session).await;
+            made = self.make_shared(state, pod, &sandbox, &request, &mut sessions).await;
         }
         made?;
+        if let Some(record) = state.node.pod(&sandbox) {
+            self.announce(state, &mut sessions, record).await;
+        }
         state.sandboxes.insert(sandbox.clone());
         state.prepared.insert(sandbox, Instant::now());
         Ok(true)
@@ -57,16 +66,20 @@ impl Allocator {
         pod: &PodSandbox,
         sandbox: &SandboxId,
         request: &Request,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<(), Refusal> {
-        self.see_networks(state, request, session).await?;
+        self.see_networks(state, request, sessions).await?;
         let mut request = request.clone();
         self.take_leases(pod, sandbox, &mut request, state.networks()).await?;
         let (namespace, name) = (&pod.namespace, &pod.name);
         let networks = state.networks.as_ref().map_or(&[][..], |(_, networks)| networks);
         state.node.prepare(sandbox, namespace, name, &request, networks)?;
+        if self.has_several() {
+            // A device's, whose CPUs nobody knows yet: they follow it.
+            state.node.choose_vrouter(sandbox, request.numa);
+        }
         let Some(record) = state.node.pod(sandbox).cloned() else { return Ok(()) };
-        let made = self.make(&record, session).await;
+        let made = self.make(&record, sessions).await;
         if made.is_err() {
             state.node.release_pod(sandbox);
             self.undo(None, &record).await;
@@ -75,7 +88,11 @@ impl Allocator {
     }
 
     /// Record, directory and ports, in this order: whatever is made is found again after a crash.
-    async fn make(&self, record: &PodRecord, session: &mut Session<'_>) -> Result<(), Refusal> {
+    async fn make(&self, record: &PodRecord, sessions: &mut Sessions<'_>) -> Result<(), Refusal> {
+        let serving = record.placement.as_ref().map_or("", |placement| placement.vrouter.as_str());
+        let Some(session) = sessions.of(serving) else {
+            return Err(VRouterError::away(self.vrouter_of(record)).into());
+        };
         self.files.write_record(record)?;
         let interfaces = record.slots.get(&Slot::POD).map_or(&[][..], Vec::as_slice);
         let description = Description { interfaces, node: record.node, container: None };
@@ -95,25 +112,25 @@ impl Allocator {
     pub(super) async fn look(
         &self,
         state: &mut State,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<(), Refusal> {
         if state.looked.is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
-        state.learn(&session.info().await?);
+        self.ask(state, sessions).await?;
         state.node.set_topology(sysfs::topology(&self.settings.sysfs_root)?);
         state.looked = Some(Instant::now());
         Ok(())
     }
 
-    /// Asks the vRouter for its networks and who has addresses there, unless that was done just now. Addresses of pods on record are
+    /// Asks the vRouters for their networks and who has addresses there, unless that was done just now. Addresses of pods on record are
     /// left out: they are known here, and come back when the pod ends. Where an address plugin is asked for a lease, it is asked
     /// once, so nothing may be outdated.
     pub(super) async fn see_networks(
         &self,
         state: &mut State,
         request: &Request,
-        session: &mut Session<'_>,
+        sessions: &mut Sessions<'_>,
     ) -> Result<(), Refusal> {
         let rules = |network: &String| self.settings.networks.get(network);
         let mut networks = request.interfaces.iter().map(|interface| &interface.network);
@@ -121,8 +138,7 @@ impl Allocator {
         if !leases && state.networks_seen().is_some_and(|at| at.elapsed() < FRESH) {
             return Ok(());
         }
-        let networks = session.networks().await?;
-        let mut ports = session.ports().await?;
+        let (networks, mut ports) = self.networks(state, sessions).await?;
         let on_record = |port: &vrouter_api::v1::Port| {
             let id = port.spec.as_ref().and_then(|spec| PortId::parse(&spec.id));
             id.is_some_and(|id| state.node.pod(&id.sandbox).is_some())

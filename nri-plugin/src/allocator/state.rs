@@ -10,6 +10,7 @@ use nri_plugin_core::plan::{
     AdoptError, Allocation, Ask, Node, PlanError, PodRecord, SharedUpdate,
 };
 use nri_plugin_core::recovery::{self, Action, Observed};
+use nri_plugin_core::routes::Ends;
 use ringway_config::NriConfig;
 
 use super::{Refusal, StartError};
@@ -35,8 +36,10 @@ pub(super) struct State {
     pub gone: BTreeSet<SandboxId>,
     /// Every container that may exist.
     pub containers: BTreeSet<String>,
-    /// Whether the vRouter has said which CPUs it uses. Until then shared CPUs are left as they are.
-    pub vrouter_known: bool,
+    /// The vRouters that have said which CPUs they use. Until all have, shared CPUs are left as they are.
+    pub known: BTreeSet<String>,
+    /// Their ends of tunnels.
+    pub ends: Ends,
     /// Processes that are just creating or deleting containers of the wrapper, by container.
     pub callers: BTreeMap<SandboxId, u32>,
     /// What containers of pods have to be told with the next answer to the runtime.
@@ -104,7 +107,8 @@ impl State {
             inherited,
             gone: BTreeSet::new(),
             containers,
-            vrouter_known: false,
+            known: BTreeSet::new(),
+            ends: Ends::default(),
             looked: None,
             networks: None,
             unserved: Vec::new(),
@@ -116,10 +120,10 @@ impl State {
         })
     }
 
-    /// What the vRouter says of itself.
-    pub fn learn(&mut self, info: &vrouter_api::v1::Info) {
-        self.node.set_vrouter(convert::vrouter(info));
-        self.vrouter_known = true;
+    /// What the vRouter known by `name` says of itself.
+    pub fn learn(&mut self, name: &str, info: &vrouter_api::v1::Info) {
+        self.node.set_vrouter(name, convert::vrouter(info));
+        self.known.insert(name.to_owned());
     }
 
     /// The vRouter's networks as last seen.

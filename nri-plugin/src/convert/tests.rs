@@ -34,6 +34,7 @@ fn allocation(slot: u16) -> Allocation {
         hugepages: vec![HugepageLimit { size: "2MB".parse().unwrap(), limit: 64 << 20 }],
         interfaces: record.slots[&Slot(slot)].clone(),
         eal_args: "--in-memory".into(),
+        placement: Default::default(),
         alignment: Alignment::Aligned,
         notes: Vec::new(),
         updates: Vec::new(),
@@ -172,7 +173,8 @@ fn what_the_vrouter_is() {
         workers: vec![v1::Worker { index: 0, cpu: 5 }, v1::Worker { index: 1, cpu: 4 }],
         ..Default::default()
     };
-    let expected = Vrouter { workers: "4-5".parse().unwrap(), node: Some(NodeId(1)) };
+    let workers = "4-5".parse().unwrap();
+    let expected = Vrouter { workers, node: Some(NodeId(1)), ..Vrouter::default() };
     assert_eq!(vrouter(&info), expected);
     info.numa_node = -1;
     assert_eq!(vrouter(&info).node, None);

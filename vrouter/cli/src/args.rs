@@ -22,15 +22,17 @@ pub(crate) use uplinks::{AddUplink, BindArgs, DevicesArgs, Driver, UnbindArgs, U
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, propagate_version = true, after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub(crate) struct Args {
-    /// The vRouter's control socket.
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "RINGWAY_VROUTER_SOCKET",
-        default_value = "/run/ringway/vrouter.sock"
-    )]
-    pub(crate) socket: PathBuf,
+    /// The vRouter's control socket [default: that of `--instance`, or of the vRouters that run here]
+    #[arg(long, global = true, value_name = "PATH", env = "RINGWAY_VROUTER_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Which of several vRouters on this node, by its number. Without it, lists are of all of them.
+    #[arg(long, global = true, value_name = "NUMBER")]
+    pub(crate) instance: Option<u32>,
+
+    /// The directory of the sockets, as in nri.toml and vrouter.toml.
+    #[arg(long, global = true, value_name = "PATH", default_value = "/run/ringway")]
+    pub(crate) run_dir: PathBuf,
 
     /// Print JSON instead of tables. See `ringway COMMAND --help` for its fields.
     #[arg(long, global = true)]
@@ -65,6 +67,10 @@ Examples:
 
 Counters are seen from the vRouter: rx is what a pod sent, tx is what was delivered to it.
 
+Several vRouters on one node: lists are of all of them, in JSON with the field `instance` in each object; `info`,
+`stats` and `drops` are arrays of one object for each then. `networks add` and `delete` are carried out on all, all
+other changes on the one that --instance or --socket names.
+
 JSON: lists are arrays, sorted as the tables are. Fields are only ever added. What is not known is null.
 
 Exit codes:
@@ -82,6 +88,10 @@ pub(crate) enum Command {
     /// The pods' ports: who is connected, and why not.
     #[command(after_long_help = PORTS_HELP)]
     Ports,
+
+    /// The pods of this node: which vRouter serves them, and where all that they have lies.
+    #[command(after_long_help = PODS_HELP)]
+    Pods,
 
     /// Virtual networks. Without a subcommand: list them.
     #[command(after_long_help = NETWORKS_JSON)]
@@ -142,9 +152,6 @@ pub(crate) enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DoctorArgs {
-    /// The directory of the pods' sockets, as in nri.toml and vrouter.toml.
-    #[arg(long, value_name = "PATH", default_value = "/run/ringway")]
-    pub(crate) run_dir: PathBuf,
     /// Mends what can be mended from here: ends opted-in containers that run without their interfaces, so that kubelet starts them
     /// again with them, and deletes ports whose containers and records are gone.
     #[arg(long)]
@@ -209,6 +216,8 @@ const INFO_JSON: &str = "\
 JSON: one object
   version, dpdk_version  strings
   numa_node              number; null when the vRouter spans all nodes
+  nic_nodes              [number]: NUMA nodes of its uplinks' devices
+  instance               number; null where only one vRouter runs
   pid                    number
   instance_id            string, new with every start
   workers                [{index, cpu}]";
@@ -242,6 +251,27 @@ JSON: an array of
   peer_pid                     number; null when nobody is connected
   peer_cgroups                 array of strings: whose processes may connect";
 
+const PODS_HELP: &str = "\
+Asks ringway-nri what pods have, and their vRouters what has crossed between NUMA nodes.
+
+Columns:
+  SANDBOX    first 12 characters of the pod's sandbox id, as crictl shows it
+  VROUTER    who serves it: the number of an instance, or the name of its control socket
+  CPU NODE, MEM NODE, VROUTER NODE, NIC NODE  the NUMA nodes of each
+  ALIGNED    whether all of these are one node, as far as they are known
+  CROSSED    packets the pod sent that went from one NUMA node to another
+
+JSON: an array of
+  sandbox, namespace, pod                   strings
+  numa_node                                 number, the one that its containers keep; or null
+  vrouter                                   string, its control socket; null before the first container
+  instance, vrouter_node                    number or null
+  cpu_nodes, memory_nodes, nic_nodes        strings, lists as \"0-1\"; empty when unknown
+  aligned                                   true or false; null before the first container
+  containers                                [{name, id, cpus, exclusive, mems}]
+  interfaces                                [{name, network, mac, ip, ipv6}]
+  numa_crossings                            number; null if its vRouter can't be asked";
+
 const NETWORKS_JSON: &str = "\
 POLICER is what each pod may send that has no policer of its own. STATIONS were heard behind trunk ports of late.
 
@@ -264,7 +294,7 @@ JSON: an array of
   mtu, queues                           numbers
   workers                               an array of numbers: who polls each queue
   link                                  true or false
-  speed_mbit                            number or null
+  speed_mbit, numa_node                 number or null
   counters                              {rx_packets, rx_bytes, tx_packets, tx_bytes, drops, host_drops, punts, device,
                                         host_device}; the last five are objects of numbers by reason, class or name
 `add` prints one such object without counters, `delete` prints {deleted: name}.";
@@ -333,6 +363,10 @@ mod tests {
         for good in [
             "ringway info",
             "ringway ports --json",
+            "ringway pods --json",
+            "ringway --instance 1 stats",
+            "ringway doctor --run-dir /run/x",
+            "ringway cdi --run-dir /run/x hook web",
             "ringway --json --socket /x ports",
             "ringway networks",
             "ringway networks --json",

@@ -15,6 +15,7 @@ use crate::args::{Args, DoctorArgs};
 use crate::call::Vrouter;
 use crate::failure::Failure;
 use crate::run::show;
+use crate::targets::{self, Target};
 use crate::view;
 use facts::{Facts, Served};
 
@@ -60,11 +61,12 @@ pub(crate) async fn run(
     doctor: &DoctorArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let mut facts = look(args, doctor).await;
+    let targets = targets::of(args);
+    let mut facts = look(args, doctor, &targets).await;
     let mut findings = Vec::new();
     if doctor.repair {
-        findings = repair::repair(&facts, &args.socket).await;
-        facts = look(args, doctor).await;
+        findings = repair::repair(&facts, &targets).await;
+        facts = look(args, doctor, &targets).await;
     }
     findings.extend(judge::judge(&facts));
     show(out, args.json, &findings, |findings| text(findings))?;
@@ -75,9 +77,12 @@ pub(crate) async fn run(
     Err(Failure::Unwell { failures })
 }
 
-async fn look(args: &Args, doctor: &DoctorArgs) -> Facts {
-    let served = served(&args.socket).await;
-    let mut facts = Facts::gather(doctor, served);
+async fn look(args: &Args, doctor: &DoctorArgs, targets: &[Target]) -> Facts {
+    let mut all = Vec::new();
+    for target in targets {
+        all.push(served(&target.socket).await);
+    }
+    let mut facts = Facts::gather(doctor, &args.run_dir, all);
     if !facts.unserved.is_empty() {
         let ids = facts.unserved.iter().map(|container| container.id.clone()).collect();
         match runtime::running(&facts.containerd.socket, ids).await {

@@ -30,7 +30,10 @@ pub(crate) enum Failure {
         remedy: &'static str,
     },
     /// The node's allocator cannot be reached.
-    #[error("cannot reach ringway-nri at {}: {why}; start ringway-nri, or name its run_dir", socket.display())]
+    #[error(
+        "cannot reach ringway-nri at {}: {why}; start ringway-nri, or name its directory with --run-dir",
+        socket.display()
+    )]
     NoPlugin {
         /// The socket of the node API.
         socket: PathBuf,

@@ -18,6 +18,7 @@ mod pcap;
 mod routes;
 mod run;
 mod table;
+mod targets;
 mod text;
 mod view;
 

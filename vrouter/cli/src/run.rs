@@ -3,6 +3,7 @@
 mod cdi;
 mod explain;
 mod networks;
+mod pods;
 mod routes;
 mod uplinks;
 
@@ -17,6 +18,7 @@ use crate::args::{Args, Command, NetworkAction, StatsArgs, WorkerAction};
 use crate::call::Vrouter;
 use crate::doctor;
 use crate::failure::Failure;
+use crate::targets::{self, Target};
 use crate::text;
 use crate::view::{self, Event, Info, Network, Rates, Stats};
 
@@ -31,14 +33,51 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
         return doctor::run(args, doctor, out).await;
     }
     if let Command::Cdi(cdi) = &args.command {
-        return cdi::run(cdi, args.json, out).await;
+        return cdi::run(cdi, &args.run_dir, args.json, out).await;
     }
     if let Command::Uplinks { action: Some(action) } = &args.command
         && action.is_about_machine()
     {
         return uplinks::run_on_machine(action, args.json, out);
     }
-    let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
+    if let Command::Pods = args.command {
+        return pods::run(args, out).await;
+    }
+    match targets::of(args).as_slice() {
+        [only] => on(only, args, out).await,
+        several => on_each(several, args, out).await,
+    }
+}
+
+/// Asks several, and shows what each says: under a heading of its own, or as one array.
+async fn on_each(targets: &[Target], args: &Args, out: &mut impl Write) -> Result<(), Failure> {
+    if !targets::is_for_all(&args.command) {
+        return Err(targets::which(targets));
+    }
+    let (mut all, mut failed) = (Vec::new(), None);
+    for (at, target) in targets.iter().enumerate() {
+        let mut said = Vec::new();
+        if let Err(failure) = on(target, args, &mut said).await {
+            failed = failed.or(Some(failure));
+            continue;
+        }
+        if args.json {
+            all.extend(targets::numbered(target, &said).map_err(std::io::Error::from)?);
+        } else {
+            let gap = if at == 0 { "" } else { "\n" };
+            print(out, format!("{gap}{}:\n", target.heading()).as_bytes())?;
+            print(out, &said)?;
+        }
+    }
+    if args.json {
+        show(out, true, &all, |_| String::new())?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// One command and one vRouter.
+async fn on(target: &Target, args: &Args, out: &mut impl Write) -> Result<(), Failure> {
+    let mut vrouter = Vrouter::connect(target.socket.clone()).await?;
     match &args.command {
         Command::Info => {
             let info = Info::from(vrouter.info().await?);
@@ -88,7 +127,9 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             show(out, args.json, &drops, text::drops)
         }
         Command::Watch => watch(&mut vrouter, args.json, out).await,
-        Command::Doctor(_) | Command::Cdi(_) | Command::Completions { .. } => Ok(()),
+        Command::Doctor(_) | Command::Pods | Command::Cdi(_) | Command::Completions { .. } => {
+            Ok(())
+        }
     }
 }
 

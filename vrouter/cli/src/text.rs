@@ -4,6 +4,7 @@ pub(crate) mod explain;
 
 use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
+use crate::view::pods::Pod;
 use crate::view::uplinks::{Uplink, UplinkCounters};
 use crate::view::{
     Drops, Event, Info, Latency, Mode, Network, NetworkMode, Owner, Policer, Port, Rates, State,
@@ -12,6 +13,38 @@ use crate::view::{
 
 /// Characters of a sandbox id that crictl shows, and people compare.
 const SHORT_ID: usize = 12;
+
+pub(crate) fn pods(pods: &[Pod]) -> String {
+    let mut table = Table::new(&[
+        ("SANDBOX", Left),
+        ("POD", Left),
+        ("VROUTER", Left),
+        ("CPUS", Left),
+        ("CPU NODE", Left),
+        ("MEM NODE", Left),
+        ("VROUTER NODE", Left),
+        ("NIC NODE", Left),
+        ("ALIGNED", Left),
+        ("CROSSED", Right),
+    ]);
+    for it in pods {
+        let cpus: Vec<_> = it.containers.iter().map(|container| container.cpus.as_str()).collect();
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        table.row([
+            it.sandbox.chars().take(SHORT_ID).collect(),
+            pod(&it.namespace, &it.pod),
+            number(it.instance).or_else(|| it.vrouter.clone()).unwrap_or_default(),
+            cpus.join(" "),
+            it.cpu_nodes.clone(),
+            it.memory_nodes.clone(),
+            number(it.vrouter_node).unwrap_or_default(),
+            it.nic_nodes.clone(),
+            it.aligned.map(|it| if it { "yes" } else { "no" }.to_owned()).unwrap_or_default(),
+            it.numa_crossings.map(|it| it.to_string()).unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
 
 pub(crate) fn info(info: &Info) -> String {
     let node = info.numa_node.map_or_else(|| "all".to_owned(), |node| node.to_string());

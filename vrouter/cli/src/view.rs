@@ -8,6 +8,7 @@ use vrouter_api::v1;
 pub(crate) mod explain;
 mod latency;
 mod networks;
+pub(crate) mod pods;
 mod rates;
 pub(crate) mod uplinks;
 
@@ -22,6 +23,8 @@ pub(crate) struct Info {
     pub(crate) numa_node: Option<i32>,
     pub(crate) pid: u32,
     pub(crate) instance_id: String,
+    pub(crate) instance: Option<u32>,
+    pub(crate) nic_nodes: Vec<u32>,
     pub(crate) workers: Vec<Worker>,
 }
 
@@ -205,6 +208,8 @@ impl From<v1::Info> for Info {
             numa_node: (info.numa_node >= 0).then_some(info.numa_node),
             pid: info.pid,
             instance_id: info.instance_id,
+            instance: info.instance,
+            nic_nodes: info.nic_nodes,
             workers,
         }
     }

@@ -31,6 +31,15 @@ pub enum SocketOwner {
     Pod,
 }
 
+/// Whose processes may be at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// Those in one of these cgroups, by their absolute paths, or below.
+    Cgroups(Vec<String>),
+    /// Those of root; for sockets in directories that pods don't see.
+    Root,
+}
+
 /// How to open a port.
 #[derive(Clone, Debug)]
 pub struct PortConfig {
@@ -40,8 +49,8 @@ pub struct PortConfig {
     pub socket: PathBuf,
     /// Who listens on it.
     pub owner: SocketOwner,
-    /// Absolute cgroup paths whose processes may connect.
-    pub cgroups: Vec<String>,
+    /// Who may connect.
+    pub peers: Peers,
     /// A root-only directory for the guard's own sockets.
     pub private_dir: PathBuf,
     /// What the pod's kicks say of it to the worker they wake.
@@ -100,7 +109,7 @@ pub type Observer = Box<dyn Fn(PortEvent) + Send>;
 
 /// What the port's thread and its owner share.
 struct Shared {
-    cgroups: Mutex<Vec<String>>,
+    peers: Mutex<Peers>,
     status: Mutex<Status>,
     session: Mutex<Option<Arc<Session>>>,
     /// Wakes the port's thread: something changed.
@@ -147,7 +156,7 @@ impl Port {
         let notice = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|e| failed(e.into()))?;
         let shared = Arc::new(Shared {
-            cgroups: Mutex::new(config.cgroups.clone()),
+            peers: Mutex::new(config.peers.clone()),
             status: Mutex::default(),
             session: Mutex::new(None),
             notice,
@@ -187,7 +196,7 @@ impl Port {
 
     /// Replaces who may connect. A connection that exists stays.
     pub fn set_cgroups(&self, cgroups: Vec<String>) {
-        *lock(&self.shared.cgroups) = cgroups;
+        *lock(&self.shared.peers) = Peers::Cgroups(cgroups);
         self.shared.notify();
     }
 

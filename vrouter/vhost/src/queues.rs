@@ -104,11 +104,14 @@ impl PortQueues {
         u32::try_from(self.node.load(Ordering::Relaxed)).ok()
     }
 
-    /// Whether a frame that goes from here to `other` crosses from one NUMA node to another.
+    /// Whether a frame that goes from here to node `to`, by the hands of a worker on node `by`, crosses from one NUMA node to
+    /// another, as far as those are known.
     #[inline]
-    pub fn crosses_to(&self, other: &Self) -> bool {
-        let (from, to) = (self.node.load(Ordering::Relaxed), other.node.load(Ordering::Relaxed));
-        from != to && from >= 0 && to >= 0
+    pub fn crosses(&self, by: Option<u32>, to: Option<u32>) -> bool {
+        let differ =
+            |a: Option<u32>, b: Option<u32>| matches!((a, b), (Some(a), Some(b)) if a != b);
+        let from = self.node();
+        differ(from, to) || differ(from, by) || differ(by, to)
     }
 
     pub(crate) fn set_node(&self, node: Option<u32>) {

@@ -47,7 +47,9 @@ impl Announcing {
 /// The kernel can't be asked.
 pub fn start(config: &VrouterConfig, registry: &Arc<Mutex<Registry>>) -> Result<Announcing> {
     let networks: BTreeMap<_, _> = config.networks.iter().filter_map(destination).collect();
-    let announcer = Announcer::open(METRIC).context("cannot look for routes that announce pods")?;
+    // Others on this machine have their own, and leave these alone.
+    let metric = METRIC + config.instance.unwrap_or(0);
+    let announcer = Announcer::open(metric).context("cannot look for routes that announce pods")?;
     let events = registry.lock().unwrap_or_else(PoisonError::into_inner).events();
     let (end, ended) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;

@@ -23,7 +23,7 @@ use vrouter_vhost::queues::QUEUE_PAIRS;
 use crate::assign::{Owners, WorkerIndex};
 pub use stats::{port_stats, worker_stats};
 pub use tunnel::TunnelRequest;
-pub use uplinks::{Driver, UplinkRequest};
+pub use uplinks::{Driver, Link, UplinkRequest};
 
 /// Longest name of a network, and of the words people see.
 const MAX_NAME: usize = 63;

@@ -26,6 +26,8 @@ pub struct Kit {
     pub pool: Pool,
     /// Where the snapshot is.
     pub slot: Slot,
+    /// The NUMA node that this vRouter keeps to, if it does.
+    pub node: Option<u32>,
 }
 
 /// A place for a worker. The counters stay when it is empty: those of ports are sums over all places and never go back.
@@ -148,7 +150,7 @@ impl Crew {
     }
 
     fn start_one(&mut self, index: WorkerIndex, cpu: CpuId) -> Result<(), Refusal> {
-        let Kit { eal, pace, ports, pool, slot, .. } = &self.kit;
+        let Kit { eal, pace, ports, pool, slot, node, .. } = &self.kit;
         while self.places.len() <= index.slot() {
             let tally = Arc::new(WorkerTally::new(*ports));
             self.places.push(Place { tally, worker: None });
@@ -162,6 +164,7 @@ impl Crew {
             tally: Arc::clone(&place.tally),
             pool: pool.clone(),
             slot: Arc::clone(slot),
+            node: *node,
         };
         let worker =
             Worker::start(eal, plan).map_err(|source| Refusal::Worker { cpu: cpu.0, source })?;

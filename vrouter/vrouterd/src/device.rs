@@ -1,9 +1,13 @@
 //! Opening the devices of uplinks, and asking the kernel about their interfaces.
 
+mod link;
+
+use std::cell::Cell;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vrouter_core::PortIndex;
 use vrouter_dpdk::{
@@ -11,12 +15,18 @@ use vrouter_dpdk::{
 };
 use vrouter_kernel::hostif::{self, HostInterface};
 use vrouter_net::Mac;
-use vrouter_vhost::wake::Token;
+use vrouter_vhost::port::{Port, State as PortState};
+use vrouter_vhost::wake::{Token, Wake};
 
+use crate::assign::Owners;
+use crate::claim::{self, Claim};
 use crate::convert::{Driver, Refusal, UplinkRequest};
+use crate::dataplane::Ends;
+use crate::place;
 use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
+use link::Lifeline;
 
 /// Packets a queue of a device holds. What a driver can't have is its own choice.
 const DESCRIPTORS: u16 = 512;
@@ -38,6 +48,8 @@ pub struct Devices {
     pool: Option<Pool>,
     /// How interfaces are taken from the kernel.
     keepers: hostif::Options,
+    /// Where links to other vRouters may keep their sockets.
+    private_dir: PathBuf,
 }
 
 /// An open device.
@@ -45,7 +57,7 @@ pub struct Device {
     /// For its counters and its link.
     kind: Kind,
     /// Its queues.
-    pub wire: Arc<Wire>,
+    pub ends: Ends,
     /// Its address.
     pub mac: Mac,
     /// Its driver, as DPDK calls it.
@@ -54,12 +66,18 @@ pub struct Device {
     interface: Option<(String, u32)>,
     /// The interface is there because of the device.
     made: bool,
+    /// It was without a link when last looked at, and does not find one by itself again.
+    lost: Cell<bool>,
 }
 
 /// What moves a device's packets.
 enum Kind {
     Ethdev(Ethdev),
     Tap(Tap),
+    /// The end of a link that listens.
+    Listener(Port, Arc<AtomicBool>),
+    /// The other end.
+    Caller(Ethdev, Arc<Lifeline>),
 }
 
 /// How an interface is found.
@@ -74,9 +92,24 @@ pub enum State {
 }
 
 impl Devices {
-    /// `buffers`: how many for all devices together, and bytes of each.
-    pub fn new(eal: Arc<Eal>, buffers: (u32, u16), keepers: hostif::Options) -> Self {
-        Self { eal, buffers, pool: None, keepers }
+    /// `buffers`: how many for all devices together, and bytes of each; `private_dir`: as for the registry.
+    pub fn new(
+        eal: Arc<Eal>,
+        buffers: (u32, u16),
+        keepers: hostif::Options,
+        private_dir: PathBuf,
+    ) -> Self {
+        Self { eal, buffers, pool: None, keepers, private_dir }
+    }
+
+    /// Keeps other vRouters off an uplink's device.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says who has it.
+    pub fn claim(&self, request: &UplinkRequest) -> Result<Claim, Refusal> {
+        let directory = self.keepers.records.with_file_name("devices");
+        claim::claim(&directory, &request.device, &self.keepers.owner)
+            .map_err(|why| Refusal::Uplink { name: request.name.clone(), why })
     }
 
     /// Takes an uplink's interface from the kernel, for a TAP that carries it on.
@@ -101,7 +134,8 @@ impl Devices {
         Ok(pool)
     }
 
-    /// Opens an uplink's device, which the kernel calls `device` just now if it knows it.
+    /// Opens an uplink's device, which the kernel calls `device` just now if it knows it. `wake`: of the worker that has it at
+    /// first.
     ///
     /// # Errors
     /// [`Refusal`] that says what to do.
@@ -110,6 +144,7 @@ impl Devices {
         request: &UplinkRequest,
         device: &str,
         port: PortIndex,
+        wake: Option<Arc<Wake>>,
     ) -> Result<Device, Refusal> {
         let UplinkRequest { name, queues, mtu, .. } = request;
         let refuse = |why: String| Refusal::Uplink { name: name.clone(), why };
@@ -121,7 +156,8 @@ impl Devices {
                 u32::from(*mtu) + 200
             )));
         }
-        let plug = match request.driver {
+        let plug = match &request.driver {
+            Driver::Link(link) => return self.open_link(request, link, port, wake).map_err(refuse),
             Driver::Pci => {
                 check_pci(device).map_err(refuse)?;
                 Plug { bus: Bus::Pci, name: device.to_owned(), arguments: String::new() }
@@ -175,12 +211,13 @@ impl Devices {
         let interface = Some((host.to_owned(), interface_number(host).unwrap_or(0)));
         let token = Token(u32::from(port.0));
         Ok(Device {
-            wire: Arc::new(Wire::of_tap(tap.clone(), &pool, token)),
+            ends: Ends::Wire(Arc::new(Wire::of_tap(tap.clone(), &pool, token))),
             kind: Kind::Tap(tap),
             mac,
             driver: "tap".to_owned(),
             interface,
             made: true,
+            lost: Cell::new(false),
         })
     }
 
@@ -230,13 +267,19 @@ impl Devices {
             let number = interface_number(&name).unwrap_or(0);
             (name, number)
         });
+        let node = match &interface {
+            Some((name, _)) => place::node_of(&interface_path(name).join("device")),
+            None => pci_node(ethdev.name()),
+        };
+        let wire = Wire::new(started, &pool, Token(u32::from(port.0))).at_node(node);
         Ok(Device {
-            wire: Arc::new(Wire::new(started, &pool, Token(u32::from(port.0)))),
+            ends: Ends::Wire(Arc::new(wire)),
             kind: Kind::Ethdev(ethdev),
             mac: Mac::new(info.mac.0),
             driver: info.driver,
             interface,
             made,
+            lost: Cell::new(false),
         })
     }
 }
@@ -244,6 +287,19 @@ impl Devices {
 impl Device {
     /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
     pub fn state(&self) -> State {
+        match &self.kind {
+            Kind::Listener(port, _) => return up_or_down(port.status().state == PortState::Up),
+            Kind::Caller(_, lifeline) => {
+                // Its driver ends a lost connection on a thread of its own, and has until the next look for that.
+                if self.lost.get() {
+                    return State::Gone;
+                }
+                let is_up = lifeline.is_up();
+                self.lost.set(!is_up);
+                return up_or_down(is_up);
+            }
+            Kind::Ethdev(_) | Kind::Tap(_) => {}
+        }
         if self.interface.is_none() && self.is_taken_out() {
             return State::Gone;
         }
@@ -257,6 +313,14 @@ impl Device {
         let link = match &self.kind {
             Kind::Ethdev(ethdev) => Some(ethdev.link_reader()),
             Kind::Tap(_) => None,
+            Kind::Listener(_, up) => {
+                let up = Arc::clone(up);
+                return Box::new(move || up.load(Ordering::Relaxed));
+            }
+            Kind::Caller(_, lifeline) => {
+                let lifeline = Arc::clone(lifeline);
+                return Box::new(move || lifeline.is_up());
+            }
         };
         Box::new(move || {
             let of_device = || link.as_ref().is_some_and(|it| it.link().is_ok_and(|link| link.up));
@@ -268,7 +332,7 @@ impl Device {
     fn is_taken_out(&self) -> bool {
         match &self.kind {
             Kind::Ethdev(ethdev) => ethdev.is_wanted_back() || !pci_path(ethdev.name()).exists(),
-            Kind::Tap(_) => false,
+            Kind::Tap(_) | Kind::Listener(..) | Kind::Caller(..) => false,
         }
     }
 
@@ -283,7 +347,42 @@ impl Device {
     fn link(&self) -> Option<Link> {
         match &self.kind {
             Kind::Ethdev(ethdev) => ethdev.link().ok(),
-            Kind::Tap(_) => None,
+            Kind::Tap(_) | Kind::Listener(..) | Kind::Caller(..) => None,
+        }
+    }
+
+    /// NUMA node of the device, or of the other end of a link; `None` while unknown.
+    pub fn numa_node(&self) -> Option<u32> {
+        match (&self.kind, &self.ends) {
+            (Kind::Listener(port, _), _) => port.queues().node(),
+            (_, Ends::Wire(wire)) => wire.node(),
+            _ => None,
+        }
+    }
+
+    /// Lets its descriptors wake those who poll it from now on. `wake`: how a worker is woken, if it runs.
+    pub fn wake(
+        &self,
+        owners: &Owners,
+        port: PortIndex,
+        wake: impl Fn(usize) -> Option<Arc<Wake>>,
+    ) {
+        let failed = |queue: usize, error: std::io::Error| {
+            tracing::warn!(port = port.0, queue, %error, "a worker can't watch a device");
+        };
+        match &self.ends {
+            Ends::Wire(wire) => {
+                for queue in 0..wire.queues() {
+                    let Some(wake) = wake(queue) else { continue };
+                    wire.set_wake(queue, &wake).unwrap_or_else(|error| failed(queue, error));
+                }
+            }
+            Ends::Pod(queues) => {
+                for (queue, _) in owners.iter() {
+                    let Some(wake) = wake(queue) else { continue };
+                    queues.set_wake(queue, wake).unwrap_or_else(|error| failed(queue, error));
+                }
+            }
         }
     }
 
@@ -292,11 +391,14 @@ impl Device {
         match (&self.kind, &self.interface) {
             (Kind::Ethdev(ethdev), _) => {
                 let mut counters = ethdev.extended_stats().unwrap_or_default();
-                counters.push(("tx_offloaded_packets".to_owned(), self.wire.left_to_device()));
+                if let Ends::Wire(wire) = &self.ends {
+                    counters.push(("tx_offloaded_packets".to_owned(), wire.left_to_device()));
+                }
                 counters
             }
+            (Kind::Caller(ethdev, _), _) => ethdev.extended_stats().unwrap_or_default(),
             (Kind::Tap(_), Some((name, _))) => kernel_counters(name),
-            (Kind::Tap(_), None) => Vec::new(),
+            (Kind::Tap(_), None) | (Kind::Listener(..), _) => Vec::new(),
         }
     }
 
@@ -309,6 +411,8 @@ impl Device {
         match &mut self.kind {
             Kind::Ethdev(ethdev) => ethdev.set_mac(address).map_err(|error| text(&error))?,
             Kind::Tap(tap) => tap.set_mac(address).map_err(|error| error.to_string())?,
+            // It was made with the one it has.
+            Kind::Listener(..) | Kind::Caller(..) => {}
         }
         self.mac = mac;
         Ok(())
@@ -316,20 +420,27 @@ impl Device {
 
     /// Gives the device back.
     pub fn close(self) {
-        self.wire.close();
+        match (self.ends, self.kind) {
+            (_, Kind::Listener(port, _)) => port.close(),
+            (Ends::Wire(wire), _) => wire.close(),
+            (Ends::Pod(_), _) => {}
+        }
     }
 }
 
 /// How it is with the link of a device that is an interface with this number, or none.
 fn state(interface: Option<&(String, u32)>, made: bool, of_device: impl Fn() -> bool) -> State {
-    let up = |up| if up { State::Up } else { State::Down };
     match interface {
         Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
-        Some((name, _)) if !made => up(has_carrier(name)),
+        Some((name, _)) if !made => up_or_down(has_carrier(name)),
         // A TAP always has somebody at its other end: us.
         Some(_) => State::Up,
-        None => up(of_device()),
+        None => up_or_down(of_device()),
     }
+}
+
+fn up_or_down(up: bool) -> State {
+    if up { State::Up } else { State::Down }
 }
 
 fn virtual_device(driver: &str, name: &str, arguments: String) -> Plug {
@@ -383,6 +494,11 @@ fn kernel_counters(name: &str) -> Vec<(String, u64)> {
 /// The kernel's number of an interface, if it is there.
 fn interface_number(name: &str) -> Option<u32> {
     read(name, "ifindex")?.parse().ok()
+}
+
+/// NUMA node of a NIC.
+fn pci_node(address: &str) -> Option<u32> {
+    place::node_of(&pci_path(address))
 }
 
 /// Whether an interface is up and something is at its other end. One that is down does not say.

@@ -43,6 +43,8 @@ pub struct Pipeline {
     software: Software,
     /// A queue was left alone although it has packets.
     rested: bool,
+    /// The NUMA node of this vRouter, if it keeps to one.
+    node: Option<u32>,
 }
 
 /// Which frame of a burst a packet stands for, and what its sender left to be done.
@@ -53,8 +55,9 @@ struct Origin {
 }
 
 impl Pipeline {
-    /// `pool`: for packets made here; each of its buffers holds an ICMP error. `ports`: how many there can be.
-    pub fn new(pool: Pool, ports: usize) -> Self {
+    /// `pool`: for packets made here; each of its buffers holds an ICMP error. `ports`: how many there can be. `node`: the NUMA
+    /// node that this vRouter keeps to, if it does.
+    pub fn new(pool: Pool, ports: usize, node: Option<u32>) -> Self {
         Self {
             burst: TxBurst::new(),
             scratch: RxScratch::new(),
@@ -65,6 +68,7 @@ impl Pipeline {
             pool,
             software: Software::new(),
             rested: false,
+            node,
         }
     }
 
@@ -150,6 +154,7 @@ impl Pipeline {
             origins: &self.origins,
             pool: &self.pool,
             now,
+            node: self.node,
             counts,
             tally,
         };

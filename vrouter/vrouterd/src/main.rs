@@ -7,6 +7,7 @@
 mod announce;
 mod args;
 mod assign;
+mod claim;
 mod configured;
 mod convert;
 mod counters;
@@ -18,6 +19,7 @@ mod forward;
 mod kicks;
 mod mirror;
 mod offload;
+mod place;
 mod privileges;
 mod publish;
 mod registry;
@@ -47,7 +49,9 @@ use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
 use vrouter_api::v1::v_router_server::VRouterServer;
 use vrouter_core::{Policy, Tables};
-use vrouter_dpdk::{CpuId, Eal, EalConfig, LogLevel, Memory, Pool, PoolConfig, allowed_cpus, tsc};
+use vrouter_dpdk::{
+    CpuId, Eal, EalConfig, LogLevel, Memory, NumaNode, Pool, PoolConfig, allowed_cpus, tsc,
+};
 use vrouter_kernel::hostif;
 
 use crate::args::{Args, Role};
@@ -89,7 +93,7 @@ fn main() -> ExitCode {
     if args.role == Some(Role::Keeper) {
         return keep();
     }
-    let config = match args::load(args.config.as_deref()) {
+    let config = match args::load(&args) {
         Ok(config) => config,
         Err(error) => return end(&error.into(), Exit::Configuration),
     };
@@ -150,7 +154,11 @@ fn run(config: &VrouterConfig) -> Result<()> {
     put_back_what_is_left(config, &keepers);
     privileges::allow_locked_memory();
     privileges::drop_unneeded().context("cannot drop privileges")?;
-    let private_dir = directories(&config.run_dir)?;
+    if let Some(node) = config.dpdk.numa_node {
+        // Before there is any other thread.
+        place::keep_to(node)?;
+    }
+    let private_dir = directories(config)?;
     let eal = Arc::new(start_dpdk(config)?);
     let pool = Pool::new(
         &eal,
@@ -180,10 +188,11 @@ fn run(config: &VrouterConfig) -> Result<()> {
         ports: limit,
         pool: pool.clone(),
         slot: Arc::clone(&slot),
+        node: config.dpdk.numa_node,
     });
     let assignment = config.workers.assignment;
     let buffers = (config.dpdk.buffers, u16::try_from(config.dpdk.buffer_bytes)?);
-    let devices = Devices::new(Arc::clone(&eal), buffers, keepers);
+    let devices = Devices::new(Arc::clone(&eal), buffers, keepers, private_dir.clone());
     let mut registry = Registry::new(tables, slot, crew, devices, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     // First those that carry tunnels.
@@ -198,6 +207,9 @@ fn run(config: &VrouterConfig) -> Result<()> {
             .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
         registry.note_configured(&network.name);
+    }
+    for link in &config.links {
+        registry.create_link(link).with_context(|| format!("link to vRouter {}", link.peer))?;
     }
     for uplink in &config.uplinks {
         UplinkRequest::read(&configured::uplink(uplink))
@@ -218,29 +230,41 @@ fn run(config: &VrouterConfig) -> Result<()> {
 }
 
 /// Creates what is needed below `run_dir`; returns the guard's private directory.
-fn directories(run_dir: &Path) -> Result<PathBuf> {
-    let cannot = |dir: &Path| format!("cannot create {} (run_dir)", dir.display());
-    // The pods' directories and the guard's are root's alone; the directory above only holds the control socket.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(run_dir)
-        .with_context(|| cannot(run_dir))?;
-    let private_dir = run_dir.join("guard");
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&private_dir)
-        .with_context(|| cannot(&private_dir))?;
-    fs::set_permissions(&private_dir, fs::Permissions::from_mode(0o700))
-        .with_context(|| cannot(&private_dir))?;
+fn directories(config: &VrouterConfig) -> Result<PathBuf> {
+    // The pods' directories and the guard's are root's alone; those above only hold control sockets.
+    let run_dir = &config.run_dir;
+    directory(run_dir, 0o755)?;
+    let own = match config.instance {
+        Some(number) => config.directory_of(number),
+        None => run_dir.clone(),
+    };
+    directory(&own, 0o755)?;
+    for link in &config.links {
+        link.socket.parent().map_or(Ok(()), private_directory)?;
+    }
+    let private_dir = own.join("guard");
+    private_directory(&private_dir)?;
     Ok(private_dir)
+}
+
+fn directory(path: &Path, mode: u32) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.with_context(|| format!("cannot create {} (run_dir)", path.display()))
+}
+
+/// Root's alone, even if it was there already and was not.
+fn private_directory(path: &Path) -> Result<()> {
+    directory(path, 0o700)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("cannot keep others out of {} (run_dir)", path.display()))
 }
 
 fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
     let mib = config.dpdk.memory_mb;
     let memory = if config.dpdk.hugepages {
-        Memory::Hugepages { mib, numa_node: None }
+        // At most 31: checked with the configuration.
+        let node = config.dpdk.numa_node.and_then(|node| u8::try_from(node).ok());
+        Memory::Hugepages { mib, numa_node: node.map(NumaNode) }
     } else {
         Memory::Ordinary { mib }
     };
@@ -277,9 +301,11 @@ async fn serve(
     let info = v1::Info {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         dpdk_version: vrouter_dpdk::version(),
-        numa_node: eal.numa_node().map_or(-1, |n| i32::from(n.0)),
+        numa_node: config.dpdk.numa_node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1),
         pid: std::process::id(),
         workers: Vec::new(),
+        instance: config.instance,
+        nic_nodes: Vec::new(),
         instance_id: format!("{}-{}", std::process::id(), started.as_nanos()),
     };
     let service = Service::new(Arc::clone(registry), info, eal.tsc_hz());

@@ -1,6 +1,7 @@
 //! Which networks and ports there are. Each change ends in one new snapshot for the workers.
 
 mod explain;
+mod links;
 mod mirrored;
 mod uplinks;
 mod workers;
@@ -15,7 +16,7 @@ use tokio::sync::broadcast;
 use vrouter_api::v1::{self, event};
 use vrouter_core::{NetworkIndex, Policy, PortIndex, PortPolicy, RouteChange, Tables, Timestamp};
 use vrouter_net::IpPrefix;
-use vrouter_vhost::port::{Observer, Port, PortConfig, PortEvent, Status};
+use vrouter_vhost::port::{Observer, Peers, Port, PortConfig, PortEvent, Status};
 use vrouter_vhost::wake::Token;
 
 use crate::assign::{self, Balancer, Owners, WorkerIndex};
@@ -325,7 +326,7 @@ impl Registry {
             id: id.clone(),
             socket: request.socket.clone(),
             owner: request.owner,
-            cgroups: request.spec.peer_cgroups.clone(),
+            peers: Peers::Cgroups(request.spec.peer_cgroups.clone()),
             private_dir: self.private_dir.clone(),
             token: Token(u32::from(index.0)),
         };

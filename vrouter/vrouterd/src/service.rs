@@ -75,8 +75,9 @@ impl Service {
 #[tonic::async_trait]
 impl VRouter for Service {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::Info> {
-        let workers = self.with_registry(|r| r.workers()).await?;
-        Ok(Response::new(v1::Info { workers, ..self.info.clone() }))
+        let now = self.with_registry(|r| (r.workers(), r.nic_nodes())).await?;
+        let (workers, nic_nodes) = now;
+        Ok(Response::new(v1::Info { workers, nic_nodes, ..self.info.clone() }))
     }
 
     async fn set_workers(

@@ -26,6 +26,8 @@ pub struct Wire {
     token: Token,
     /// Each receive queue has a descriptor that tells of packets.
     tells: bool,
+    /// NUMA node of what packets are sent to, if it is known.
+    node: Option<u32>,
     /// For each send queue, packets that left work to the device.
     left: Vec<Arc<AtomicU64>>,
 }
@@ -190,7 +192,7 @@ impl Wire {
     ) -> Self {
         let left = tx.iter().map(|side| Arc::clone(&side.left)).collect();
         let tx = tx.into_iter().map(|side| Mutex::new(Some(side))).collect();
-        Self { rx, tx, token, tells, left }
+        Self { rx, tx, token, tells, node: None, left }
     }
 
     /// Of a TAP whose packets live in `pool`.
@@ -199,6 +201,17 @@ impl Wire {
         let batch = reader.batch(BATCH);
         let rx = vec![Mutex::new(Some(RxSide { queue: Source::Tap(reader), batch, wake: None }))];
         Self::of_sides(rx, vec![TxSide::new(Sink::Tap(tap), pool)], token, true)
+    }
+
+    /// The same, where the NUMA node of its other side is known.
+    pub fn at_node(self, node: Option<u32>) -> Self {
+        Self { node, ..self }
+    }
+
+    /// NUMA node of what packets are sent to: the NIC, or the vRouter at the other end.
+    #[inline]
+    pub fn node(&self) -> Option<u32> {
+        self.node
     }
 
     /// Packets that left work to the device: checksums, or being cut into pieces.

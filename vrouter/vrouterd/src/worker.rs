@@ -75,6 +75,8 @@ pub struct Plan {
     pub pool: Pool,
     /// Where the snapshot is.
     pub slot: Slot,
+    /// The NUMA node that this vRouter keeps to, if it does.
+    pub node: Option<u32>,
 }
 
 impl Worker {
@@ -161,7 +163,7 @@ impl Run {
     fn new(eal: &Eal, wake: Arc<Wake>, plan: &Plan) -> Self {
         let hz = eal.tsc_hz().max(1);
         let work = Work {
-            pipeline: Pipeline::new(plan.pool.clone(), plan.ports),
+            pipeline: Pipeline::new(plan.pool.clone(), plan.ports, plan.node),
             tally: Arc::clone(&plan.tally),
             clock: Clock { ticks_per_second: hz, ns_per_tick: (1_000_000_000 << 32) / hz },
             until_sample: SAMPLED,

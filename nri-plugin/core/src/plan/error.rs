@@ -241,6 +241,17 @@ pub enum Note {
         /// The vRouter's node; `None` when it spans all.
         vrouter: Option<NodeId>,
     },
+    /// No node could have all of it.
+    Unaligned {
+        /// Nodes of its CPUs.
+        cpus: NodeSet,
+        /// Nodes of its memory.
+        memory: NodeSet,
+        /// The vRouter's node; `None` when it spans all.
+        vrouter: Option<NodeId>,
+        /// Nodes of the vRouter's NICs.
+        nics: NodeSet,
+    },
 }
 
 impl fmt::Display for Note {
@@ -255,6 +266,16 @@ impl fmt::Display for Note {
                     Some(vrouter) => write!(f, ", the vRouter is on {vrouter}: packets cross between nodes"),
                     None => f.write_str(": packets cross between nodes"),
                 }
+            }
+            Self::Unaligned { cpus, memory, vrouter, nics } => {
+                write!(f, "not all on one NUMA node: CPUs on node {cpus}, memory on {memory}")?;
+                if let Some(vrouter) = vrouter {
+                    write!(f, ", the vRouter on {vrouter}")?;
+                }
+                if !nics.is_empty() {
+                    write!(f, ", its NICs on {nics}")?;
+                }
+                write!(f, ": packets cross between nodes; {NUMA}: strict would have refused it")
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::paths::SandboxId;
 use crate::policy::CpuMode;
 
 use super::place::{Limits, Placed};
-use super::{Alignment, Ask, Chosen, Cpus, Node, Note, PlanError};
+use super::{Alignment, Ask, Chosen, Cpus, Node, Note, PlanError, Vrouter};
 
 impl Node {
     /// The place that others have chosen for the container; all of the machine, as long as they have not.
@@ -32,7 +32,12 @@ impl Node {
         let mems = self.mems(&nodes, ask.chosen.mems);
         let required = match ask.request.numa {
             NumaPolicy::Node(node) => Some(node),
-            NumaPolicy::Strict => self.vrouter.node.or_else(|| nodes.first()),
+            // Of the vRouters the one that is where the CPUs are, if one is.
+            NumaPolicy::Strict => {
+                let from = self.served_from(ask.sandbox);
+                let there = from.iter().copied().find(|node| nodes.contains(*node));
+                there.or_else(|| from.first().copied()).or_else(|| nodes.first())
+            }
             NumaPolicy::Preferred | NumaPolicy::Off => None,
         };
         if let Some(wanted) = required.filter(|wanted| nodes.iter().any(|node| node != *wanted)) {
@@ -71,7 +76,9 @@ impl Node {
         record.mems.clone_from(&mems);
         let home = nodes.first().unwrap_or(NodeId(0));
         let placed = Placed { home, mems, nodes, cpus: record.cpus.clone() };
-        Some((cpus, self.alignment(&placed)))
+        let (name, _, alignment) = self.serve(sandbox, &placed);
+        self.settle(sandbox, name);
+        Some((cpus, alignment))
     }
 
     /// Where memory comes from: as chosen, else near the CPUs.
@@ -83,15 +90,20 @@ impl Node {
         }
     }
 
-    pub(super) fn followed_note(&self, placed: &Placed, alignment: Alignment) -> Option<Note> {
+    pub(super) fn followed_note(
+        &self,
+        placed: &Placed,
+        vrouter: &Vrouter,
+        alignment: Alignment,
+    ) -> Option<Note> {
         let Cpus::Followed { cpus, .. } = &placed.cpus else { return None };
         let matters = self.policy.cpu_mode == CpuMode::Follow && alignment != Alignment::Aligned;
-        let (nodes, vrouter) = (placed.nodes.clone(), self.vrouter.node);
+        let (nodes, vrouter) = (placed.nodes.clone(), vrouter.node);
         matters.then(|| Note::ChosenUnaligned { cpus: cpus.clone(), nodes, vrouter })
     }
 
     /// Nodes that have some of these CPUs.
-    fn nodes_of(&self, cpus: &CpuSet) -> NodeSet {
+    pub(super) fn nodes_of(&self, cpus: &CpuSet) -> NodeSet {
         let touched = self.topology.nodes().filter(|node| !node.cpus.is_disjoint(cpus));
         touched.map(|node| node.id).collect()
     }

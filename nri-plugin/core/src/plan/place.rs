@@ -76,7 +76,8 @@ impl Node {
     /// The sets of nodes to try, in order; inside a set the first is to be filled first.
     fn groups(&self, ask: &Ask<'_>, limits: &Limits) -> Result<Vec<Vec<NodeId>>, PlanError> {
         let home = self.pod(ask.sandbox).and_then(|pod| pod.node);
-        let vrouter = self.vrouter.node.filter(|node| self.has_cpus(*node));
+        let from = self.served_from(ask.sandbox);
+        let ranked = || self.ranked_for(ask, limits, &from).into_iter();
         let only = |node: NodeId| match home {
             Some(home) if home != node => Err(PlanError::PodElsewhere { wanted: node, home }),
             _ => Ok(vec![vec![node]]),
@@ -84,23 +85,23 @@ impl Node {
         match ask.request.numa {
             NumaPolicy::Node(node) if self.has_cpus(node) => only(node),
             NumaPolicy::Node(node) => {
-                let with_cpus = self.ranked(limits).into_iter().collect();
+                let with_cpus = ranked().collect();
                 Err(PlanError::NoSuchNode { node, with_cpus })
             }
-            NumaPolicy::Strict => match (vrouter, home) {
-                (Some(vrouter), _) => only(vrouter),
-                (None, Some(home)) => only(home),
-                (None, None) => {
-                    Ok(self.ranked_for(ask, limits).into_iter().map(|node| vec![node]).collect())
+            NumaPolicy::Strict => match (from.as_slice(), home) {
+                ([], Some(home)) => only(home),
+                ([], None) => Ok(ranked().map(|node| vec![node]).collect()),
+                (from, Some(home)) if from.contains(&home) => only(home),
+                ([first, ..], Some(_)) => only(*first),
+                (from, None) => {
+                    Ok(ranked().filter(|node| from.contains(node)).map(|node| vec![node]).collect())
                 }
             },
-            NumaPolicy::Off => Ok(vec![self.ranked_for(ask, limits)]),
+            NumaPolicy::Off => Ok(vec![ranked().collect()]),
             NumaPolicy::Preferred => {
                 let mut groups: Vec<Vec<NodeId>> = match home {
                     Some(home) => vec![vec![home]],
-                    None => {
-                        self.ranked_for(ask, limits).into_iter().map(|node| vec![node]).collect()
-                    }
+                    None => ranked().map(|node| vec![node]).collect(),
                 };
                 let first = groups.first().and_then(|group| group.first()).copied();
                 let near =
@@ -113,24 +114,17 @@ impl Node {
         }
     }
 
-    fn has_cpus(&self, node: NodeId) -> bool {
+    pub(super) fn has_cpus(&self, node: NodeId) -> bool {
         self.topology.node(node).is_some_and(|node| !node.cpus.is_empty())
     }
 
-    /// Nodes with CPUs, best first: with free hugepages for this container, near the vRouter, with few pods.
-    fn ranked(&self, limits: &Limits) -> Vec<NodeId> {
-        let from = self.vrouter.node.filter(|node| self.has_cpus(*node));
-        let start = from.or_else(|| self.topology.nodes().map(|node| node.id).next());
+    /// Nodes with CPUs, best first: with free hugepages for this container, near one of the nodes in `from`, with few pods.
+    fn ranked(&self, limits: &Limits, from: &[NodeId]) -> Vec<NodeId> {
+        let start =
+            from.first().copied().or_else(|| self.topology.nodes().map(|node| node.id).next());
         let mut nodes = start.map(|node| self.topology.nearest_with_cpus(node)).unwrap_or_default();
-        let distance = |node: NodeId| {
-            let distances =
-                from.and_then(|from| self.topology.node(from)).map(|from| &from.distances);
-            match distances {
-                Some(_) if from == Some(node) => 0,
-                Some(known) => known.get(&node).copied().unwrap_or(u32::MAX),
-                None => 0,
-            }
-        };
+        let distance =
+            |node: NodeId| from.iter().map(|from| self.distance(*from, node)).min().unwrap_or(0);
         let pods = |node: NodeId| self.pods().filter(|pod| pod.node == Some(node)).count();
         nodes.sort_by_key(|node| {
             (!self.has_free_hugepages(*node, limits), distance(*node), pods(*node), *node)
@@ -139,8 +133,8 @@ impl Node {
     }
 
     /// The same, with the node that placement has promised first.
-    fn ranked_for(&self, ask: &Ask<'_>, limits: &Limits) -> Vec<NodeId> {
-        let mut nodes = self.ranked(limits);
+    fn ranked_for(&self, ask: &Ask<'_>, limits: &Limits, from: &[NodeId]) -> Vec<NodeId> {
+        let mut nodes = self.ranked(limits, from);
         nodes.sort_by_key(|node| ask.request.promised != Some(*node));
         nodes
     }
@@ -177,7 +171,7 @@ impl Node {
     }
 
     fn owned<'a>(&'a self, exclusive: &'a CpuSet) -> pick::Owned<'a> {
-        pick::Owned { reserved: &self.reserved, workers: &self.vrouter.workers, exclusive }
+        pick::Owned { reserved: &self.reserved, workers: &self.workers, exclusive }
     }
 
     fn share(&self, nodes: &NodeSet, exclusive: &CpuSet) -> Result<CpuSet, PlanError> {
@@ -255,7 +249,7 @@ impl Node {
     fn counts(&self, nodes: &NodeSet, exclusive: &CpuSet) -> CpuCounts {
         let online = pick::online(&self.topology, nodes);
         let unreserved = online.difference(&self.reserved);
-        let idle = unreserved.difference(&self.vrouter.workers);
+        let idle = unreserved.difference(&self.workers);
         let free = idle.difference(exclusive);
         CpuCounts {
             nodes: nodes.clone(),

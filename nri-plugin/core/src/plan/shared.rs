@@ -26,11 +26,8 @@ impl Node {
     /// release; [`Node::allocate`] does it itself.
     pub fn rebalance(&mut self) -> Vec<SharedUpdate> {
         let exclusive = self.exclusive_except(None);
-        let owned = pick::Owned {
-            reserved: &self.reserved,
-            workers: &self.vrouter.workers,
-            exclusive: &exclusive,
-        };
+        let owned =
+            pick::Owned { reserved: &self.reserved, workers: &self.workers, exclusive: &exclusive };
         // There are hundreds of containers and few sets of nodes.
         let mut pools: BTreeMap<NodeSet, CpuSet> = BTreeMap::new();
         let mut updates = Vec::new();

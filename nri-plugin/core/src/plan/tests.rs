@@ -37,7 +37,8 @@ pub(crate) fn node(name: &str) -> Node {
 fn node_with(name: &str, reserved: &str, workers: &str, vrouter: Option<u32>) -> Node {
     let defaults = Defaults { queue_size: 1024, socket: SocketOwner::Vrouter };
     let mut node = Node::new(machine(name), reserved.parse().unwrap(), defaults, Policy::default());
-    node.set_vrouter(Vrouter { workers: workers.parse().unwrap(), node: vrouter.map(NodeId) });
+    let workers = workers.parse().unwrap();
+    node.set_vrouter("", Vrouter { workers, node: vrouter.map(NodeId), ..Vrouter::default() });
     node
 }
 
@@ -47,7 +48,7 @@ pub(crate) fn with_policy(name: &str, vrouter: Option<u32>, policy: Policy) -> N
     node
 }
 
-fn red() -> [Network; 1] {
+pub(crate) fn red() -> [Network; 1] {
     let ipv6 = Some(Network6 {
         prefix: "fd00:66::/120".parse().unwrap(),
         gateway: "fd00:66::1".parse().unwrap(),
@@ -595,6 +596,7 @@ fn fresh_views_of_the_machine() {
     assert!(allocate(&mut node, "a", "app", &want).is_err());
     node.set_topology(machine("1-node-2-cpus"));
     assert!(allocate(&mut node, "a", "app", &want).is_ok());
-    node.set_vrouter(Vrouter { workers: CpuSet::from_iter([crate::cpuset::CpuId(0)]), node: None });
+    let workers = CpuSet::from_iter([crate::cpuset::CpuId(0)]);
+    node.set_vrouter("", Vrouter { workers, ..Vrouter::default() });
     assert_eq!(node.rebalance()[0].cpus.to_string(), "1");
 }

@@ -45,6 +45,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         node: None,
         containers: BTreeMap::from([("app".to_owned(), container)]),
         slots: BTreeMap::from([(Slot::POD, vec![interface])]),
+        placement: None,
     }
 }
 

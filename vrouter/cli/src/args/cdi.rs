@@ -19,9 +19,6 @@ Examples:
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct CdiArgs {
-    /// The directory of the pods' sockets, as in nri.toml.
-    #[arg(long, value_name = "PATH", default_value = "/run/ringway")]
-    pub(crate) run_dir: PathBuf,
     /// Where runtimes look for files of CDI.
     #[arg(long, value_name = "PATH", default_value = "/var/run/cdi")]
     pub(crate) spec_dir: PathBuf,

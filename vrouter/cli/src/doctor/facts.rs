@@ -38,7 +38,8 @@ pub(super) struct Facts {
     pub unserved: Vec<Unserved>,
     /// Names of the pods' directories below `run_dir`.
     pub pods: Vec<String>,
-    pub vrouter: Option<Result<Served, String>>,
+    /// What each vRouter says, or why it can't be asked; in the order in which they were asked.
+    pub vrouters: Vec<Result<Served, String>>,
     /// Of the cgroups that ports name, those that are gone.
     pub dead_cgroups: BTreeSet<String>,
 }
@@ -114,20 +115,19 @@ pub(super) struct Served {
 
 impl Facts {
     /// `root` is `/`, but for tests; programs are run only there.
-    pub fn gather(doctor: &DoctorArgs, served: Result<Served, String>) -> Self {
+    pub fn gather(
+        doctor: &DoctorArgs,
+        run_dir: &Path,
+        served: Vec<Result<Served, String>>,
+    ) -> Self {
         let root = &doctor.root;
         let at = |path: &str| root.join(path.trim_start_matches('/'));
         let cgroup = cgroup(root);
-        let run_dir = at(&doctor.run_dir.display().to_string());
+        let run_dir = at(&run_dir.display().to_string());
         let status = status(&run_dir.join("nri-status.json"));
-        let dead_cgroups = served.as_ref().map_or_else(
-            |_| BTreeSet::new(),
-            |served| {
-                let named = served.ports.iter().filter_map(|port| port.spec.as_ref());
-                let named = named.flat_map(|spec| &spec.peer_cgroups);
-                named.filter(|path| !cgroup_exists(root, path)).cloned().collect()
-            },
-        );
+        let ports = served.iter().flatten().flat_map(|served| &served.ports);
+        let named = ports.filter_map(|port| port.spec.as_ref()).flat_map(|spec| &spec.peer_cgroups);
+        let dead_cgroups = named.filter(|path| !cgroup_exists(root, path)).cloned().collect();
         Self {
             cpu_flags: cpu_flags(&text(&at("/proc/cpuinfo")).unwrap_or_default()),
             nodes: nodes(&at("/sys/devices/system/node")),
@@ -146,7 +146,7 @@ impl Facts {
             unregistered: status.get("runtime").is_some_and(serde_json::Value::is_null),
             unserved: unserved(&status),
             pods: names(&run_dir.join("pods")),
-            vrouter: Some(served),
+            vrouters: served,
             dead_cgroups,
         }
     }

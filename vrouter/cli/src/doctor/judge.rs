@@ -1,7 +1,7 @@
 //! What the facts mean. Pure.
 
 use nri_plugin_api::is_ours_alone;
-use vrouter_api::v1::{PortSpec, PortState};
+use vrouter_api::v1::{Port, PortSpec, PortState};
 
 use super::facts::{Facts, NRI, Nic, Served, Unserved, containerd_key};
 use super::{Finding, Status};
@@ -258,9 +258,8 @@ fn nri(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Ports that were a pod's, of containers that are gone, and of which no record is left: nobody will ever use them.
-pub(super) fn leaked(facts: &Facts) -> Vec<&str> {
-    let Some(served) = served(facts) else { return Vec::new() };
+/// Ports of a vRouter that were a pod's, of containers that are gone, and of which no record is left: nobody will ever use them.
+pub(super) fn leaked<'a>(facts: &Facts, served: &'a Served) -> Vec<&'a str> {
     let gone = |path: &String| facts.dead_cgroups.contains(path);
     let leaked = |spec: &&PortSpec| {
         let sandbox = spec.id.split('/').next().unwrap_or_default();
@@ -327,21 +326,28 @@ fn kubelet(facts: &Facts) -> Vec<Finding> {
 }
 
 fn vrouter(facts: &Facts) -> Vec<Finding> {
-    match &facts.vrouter {
-        None => Vec::new(),
-        Some(Err(why)) => {
+    facts.vrouters.iter().flat_map(one_vrouter).collect()
+}
+
+fn one_vrouter(vrouter: &Result<Served, String>) -> Vec<Finding> {
+    match vrouter {
+        Err(why) => {
             vec![
                 finding("vrouter", Status::Failure, why.clone())
                     .remedy("systemctl status ringway-vrouter"),
             ]
         }
-        Some(Ok(Served { info, networks, ports })) => {
+        Ok(Served { info, networks, ports }) => {
             let workers: Vec<_> =
                 info.workers.iter().map(|worker| worker.cpu.to_string()).collect();
+            let number = info.instance.map(|number| format!("vRouter {number}: "));
+            let node = info.numa_node.map(|node| format!(", NUMA node {node}"));
             let what = format!(
-                "version {}, {}, workers on CPU {}, {networks} networks, {} ports",
+                "{}version {}, {}{}, workers on CPU {}, {networks} networks, {} ports",
+                number.unwrap_or_default(),
                 info.version,
                 info.dpdk_version,
+                node.unwrap_or_default(),
                 workers.join(", "),
                 ports.len()
             );
@@ -358,15 +364,18 @@ fn vrouter(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-fn served(facts: &Facts) -> Option<&Served> {
-    facts.vrouter.as_ref()?.as_ref().ok()
+/// The ports of all vRouters; `None` where none could be asked for.
+fn served(facts: &Facts) -> Option<Vec<&Port>> {
+    let vrouters: Vec<_> = facts.vrouters.iter().filter_map(|it| it.as_ref().ok()).collect();
+    let all = vrouters.len() == facts.vrouters.len() && !vrouters.is_empty();
+    all.then(|| vrouters.iter().flat_map(|served| &served.ports).collect())
 }
 
 /// Ports that carry nothing.
 fn ports(facts: &Facts) -> Vec<Finding> {
     let Some(served) = served(facts) else { return Vec::new() };
     let mut findings = Vec::new();
-    for port in &served.ports {
+    for port in &served {
         let Some(spec) = &port.spec else { continue };
         if port.state() == PortState::Up {
             continue;
@@ -392,12 +401,8 @@ fn ports(facts: &Facts) -> Vec<Finding> {
                 .remedy(remedy),
         );
     }
-    if findings.is_empty() && !served.ports.is_empty() {
-        findings.push(finding(
-            "ports",
-            Status::Ok,
-            format!("all {} ports are up", served.ports.len()),
-        ));
+    if findings.is_empty() && !served.is_empty() {
+        findings.push(finding("ports", Status::Ok, format!("all {} ports are up", served.len())));
     }
     findings
 }
@@ -407,7 +412,7 @@ fn leaks(facts: &Facts) -> Vec<Finding> {
     let Some(served) = served(facts) else { return Vec::new() };
     const MEND: &str = "systemctl restart ringway-nri: at its start the plugin mends what differs; `ringway doctor --repair` deletes ports of pods that are gone";
     let mut findings = Vec::new();
-    let specs = || served.ports.iter().filter_map(|port| port.spec.as_ref());
+    let specs = || served.iter().filter_map(|port| port.spec.as_ref());
     for spec in specs() {
         let gone = |path: &String| facts.dead_cgroups.contains(path);
         if !spec.peer_cgroups.is_empty() && spec.peer_cgroups.iter().all(gone) {

@@ -1,13 +1,12 @@
 //! `ringway doctor --repair`: what can be mended without asking anybody, and how that went.
 
-use std::path::Path;
-
 use super::facts::Facts;
 use super::{Finding, Status, judge, runtime};
 use crate::call::Vrouter;
+use crate::targets::Target;
 
-/// Everything that was tried.
-pub(super) async fn repair(facts: &Facts, socket: &Path) -> Vec<Finding> {
+/// Everything that was tried. `targets`: whom the facts about vRouters are from.
+pub(super) async fn repair(facts: &Facts, targets: &[Target]) -> Vec<Finding> {
     let mut done = Vec::new();
     for container in &facts.unserved {
         if facts.nri.is_none() || facts.unregistered {
@@ -30,20 +29,22 @@ pub(super) async fn repair(facts: &Facts, socket: &Path) -> Vec<Finding> {
             Err(why) => finding(Status::Failure, format!("{name} cannot be ended: {why}")),
         });
     }
-    let leaked = judge::leaked(facts);
-    if leaked.is_empty() {
-        return done;
-    }
-    match Vrouter::connect(socket.to_owned()).await {
-        Ok(mut vrouter) => {
-            for id in leaked {
-                done.push(match vrouter.delete_port(id).await {
-                    Ok(()) => finding(Status::Ok, format!("port {id} was deleted")),
-                    Err(why) => finding(Status::Failure, why.to_string()),
-                });
-            }
+    for (target, served) in targets.iter().zip(&facts.vrouters) {
+        let leaked = served.as_ref().map(|served| judge::leaked(facts, served)).unwrap_or_default();
+        if leaked.is_empty() {
+            continue;
         }
-        Err(why) => done.push(finding(Status::Failure, why.to_string())),
+        match Vrouter::connect(target.socket.clone()).await {
+            Ok(mut vrouter) => {
+                for id in leaked {
+                    done.push(match vrouter.delete_port(id).await {
+                        Ok(()) => finding(Status::Ok, format!("port {id} was deleted")),
+                        Err(why) => finding(Status::Failure, why.to_string()),
+                    });
+                }
+            }
+            Err(why) => done.push(finding(Status::Failure, why.to_string())),
+        }
     }
     done
 }

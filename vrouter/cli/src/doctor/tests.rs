@@ -37,6 +37,8 @@ fn served(ports: Vec<Port>) -> Result<Served, String> {
         numa_node: None,
         pid: 1,
         instance_id: "x".into(),
+        instance: None,
+        nic_nodes: Vec::new(),
         workers: vec![Worker { index: 0, cpu: 1 }],
     };
     Ok(Served { info, networks: 1, ports })
@@ -48,13 +50,8 @@ fn port(id: &str, cgroup: &str, state: PortState) -> Port {
 }
 
 fn look(root: &Path, served: Result<Served, String>) -> Vec<Finding> {
-    let doctor = DoctorArgs {
-        run_dir: "/run/ringway".into(),
-        repair: false,
-        containerd_config: None,
-        root: root.to_owned(),
-    };
-    judge(&Facts::gather(&doctor, served))
+    let doctor = DoctorArgs { repair: false, containerd_config: None, root: root.to_owned() };
+    judge(&Facts::gather(&doctor, Path::new("/run/ringway"), vec![served]))
 }
 
 /// The findings of one check, as status and text.

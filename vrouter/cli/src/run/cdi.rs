@@ -50,14 +50,19 @@ struct Interface {
     socket: String,
 }
 
-pub(super) async fn run(cdi: &CdiArgs, json: bool, out: &mut impl Write) -> Result<(), Failure> {
+pub(super) async fn run(
+    cdi: &CdiArgs,
+    run_dir: &Path,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     match &cdi.action {
         CdiAction::Add(device) => {
-            let made = add(cdi, device).await?;
+            let made = add(cdi, run_dir, device).await?;
             show(out, json, &made, text)
         }
         CdiAction::Delete { name } => {
-            delete(cdi, name).await?;
+            delete(cdi, run_dir, name).await?;
             show(out, json, &Deleted { deleted: name.clone() }, |_| {
                 format!("device {name} is gone\n")
             })
@@ -66,22 +71,22 @@ pub(super) async fn run(cdi: &CdiArgs, json: bool, out: &mut impl Write) -> Resu
             let mut state = String::new();
             io::stdin().take(STATE_BYTES).read_to_string(&mut state).map_err(Failure::Output)?;
             let request = v1::AttachDeviceRequest { name: name.clone(), pid: pid(&state)? };
-            let mut client = connect(&cdi.run_dir).await?;
+            let mut client = connect(run_dir).await?;
             answered("device not attached", client.attach_device(request)).await.map(drop)
         }
     }
 }
 
-async fn add(cdi: &CdiArgs, device: &AddDevice) -> Result<Made, Failure> {
+async fn add(cdi: &CdiArgs, run_dir: &Path, device: &AddDevice) -> Result<Made, Failure> {
     let name = &device.name;
-    let mut client = connect(&cdi.run_dir).await?;
+    let mut client = connect(run_dir).await?;
     let request = v1::CreateDeviceRequest {
         name: name.clone(),
         annotations: [("interfaces.ringway.dev".to_owned(), interface(device).to_string())].into(),
     };
     let given = answered("device not made", client.create_device(request)).await?;
     let file = file(&cdi.spec_dir, name);
-    let hook = hook(name, &cdi.run_dir);
+    let hook = hook(name, run_dir);
     if let Err(why) = hook.and_then(|hook| write(&file, &spec(name, &given, &hook))) {
         // Nobody would find it.
         let request = v1::DeleteDeviceRequest { name: name.clone() };
@@ -105,8 +110,8 @@ async fn add(cdi: &CdiArgs, device: &AddDevice) -> Result<Made, Failure> {
     })
 }
 
-async fn delete(cdi: &CdiArgs, name: &str) -> Result<(), Failure> {
-    let mut client = connect(&cdi.run_dir).await?;
+async fn delete(cdi: &CdiArgs, run_dir: &Path, name: &str) -> Result<(), Failure> {
+    let mut client = connect(run_dir).await?;
     // The plugin says what a name is; a path is made of none but a good one.
     let request = v1::DeleteDeviceRequest { name: name.to_owned() };
     answered("device not deleted", client.delete_device(request)).await?;

@@ -71,6 +71,8 @@ fn info_lines() {
         pid: 42,
         workers: vec![v1::Worker { index: 1, cpu: 3 }, v1::Worker { index: 0, cpu: 2 }],
         instance_id: "abc".into(),
+        instance: None,
+        nic_nodes: Vec::new(),
     };
     assert_eq!(
         info(&Info::from(wire)),

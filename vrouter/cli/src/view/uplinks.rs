@@ -21,6 +21,7 @@ pub(crate) struct Uplink {
     pub(crate) link: bool,
     pub(crate) speed_mbit: Option<u32>,
     pub(crate) reason: Option<String>,
+    pub(crate) numa_node: Option<u32>,
     /// `None` where counters were not asked for.
     pub(crate) counters: Option<UplinkCounters>,
 }
@@ -83,6 +84,7 @@ impl Uplink {
             link: uplink.link,
             speed_mbit: (uplink.speed != 0).then_some(uplink.speed),
             reason: filled(uplink.reason),
+            numa_node: u32::try_from(uplink.numa_node).ok(),
             counters: stats.map(UplinkCounters::from),
         }
     }

@@ -1,4 +1,5 @@
-//! Who is at the other end of a pod's socket: the process must be in one of the pod's cgroups.
+//! Who is at the other end of a pod's socket: the process must be in one of the pod's cgroups. At the other end of a link
+//! between vRouters it must be root's.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -7,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::port::Peers;
 
 /// Why a peer is not served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,15 +31,34 @@ pub enum PeerError {
         /// Where it really is.
         cgroup: String,
     },
+    /// It is somebody's who may not.
+    #[error("process {pid} is not root's (it is of user {uid})")]
+    NotRoot {
+        /// Its process id.
+        pid: i32,
+        /// Its user.
+        uid: u32,
+    },
 }
 
-/// Checks that the process that connected (or listens) at the other end is in one of `cgroups` or below.
+/// Checks that the process that connected (or listens) at the other end is one of `peers`.
 ///
 /// The kernel recorded it at connect(2) or listen(2); passing the socket on does not change it. Returns its pid.
 ///
 /// # Errors
-/// [`PeerError`]; with no `cgroups` everybody is foreign.
-pub fn check(stream: &UnixStream, cgroups: &[String]) -> Result<i32, PeerError> {
+/// [`PeerError`]; with no cgroups everybody is foreign.
+pub fn check(stream: &UnixStream, peers: &Peers) -> Result<i32, PeerError> {
+    match peers {
+        Peers::Cgroups(cgroups) => in_cgroups(stream, cgroups),
+        Peers::Root => {
+            let peer = getsockopt(stream, PeerCredentials).map_err(PeerError::Unknown)?;
+            let (pid, uid) = (peer.pid(), peer.uid());
+            if uid == 0 { Ok(pid) } else { Err(PeerError::NotRoot { pid, uid }) }
+        }
+    }
+}
+
+fn in_cgroups(stream: &UnixStream, cgroups: &[String]) -> Result<i32, PeerError> {
     // Taken first: while it refers to a live process, the pid below can't have been given to another.
     let pidfd = peer_pidfd(stream);
     let pid = getsockopt(stream, PeerCredentials).map_err(PeerError::Unknown)?.pid();
@@ -140,7 +162,8 @@ mod tests {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let me = i32::try_from(std::process::id()).unwrap();
         let text = fs::read_to_string("/proc/self/cgroup").unwrap();
-        match check(&ours, &cgroups(&["/no/such/pod"])) {
+        assert_eq!(check(&ours, &Peers::Root).is_ok(), nix::unistd::getuid().is_root());
+        match check(&ours, &Peers::Cgroups(cgroups(&["/no/such/pod"]))) {
             Err(PeerError::Foreign { pid, cgroup }) => {
                 assert_eq!(pid, me);
                 assert!(text.contains(&cgroup));

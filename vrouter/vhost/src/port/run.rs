@@ -166,13 +166,15 @@ impl Runner {
                 return self.later();
             }
         };
-        let cgroups = lock(&self.shared.cgroups).clone();
-        let pid = match peer::check(&stream, &cgroups) {
+        let peers = lock(&self.shared.peers).clone();
+        let pid = match peer::check(&stream, &peers) {
             Ok(pid) => pid,
             Err(error) => {
                 let pid = match &error {
                     peer::PeerError::Unknown(_) => 0,
-                    peer::PeerError::Gone { pid } | peer::PeerError::Foreign { pid, .. } => *pid,
+                    peer::PeerError::Gone { pid }
+                    | peer::PeerError::Foreign { pid, .. }
+                    | peer::PeerError::NotRoot { pid, .. } => *pid,
                 };
                 return self.refuse(pid, format!("peer refused: {error}"));
             }

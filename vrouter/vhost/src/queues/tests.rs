@@ -253,7 +253,10 @@ fn crossings_need_two_known_nodes() {
         .into_iter()
         .chain([(Some(0), Some(0), false), (Some(0), Some(1), true), (Some(1), Some(0), true)])
     {
-        assert_eq!(at(from).crosses_to(&at(to)), crosses, "{from:?} {to:?}");
+        assert_eq!(at(from).crosses(None, to), crosses, "{from:?} {to:?}");
+        // By the hands of a worker that is elsewhere it crosses, too.
+        let by = Some(7);
+        assert_eq!(at(from).crosses(by, to), from.is_some() || to.is_some(), "{from:?} {to:?}");
         assert_eq!(at(from).node(), from);
     }
 }

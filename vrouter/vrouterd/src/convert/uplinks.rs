@@ -1,5 +1,8 @@
 //! Uplinks between the wire and the vRouter's own types.
 
+use std::path::PathBuf;
+
+use ringway_config::LinkSettings;
 use vrouter_api::v1;
 use vrouter_core::{NetworkIndex, PortIndex, PortPolicy, PortRole, PuntClass, Rates};
 use vrouter_net::Mac;
@@ -13,7 +16,7 @@ const MAX_QUEUES: u32 = 16;
 const MAX_MTU: u32 = 9216;
 
 /// How DPDK serves an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Driver {
     /// By the NIC's own driver.
     Pci,
@@ -23,6 +26,23 @@ pub enum Driver {
     AfXdp,
     /// By a TAP that is made for it.
     Tap,
+    /// By memory shared with another vRouter.
+    Link(Link),
+}
+
+/// One end of a link to another vRouter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where the two meet.
+    pub socket: PathBuf,
+    /// This end listens there; the other's memory is shared.
+    pub listens: bool,
+    /// Ethernet address of this end.
+    pub mac: Mac,
+    /// Number of the vRouter at the other.
+    pub peer: u32,
+    /// The NUMA node of that one.
+    pub peer_node: Option<u32>,
 }
 
 /// An uplink as asked for, checked on its own.
@@ -72,6 +92,11 @@ impl UplinkRequest {
                 let remedy = "is no PCI address as 0000:01:00.0, which the driver pci needs";
                 return Err(invalid("device", &wire.device, remedy));
             }
+            (v1::UplinkDriver::Link, _) => {
+                let remedy =
+                    "links between vRouters follow from `[[instances]]` in the configuration";
+                return Err(invalid("driver", "link", remedy));
+            }
             (_, true) => {
                 let remedy = "is a PCI address: use the driver pci, or name a kernel interface";
                 return Err(invalid("device", &wire.device, remedy));
@@ -101,6 +126,28 @@ impl UplinkRequest {
             .ok_or_else(|| invalid("mtu", wire.mtu, format!("use at most {MAX_MTU}")))?;
         let (name, device) = (wire.name.clone(), wire.device.clone());
         Ok(Self { name, device, driver, network: wire.network.clone(), host, queues, mtu })
+    }
+
+    /// A link to another vRouter, as the configuration has it.
+    pub fn link(link: &LinkSettings) -> Self {
+        let end = Link {
+            socket: link.socket.clone(),
+            listens: link.listens,
+            mac: Mac::new(link.mac),
+            peer: link.peer,
+            peer_node: Some(link.peer_node),
+        };
+        Self {
+            name: link.name.clone(),
+            // Nobody else has one of the name.
+            device: link.name.clone(),
+            driver: Driver::Link(end),
+            network: link.network.clone(),
+            host: None,
+            queues: 1,
+            // At most 9216: checked with the configuration.
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        }
     }
 
     /// Whether the kernel's side of it carries on what the kernel had on the device: it has the same name.
@@ -163,6 +210,7 @@ impl UplinkRequest {
             Driver::AfPacket => v1::UplinkDriver::AfPacket,
             Driver::AfXdp => v1::UplinkDriver::AfXdp,
             Driver::Tap => v1::UplinkDriver::Tap,
+            Driver::Link(_) => v1::UplinkDriver::Link,
         };
         v1::UplinkSpec {
             name: self.name.clone(),

@@ -30,6 +30,8 @@ pub(super) struct Output<'a> {
     pub origins: &'a [Origin; BURST],
     pub pool: &'a Pool,
     pub now: Timestamp,
+    /// The NUMA node of this vRouter, if it keeps to one.
+    pub node: Option<u32>,
     pub counts: &'a PortTally,
     pub tally: &'a WorkerTally,
 }
@@ -114,7 +116,7 @@ impl Output<'_> {
         }
         if sent.packets != 0
             && let Some(queues) = self.plane.port(to).and_then(DataPort::pod)
-            && self.queues.crosses_to(queues)
+            && self.queues.crosses(self.node, queues.node())
         {
             self.counts.crossed(sent.packets);
         }

@@ -99,8 +99,8 @@ impl<'a> Sending<'a> {
         offload::plan(can, wanted, front, head, head.len() + body.len(), room.into())
     }
 
-    /// Hands over the last, and counts: `from` sent them, `to` got them.
-    pub fn finish(mut self, to: Option<&PortTally>, from: &PortTally, tally: &WorkerTally) {
+    /// Hands over the last, and counts: `from` sent them, `to` got them. Says how many that were.
+    pub fn finish(mut self, to: Option<&PortTally>, from: &PortTally, tally: &WorkerTally) -> u64 {
         self.flush();
         for _ in 0..self.lost {
             tally.drop(from, DropReason::ReceiverRingFull);
@@ -111,6 +111,7 @@ impl<'a> Sending<'a> {
         tally.forwarded.add(self.sent.forwarded.saturating_sub(self.lost));
         tally.replied.add(self.sent.replied);
         tally.originated.add(self.sent.originated);
+        self.sent.packets
     }
 }
 
@@ -171,7 +172,10 @@ impl Output<'_> {
                 }
             }
         }
-        sending.finish(self.tally.port(to), self.counts, self.tally);
+        let sent = sending.finish(self.tally.port(to), self.counts, self.tally);
+        if sent != 0 && self.queues.crosses(self.node, wire.node()) {
+            self.counts.crossed(sent);
+        }
     }
 
     #[inline]

@@ -1,17 +1,16 @@
 //! Uplinks: devices that are opened and closed, and whose links come and go.
 
-use std::sync::Arc;
-
 use vrouter_api::v1::{self, event};
 use vrouter_core::{NetworkIndex, PortIndex, PortPolicy};
 use vrouter_kernel::hostif::{HostInterface, Releasing};
 
 use super::Registry;
 use crate::assign::{Owners, WorkerIndex};
+use crate::claim::Claim;
 use crate::convert::uplinks::punts;
-use crate::convert::{Refusal, UplinkRequest, port_stats};
+use crate::convert::{Driver, Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
-use crate::dataplane::{DataPort, Ends};
+use crate::dataplane::DataPort;
 use crate::device::{Device, Devices, State, cause};
 use crate::publish::Published;
 
@@ -19,29 +18,31 @@ use crate::publish::Published;
 const RETRY: u32 = 20;
 
 /// One of an uplink's two ports.
-struct WirePort {
-    index: PortIndex,
+pub(super) struct WirePort {
+    pub(super) index: PortIndex,
     /// `None`: it is gone and could not be made anew yet.
-    device: Option<Device>,
+    pub(super) device: Option<Device>,
     /// What its slot had counted when it got it.
-    start: PortCounts,
+    pub(super) start: PortCounts,
     /// Looks until the next attempt to make it anew.
-    retry: u32,
+    pub(super) retry: u32,
 }
 
 /// An uplink.
 pub struct UplinkRecord {
     /// Its network.
     pub network: NetworkIndex,
-    request: UplinkRequest,
-    mac: vrouter_net::Mac,
-    driver: String,
-    port: WirePort,
-    host: Option<WirePort>,
+    pub(super) request: UplinkRequest,
+    pub(super) mac: vrouter_net::Mac,
+    pub(super) driver: String,
+    pub(super) port: WirePort,
+    pub(super) host: Option<WirePort>,
     /// The interface, if it was taken from the kernel. After the devices: they have to be closed when it goes back.
-    taken: Option<HostInterface>,
-    link: bool,
-    reason: String,
+    pub(super) taken: Option<HostInterface>,
+    pub(super) link: bool,
+    pub(super) reason: String,
+    /// Keeps other vRouters off. After all else; a link has none.
+    pub(super) _claim: Option<Claim>,
 }
 
 impl UplinkRecord {
@@ -86,7 +87,7 @@ impl UplinkRecord {
         true
     }
 
-    fn wire(&self, running: &[WorkerIndex]) -> v1::Uplink {
+    pub(super) fn wire(&self, running: &[WorkerIndex]) -> v1::Uplink {
         let owners = owners(running, &self.port);
         let queues = usize::from(self.request.queues);
         v1::Uplink {
@@ -97,7 +98,17 @@ impl UplinkRecord {
             driver: self.driver.clone(),
             reason: self.reason.clone(),
             workers: owners.iter().take(queues).map(|(_, worker)| worker.0.into()).collect(),
+            numa_node: self.numa_node().and_then(|node| i32::try_from(node).ok()).unwrap_or(-1),
         }
+    }
+
+    fn numa_node(&self) -> Option<u32> {
+        self.port.device.as_ref().and_then(Device::numa_node)
+    }
+
+    /// Whether it leads to another vRouter of this machine.
+    pub(super) fn is_link(&self) -> bool {
+        matches!(self.request.driver, Driver::Link(_))
     }
 }
 
@@ -115,7 +126,7 @@ fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
 }
 
 impl Registry {
-    fn running(&self) -> Vec<WorkerIndex> {
+    pub(super) fn running(&self) -> Vec<WorkerIndex> {
         self.crew.running().into_keys().collect()
     }
 
@@ -123,6 +134,14 @@ impl Registry {
     pub fn uplinks(&self) -> Vec<v1::Uplink> {
         let running = self.running();
         self.uplinks.values().map(|record| record.wire(&running)).collect()
+    }
+
+    /// NUMA nodes of the devices that lead out of this machine, each once.
+    pub fn nic_nodes(&self) -> Vec<u32> {
+        let nics = self.uplinks.values().filter(|record| !record.is_link());
+        let nodes: std::collections::BTreeSet<_> =
+            nics.filter_map(UplinkRecord::numa_node).collect();
+        nodes.into_iter().collect()
     }
 
     /// The slot of an uplink, by its name.
@@ -151,11 +170,13 @@ impl Registry {
             let (device, uplink) = (request.device, other.request.name.clone());
             return Err(Refusal::DeviceTaken { device, uplink });
         }
+        let claim = self.devices.claim(&request)?;
         let index = self.free_slot(&[])?;
         let host = request.host.clone();
         let host_index = host.as_ref().map(|_| self.free_slot(&[index])).transpose()?;
         let taken = request.takes_over().then(|| self.devices.take(&request)).transpose()?;
-        let device = self.devices.open(&request, kernel_name(&request, taken.as_ref()), index)?;
+        let name_now = kernel_name(&request, taken.as_ref());
+        let device = self.devices.open(&request, name_now, index, None)?;
         let (mac, driver) = (device.mac, device.driver.clone());
         // What can be refused still leaves devices behind that go with these.
         let host = match (host, host_index) {
@@ -187,6 +208,7 @@ impl Registry {
             link,
             reason: if link { String::new() } else { "no link".to_owned() },
             request,
+            _claim: Some(claim),
         };
         let wire = record.wire(&self.running());
         self.uplinks.insert(name.clone(), record);
@@ -228,15 +250,10 @@ impl Registry {
     pub(super) fn wires(&self) -> Vec<(DataPort, Owners)> {
         let running = self.running();
         let wire = |port: &WirePort| {
-            let wire = &port.device.as_ref()?.wire;
+            let device = port.device.as_ref()?;
             let owners = owners(&running, port);
-            for queue in 0..wire.queues() {
-                let Some(wake) = self.crew.wake(owners.of(queue)) else { continue };
-                if let Err(error) = wire.set_wake(queue, &wake) {
-                    tracing::warn!(port = port.index.0, queue, %error, "a worker can't watch a device");
-                }
-            }
-            Some((DataPort { index: port.index, ends: Ends::Wire(Arc::clone(wire)) }, owners))
+            device.wake(&owners, port.index, |queue| self.crew.wake(owners.of(queue)));
+            Some((DataPort { index: port.index, ends: device.ends.clone() }, owners))
         };
         self.uplinks.values().flat_map(UplinkRecord::ports).filter_map(wire).collect()
     }
@@ -245,6 +262,7 @@ impl Registry {
     /// ([`crate::publish`]). An interface that was taken away is made anew, or found again.
     pub fn look_at_links(&mut self) {
         let names: Vec<_> = self.uplinks.keys().cloned().collect();
+        let wake = self.any_wake();
         for name in names {
             let Some(mut record) = self.uplinks.remove(&name) else { continue };
             let mut changed = false;
@@ -260,18 +278,21 @@ impl Registry {
             let link = {
                 let index = record.port.index;
                 let interface = kernel_name(&request, taken);
+                let shown = match request.driver {
+                    Driver::Link(_) => Interface::Link(interface),
+                    _ => Interface::Kernels(interface),
+                };
                 let mut opened = false;
                 let gone = || published.forget(index);
                 let open = || {
                     if away {
                         return Err(not_taken(&request));
                     }
-                    let device = devices.open(&request, interface, index)?;
+                    let device = devices.open(&request, interface, index, wake.clone())?;
                     opened = true;
                     Ok(device)
                 };
-                let state =
-                    look(&mut record.port, &mut reasons, &mut changed, interface, gone, open);
+                let state = look(&mut record.port, &mut reasons, &mut changed, shown, gone, open);
                 let up = state == State::Up;
                 if let (true, Some(device)) = (opened, &record.port.device) {
                     published.watch(index, up, device.look());
@@ -290,7 +311,8 @@ impl Registry {
                     install(taken, &request, interface)?;
                     Ok(device)
                 };
-                look(host, &mut reasons, &mut changed, interface, || (), open);
+                let shown = Interface::Kernels(interface);
+                look(host, &mut reasons, &mut changed, shown, || (), open);
             }
             if !link && reasons.is_empty() {
                 reasons.push("no link".to_owned());
@@ -400,28 +422,38 @@ fn take_again(
     false
 }
 
+/// What a device is to people.
+enum Interface<'a> {
+    Kernels(&'a str),
+    Link(&'a str),
+}
+
 /// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not. `forget`: done before
 /// the device is closed.
 fn look(
     port: &mut WirePort,
     reasons: &mut Vec<String>,
     changed: &mut bool,
-    interface: &str,
+    interface: Interface<'_>,
     forget: impl FnOnce(),
     open: impl FnOnce() -> Result<Device, Refusal>,
 ) -> State {
+    let interface = match interface {
+        Interface::Kernels(name) => format!("interface {name:?}"),
+        Interface::Link(name) => format!("the other end of {name:?}"),
+    };
     let state = port.device.as_ref().map_or(State::Gone, Device::state);
     if state != State::Gone {
         return state;
     }
     if let Some(gone) = port.device.take() {
-        tracing::warn!(interface, "the interface of an uplink is gone");
+        tracing::warn!("{interface} is gone");
         forget();
         gone.close();
         *changed = true;
         port.retry = 0;
     }
-    reasons.push(format!("interface {interface:?} is gone"));
+    reasons.push(format!("{interface} is gone"));
     port.retry = port.retry.saturating_sub(1);
     if port.retry > 0 {
         return State::Down;
@@ -429,7 +461,7 @@ fn look(
     port.retry = RETRY;
     match open() {
         Ok(device) => {
-            tracing::info!(interface, "the interface of an uplink is there again");
+            tracing::info!("{interface} is there again");
             reasons.pop();
             *changed = true;
             let state = device.state();
@@ -437,7 +469,7 @@ fn look(
             state
         }
         Err(error) => {
-            tracing::debug!(interface, %error, "the interface of an uplink can't be had yet");
+            tracing::debug!(%error, "{interface} can't be had yet");
             State::Down
         }
     }
