@@ -67,6 +67,8 @@ fn main() -> ExitCode {
     for (name, test) in TESTS {
         add(name, unfit.clone(), Box::new(test));
     }
+    let keeps_names = unfit.clone().or_else(routes::keeps_names);
+    add("link_is_renamed", keeps_names, Box::new(routes::link_is_renamed));
     for (name, device, test) in DEVICES {
         let unfit = unfit.clone().or_else(|| vrf::lacks(device));
         add(name, unfit, Box::new(move || test(device)));

@@ -276,16 +276,38 @@ pub fn link_goes_down() -> Result<()> {
     watch.same_as_new()?;
     ip("link set u1-far up")?;
     watch.same_as_new()?;
-    ip("link set u1 name u9")?;
-    watch.expect("main", "192.0.2.0/24", Some(Target::Kernel))?;
-    ip("link set u9 name u1")?;
-    watch.expect("main", "192.0.2.0/24", Some(link("u1", 2)?))?;
     ip("link del u1")?;
     watch.expect("main", "192.0.2.0/24", None)?;
     watch.expect("main", "10.0.1.1", None)?;
     // IPv4 routes of several ways go whole, though the other one is up.
     watch.expect("main", "203.0.113.0/24", None)?;
     watch.expect("main", "2001:db8:e::/48", Some(Target::Kernel))
+}
+
+/// Why this kernel can't give another name to a link that is up, if it can't: before Linux 6.2 all had to be down.
+pub fn keeps_names() -> Option<String> {
+    let script = "ip link add probe0 type veth peer name probe1 && ip link set probe0 up && ip link set probe0 name probe9";
+    let output = std::process::Command::new("unshare").args(["-n", "sh", "-c", script]).output();
+    match output {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let why = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            Some(format!("this kernel gives no other name to a link that is up: {why}"))
+        }
+        Err(error) => Some(format!("unshare: {error}")),
+    }
+}
+
+/// An uplink is known by its name.
+pub fn link_is_renamed() -> Result<()> {
+    two_uplinks()?;
+    let mut watch = Watch::start(main_config())?;
+    ip("route add 192.0.2.0/24 via 10.0.1.2")?;
+    watch.expect("main", "192.0.2.0/24", Some(link("u1", 2)?))?;
+    ip("link set u1 name u9")?;
+    watch.expect("main", "192.0.2.0/24", Some(Target::Kernel))?;
+    ip("link set u9 name u1")?;
+    watch.expect("main", "192.0.2.0/24", Some(link("u1", 2)?))
 }
 
 pub fn addresses_go() -> Result<()> {
