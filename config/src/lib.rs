@@ -37,7 +37,7 @@ pub use profile::{
     WorkerRules,
 };
 pub use runtime::RuntimeConfig;
-pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};
+pub use uplink::{HostInterface, NO_BOND, UplinkDriver, UplinkSettings, is_pci};
 pub use vrouter::{
     Assignment, DpdkSettings, FloodSettings, KernelTable, LimitSettings, MAIN_TABLE, NamedTable,
     NetworkMode, NetworkSettings, PolicerSettings, RouteAction, RouteSettings, VrouterConfig,

@@ -13,6 +13,10 @@ pub struct UplinkSettings {
     pub name: String,
     /// Which one: a PCI address, bound to a driver of DPDK's, or the name of a kernel interface.
     pub device: String,
+    /// Further devices, which make an active-backup bond of it: the first, from `device` on, that has a link carries all packets. PCI
+    /// addresses, or names of TAPs as `device` is then.
+    #[serde(default)]
+    pub backups: Vec<String>,
     /// How DPDK serves it.
     #[serde(default)]
     pub driver: UplinkDriver,
@@ -76,12 +80,24 @@ impl HostInterface {
     }
 }
 
+impl UplinkSettings {
+    /// All its devices, the best first.
+    pub fn devices(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.device).chain(&self.backups)
+    }
+}
+
 fn one() -> u32 {
     1
 }
 
 /// Receive queues an uplink has at most: as many as a pod's port has pairs.
 const MAX_QUEUES: u32 = 16;
+/// Devices that a bond has at most (`RTE_MAX_ETHPORTS` is 32, for all uplinks).
+const MAX_DEVICES: usize = 8;
+/// Why kernel interfaces can't be in a bond of DPDK's.
+pub const NO_BOND: &str = "only PCI devices, or TAPs with `driver = \"tap\"`, can be in a bond of DPDK's: its driver of packet sockets does not \
+                           see a link go; make a bond of the kernel's and name that as the device";
 
 pub(crate) fn check(config: &VrouterConfig) -> Result<(), Problem> {
     for (index, uplink) in config.uplinks.iter().enumerate() {
@@ -89,14 +105,17 @@ pub(crate) fn check(config: &VrouterConfig) -> Result<(), Problem> {
         interface(&key("name"), &uplink.name)?;
         device(&key("device"), &uplink.device)?;
         let before = config.uplinks.get(..index).unwrap_or(&[]);
+        let has =
+            |device: &String| before.iter().any(|other| other.devices().any(|it| it == device));
         for (field, value, taken) in [
             ("name", &uplink.name, before.iter().any(|other| other.name == uplink.name)),
-            ("device", &uplink.device, before.iter().any(|other| other.device == uplink.device)),
+            ("device", &uplink.device, has(&uplink.device)),
         ] {
             if taken {
                 return Err(Problem::new(key(field), value, "another uplink has it"));
             }
         }
+        backups(uplink, &key, has)?;
         match &uplink.host_interface {
             HostInterface::Name(name) => {
                 interface(&key("host_interface"), name)?;
@@ -130,6 +149,40 @@ pub(crate) fn check(config: &VrouterConfig) -> Result<(), Problem> {
                 mtu + 200
             );
             return Err(Problem::new(key("mtu"), mtu, remedy));
+        }
+    }
+    Ok(())
+}
+
+fn backups(
+    uplink: &UplinkSettings,
+    key: &impl Fn(&str) -> String,
+    has: impl Fn(&String) -> bool,
+) -> Result<(), Problem> {
+    if uplink.backups.is_empty() {
+        return Ok(());
+    }
+    let most = MAX_DEVICES - 1;
+    if uplink.backups.len() > most {
+        let remedy = format!("are too many: a bond has {most} beside its first device at most");
+        return Err(Problem::new(key("backups"), uplink.backups.len(), remedy));
+    }
+    for (at, name) in uplink.devices().enumerate() {
+        let key = if at == 0 { key("device") } else { key(&format!("backups[{}]", at - 1)) };
+        device(&key, name)?;
+        let can_be = match uplink.driver {
+            UplinkDriver::Auto | UplinkDriver::Pci => is_pci(name),
+            UplinkDriver::Tap => !is_pci(name),
+            UplinkDriver::AfPacket | UplinkDriver::AfXdp => false,
+        };
+        if !can_be {
+            return Err(Problem::new(key, name, NO_BOND));
+        }
+        if at > 0 && has(name) {
+            return Err(Problem::new(key, name, "another uplink has it"));
+        }
+        if uplink.devices().take(at).any(|before| before == name) {
+            return Err(Problem::new(key, name, "is in the bond twice"));
         }
     }
     Ok(())
@@ -186,6 +239,7 @@ mod tests {
         let expected = UplinkSettings {
             name: "up0".into(),
             device: "eth1".into(),
+            backups: Vec::new(),
             driver: UplinkDriver::Auto,
             network: "fabric".into(),
             host_interface: HostInterface::Enabled(false),
@@ -199,6 +253,14 @@ mod tests {
              host_interface = 'eth7'\nmtu = 1800",
         );
         assert_eq!(named.unwrap().uplinks[0].host_interface.name(), Some("eth7"));
+    }
+
+    #[test]
+    fn an_uplink_may_be_a_bond() {
+        let text = "[[uplinks]]\nname = 'a'\ndevice = '0000:01:00.0'\nnetwork = 'fabric'\n\
+                    backups = ['0000:02:00.0', '0000:03:00.0']";
+        let devices: Vec<_> = read(text).unwrap().uplinks[0].devices().cloned().collect();
+        assert_eq!(devices, ["0000:01:00.0", "0000:02:00.0", "0000:03:00.0"]);
     }
 
     #[test]
@@ -246,6 +308,21 @@ mod tests {
             (format!("{one}mtu = 1400"), "must be 1500 to 9216"),
             (format!("{one}mtu = 9000"), "raise them to 9200 or more"),
             (format!("{one}driver = 'e1000'"), "driver"),
+            (format!("{one}backups = ['eth2']"), "`uplinks[0].device`: only PCI devices, or TAPs"),
+            (format!("{one}driver = 'tap'\nbackups = ['0000:01:00.0']"), "`uplinks[0].backups[0]`"),
+            (format!("{one}driver = 'tap'\nbackups = ['eth2', 'eth2']"), "is in the bond twice"),
+            (format!("{one}driver = 'tap'\nbackups = ['a/b']"), "`uplinks[0].backups[0]`: must be"),
+            (
+                format!("{one}driver = 'tap'\nbackups = ['1', '2', '3', '4', '5', '6', '7', '8']"),
+                "7 beside its first",
+            ),
+            (
+                format!(
+                    "{one}driver = 'tap'\nbackups = ['eth2']\n{}",
+                    one.replace("'a'", "'b'").replace("eth1", "eth2")
+                ),
+                "`uplinks[1].device`: another uplink",
+            ),
         ] {
             let error = read(&text).unwrap_err();
             assert!(error.contains(expected), "{error}");

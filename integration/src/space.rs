@@ -1,6 +1,7 @@
 //! Network namespaces, and what runs in them.
 
 pub mod pod;
+pub mod stream;
 pub mod traffic;
 
 use std::fs::File;

@@ -77,6 +77,8 @@ fn build() -> Result<(), String> {
                  DPDK\n{source}"
             )
         })?;
+    // A driver, which pkg-config does not name, but one with functions of its own.
+    println!("cargo::rustc-link-lib=rte_net_bond");
     if release(&library.version) > release(NEWEST) {
         println!(
             "cargo::warning=DPDK {} is newer than {NEWEST}, the newest Ringway was tried with",

@@ -7,6 +7,7 @@
 
 mod bad_days;
 mod blue;
+mod bond;
 mod capture;
 mod host;
 mod mirrored;
@@ -39,6 +40,7 @@ const TESTS: [Test; 8] = [
 ];
 
 const TAP: &str = "a_tap_tells_spreads_and_does_checksums";
+const BOND: &str = "a_bond_goes_on_with_the_link_that_is_left";
 
 fn main() -> ExitCode {
     let unfit = machine::unfit_for_dpdk().or_else(integration::space::unfit);
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
     // On a node of its own, before the other is built.
     let tap =
         Case::new(TAP, unfit.clone().or_else(tap::unfit), |_: &mut Option<Rig>| tap::carries());
-    let cases = std::iter::once(tap).chain(TESTS.map(case));
+    let bond = Case::new(BOND, unfit.clone(), |_: &mut Option<Rig>| bond::fails_over());
+    let cases = [tap, bond].into_iter().chain(TESTS.map(case));
     suite::run(None, cases.collect(), |rig| *rig = None)
 }

@@ -25,7 +25,8 @@ use integration::space::pod::bridge;
 
 /// Of 2 MiB: 32 for the vRouter, 64 for the pod, and some to spare.
 const HUGEPAGES: Hugepages = Hugepages::Free(128);
-const UP: Duration = Duration::from_secs(60);
+/// Time for what is expected to happen.
+pub const UP: Duration = Duration::from_secs(60);
 const POD_MAC: &str = "02:00:00:00:77:01";
 
 /// MTU of the wires: a tunnel over them carries 1500 bytes.

@@ -63,7 +63,8 @@ pub fn interrupts(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
-fn cable(rig: &Rig, n: usize, plugged: bool) -> Result<()> {
+/// Plugs a NIC's cable in, or pulls it.
+pub fn cable(rig: &Rig, n: usize, plugged: bool) -> Result<()> {
     rig.monitor.borrow_mut().ask("set_link", &json!({"name": NIC_IDS[n], "up": plugged}))
 }
 

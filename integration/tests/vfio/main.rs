@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod bond;
 mod cables;
 mod monitor;
 mod rig;
@@ -19,12 +20,13 @@ use rig::Rig;
 
 type Test = (&'static str, fn(&Rig) -> Result<()>);
 
-const TESTS: [Test; 5] = [
+const TESTS: [Test; 6] = [
     ("wire_to_pod_and_back", cables::both_ways),
     ("a_sleeping_worker_is_woken_by_the_nic", cables::interrupts),
     ("a_cable_that_is_pulled_is_a_link_that_is_down", cables::pulled),
     ("an_open_nic_cannot_be_given_back", binding::open),
     ("a_nic_that_is_taken_out_is_a_link_that_is_down", cables::taken_out),
+    ("a_bond_goes_on_with_the_nic_that_is_left", bond::fails_over),
 ];
 
 fn main() -> ExitCode {

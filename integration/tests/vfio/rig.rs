@@ -53,7 +53,7 @@ pub struct Rig {
     /// Where the kernel speaks for the pod, which has 10.66.0.2.
     pub pod: Space,
     /// Where the vRouter is.
-    _node: Space,
+    pub node: Space,
     /// What the wires lead to.
     pub far: Space,
     pub monitor: RefCell<Monitor>,
@@ -93,16 +93,8 @@ impl Rig {
         node.ip("link set host0 up")?;
         node.ip("addr add 198.51.100.1/24 dev host1")?;
         node.ip("link set host1 up")?;
-        far_end(&far, &vrouter.network("red")?.gateway_mac)?;
-        let local = |to: &str| Route { kind: RouteKind::Local.into(), ..prefix(to) };
-        let link = Route {
-            kind: RouteKind::Link.into(),
-            uplink: "up0".to_owned(),
-            mac: far.mac("e0")?,
-            ..prefix("192.0.2.2/32")
-        };
-        let routes = vec![local("192.0.2.1/32"), local("198.51.100.1/32"), link];
-        vrouter.set_routes("fabric", routes)?;
+        far_tunnel(&far, "e0", &vrouter.network("red")?.gateway_mac, None)?;
+        vrouter.set_routes("fabric", ways(&far.mac("e0")?))?;
         let tunnel = Route {
             kind: RouteKind::Vxlan.into(),
             via: "192.0.2.2".to_owned(),
@@ -111,7 +103,7 @@ impl Rig {
         };
         vrouter.set_routes("red", vec![tunnel])?;
         let pod_app = pod_app(&run, &cgroups, &pod, &vrouter)?;
-        Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, _node: node, far, monitor, run })
+        Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, node, far, monitor, run })
     }
 
     /// Counters of an uplink.
@@ -160,9 +152,24 @@ fn prefix(prefix: &str) -> Route {
     Route { prefix: prefix.to_owned(), ..Route::default() }
 }
 
-/// What a plain Linux router does to join the network by VXLAN.
-fn far_end(far: &Space, gateway: &str) -> Result<()> {
-    far.ip("link add vx0 type vxlan id 77 local 192.0.2.2 remote 192.0.2.1 dstport 4789 dev e0")?;
+/// The node's own addresses, and the router behind the first uplink, whose address on the wire is `mac`.
+pub fn ways(mac: &str) -> Vec<Route> {
+    let local = |to: &str| Route { kind: RouteKind::Local.into(), ..prefix(to) };
+    let link = Route {
+        kind: RouteKind::Link.into(),
+        uplink: "up0".to_owned(),
+        mac: mac.to_owned(),
+        ..prefix("192.0.2.2/32")
+    };
+    vec![local("192.0.2.1/32"), local("198.51.100.1/32"), link]
+}
+
+/// What a plain Linux router does to join the network by VXLAN, over an interface; `own`: the address it is to have inside.
+pub fn far_tunnel(far: &Space, over: &str, gateway: &str, own: Option<&str>) -> Result<()> {
+    let own = own.map(|own| format!(" address {own}")).unwrap_or_default();
+    far.ip(&format!(
+        "link add vx0{own} type vxlan id 77 local 192.0.2.2 remote 192.0.2.1 dstport 4789 dev {over}"
+    ))?;
     far.set("ipv6/conf/vx0/disable_ipv6", "1")?;
     far.ip("link set vx0 mtu 1500 up")?;
     far.ip("addr add 10.99.0.1/24 dev vx0")?;

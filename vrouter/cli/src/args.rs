@@ -286,7 +286,8 @@ JSON: an array of
 `add` prints one such object, `delete` prints {deleted: name}.";
 
 const UPLINKS_JSON: &str = "\
-PUNTED is what was handed to the kernel, DROPPED what came from the wire or from the kernel and went nowhere.
+PUNTED is what was handed to the kernel, DROPPED what came from the wire or from the kernel and went nowhere. DEVICE of a bond is the
+one that packets go by, and its others in brackets.
 
 JSON: an array of
   name, device, driver, network, mac    strings
@@ -295,6 +296,7 @@ JSON: an array of
   workers                               an array of numbers: who polls each queue
   link                                  true or false
   speed_mbit, numa_node                 number or null
+  members                               [{device, link, active}] of a bond, the best first; else empty
   counters                              {rx_packets, rx_bytes, tx_packets, tx_bytes, drops, host_drops, punts, device,
                                         host_device}; the last five are objects of numbers by reason, class or name
 `add` prints one such object without counters, `delete` prints {deleted: name}.";

@@ -176,7 +176,7 @@ pub(crate) fn uplinks(uplinks: &[Uplink]) -> String {
         };
         table.row([
             uplink.name.clone(),
-            uplink.device.clone(),
+            uplink.devices(),
             uplink.driver.clone(),
             uplink.network.clone(),
             uplink.host_interface.clone().unwrap_or_default(),
@@ -410,7 +410,7 @@ fn link_of(uplink: &Uplink) -> String {
         "link {}{reason}, {} {}",
         if uplink.link { "up" } else { "down" },
         uplink.network,
-        uplink.device
+        uplink.devices()
     )
 }
 

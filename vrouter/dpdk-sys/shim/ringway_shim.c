@@ -14,6 +14,7 @@
 
 #include <rte_cycles.h>
 #include <rte_dev.h>
+#include <rte_eth_bond.h>
 #include <rte_prefetch.h>
 
 int ringway_errno(void)
@@ -407,4 +408,35 @@ uint16_t ringway_ethdev_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbu
 uint16_t ringway_ethdev_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
 	return rte_eth_tx_burst(port, queue, mbufs, count);
+}
+
+int ringway_bond_create(const char *name)
+{
+	int port = rte_eth_bond_create(name, BONDING_MODE_ACTIVE_BACKUP, 0);
+
+	return port < 0 ? port : 0;
+}
+
+int ringway_bond_add(uint16_t bond, uint16_t member)
+{
+#if RTE_VERSION >= RTE_VERSION_NUM(23, 11, 0, 0)
+	return rte_eth_bond_member_add(bond, member);
+#else
+	return rte_eth_bond_slave_add(bond, member);
+#endif
+}
+
+int ringway_bond_look_every(uint16_t bond, uint32_t ms)
+{
+	return rte_eth_bond_link_monitoring_set(bond, ms);
+}
+
+int ringway_bond_active(uint16_t bond)
+{
+	return rte_eth_bond_primary_get(bond);
+}
+
+int ringway_bond_activate(uint16_t bond, uint16_t member)
+{
+	return rte_eth_bond_primary_set(bond, member);
 }

@@ -229,4 +229,12 @@ uint16_t ringway_ethdev_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbu
 /* Hands over the first buffers of `mbufs`; how many it took. */
 uint16_t ringway_ethdev_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
+/* Bonds of the mode "active backup", and their members by port. All give 0, or a number below it, which is an errno of
+ * ringway_bond_create's only; ringway_bond_active gives a port. */
+int ringway_bond_create(const char *name);
+int ringway_bond_add(uint16_t bond, uint16_t member);
+int ringway_bond_look_every(uint16_t bond, uint32_t ms);
+int ringway_bond_active(uint16_t bond);
+int ringway_bond_activate(uint16_t bond, uint16_t member);
+
 #endif

@@ -1,5 +1,6 @@
 //! Ethernet devices: opened by name, started once with their queues, closed when nothing of them is left.
 
+pub(crate) mod bond;
 pub(crate) mod offload;
 pub(crate) mod plug;
 pub(crate) mod queue;
@@ -205,6 +206,8 @@ pub(crate) struct Device {
     port: u16,
     owner: u64,
     name: String,
+    /// What it is a bond of. They are closed after it, and before the pools go whose buffers they hold.
+    members: Vec<Arc<Device>>,
     /// Pools with buffers that the device may hold. They must outlive it: it gives the buffers back when closed.
     pools: Mutex<Vec<Pool>>,
     /// Who reads the link has it.
@@ -248,6 +251,7 @@ impl Ethdev {
             port,
             owner,
             name: name.to_owned(),
+            members: Vec::new(),
             pools: Mutex::default(),
             asking: Mutex::default(),
             plugged: plugged.map(|plugged| plugged.watch(port)),
@@ -270,26 +274,7 @@ impl Ethdev {
     }
 
     fn info_with(&self, mtu: u16) -> Result<Info, EthdevError> {
-        let mut info = sys::ringway_ethdev_info::default();
-        // SAFETY: an open device, and a place for the answer.
-        let status = unsafe { sys::ringway_ethdev_info(self.device.port, &raw mut info) };
-        self.device.check("describe it", status)?;
-        let driver = info.driver.map(i8::cast_unsigned);
-        let driver = CStr::from_bytes_until_nul(&driver).unwrap_or_default();
-        let driver = driver.to_string_lossy().into_owned();
-        let offloads = Offloads::of(&info, &driver, mtu);
-        Ok(Info {
-            vouches: vouches(&driver),
-            driver,
-            mac: Mac(info.mac),
-            max_rx_queues: info.max_rx_queues,
-            max_tx_queues: info.max_tx_queues,
-            min_mtu: info.min_mtu,
-            max_mtu: info.max_mtu,
-            rx_descriptors: (info.min_rx_descriptors, info.max_rx_descriptors),
-            tx_descriptors: (info.min_tx_descriptors, info.max_tx_descriptors),
-            offloads,
-        })
+        self.device.info(mtu)
     }
 
     /// Starts the device and hands out its queues. It can be started once; open it again for another set-up.
@@ -374,8 +359,7 @@ impl Ethdev {
     /// Somebody wants the device back: it is being taken out of the machine, or another driver is to have it. Nothing goes on
     /// there before it is closed. Seen only of NICs of VFIO that were opened by [`Ethdev::plug`].
     pub fn is_wanted_back(&self) -> bool {
-        // SAFETY: reads a flag of a number that is a device's.
-        unsafe { sys::ringway_ethdev_wanted_back(self.device.port) != 0 }
+        self.device.is_wanted_back()
     }
 
     /// State of the link, without waiting for one that is being negotiated.
@@ -530,6 +514,41 @@ impl LinkReader {
 }
 
 impl Device {
+    fn is_wanted_back(&self) -> bool {
+        // SAFETY: reads a flag of a number that is a device's.
+        unsafe { sys::ringway_ethdev_wanted_back(self.port) != 0 }
+    }
+
+    fn info(&self, mtu: u16) -> Result<Info, EthdevError> {
+        let mut info = sys::ringway_ethdev_info::default();
+        // SAFETY: an open device, and a place for the answer.
+        let status = unsafe { sys::ringway_ethdev_info(self.port, &raw mut info) };
+        self.check("describe it", status)?;
+        let driver = info.driver.map(i8::cast_unsigned);
+        let driver = CStr::from_bytes_until_nul(&driver).unwrap_or_default();
+        let driver = driver.to_string_lossy().into_owned();
+        let mut offloads = Offloads::of(&info, &driver, mtu);
+        let mut vouching = vouches(&driver);
+        // What a bond says of itself leaves out what is known of its members' drivers.
+        for member in &self.members {
+            let info = member.info(mtu)?;
+            offloads = offloads.of_both(&info.offloads);
+            vouching &= info.vouches;
+        }
+        Ok(Info {
+            vouches: vouching,
+            driver,
+            mac: Mac(info.mac),
+            max_rx_queues: info.max_rx_queues,
+            max_tx_queues: info.max_tx_queues,
+            min_mtu: info.min_mtu,
+            max_mtu: info.max_mtu,
+            rx_descriptors: (info.min_rx_descriptors, info.max_rx_descriptors),
+            tx_descriptors: (info.min_tx_descriptors, info.max_tx_descriptors),
+            offloads,
+        })
+    }
+
     fn link(&self) -> Result<Link, EthdevError> {
         // Drivers may write down what they find.
         let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -552,8 +571,9 @@ impl Device {
         EthdevError::Refused { name: self.name.clone(), action, errno }
     }
 
-    /// Keeps `pool` until the device is closed.
+    /// Keeps `pool` until the device is closed, and what it is a bond of.
     fn keep(&self, pool: &Pool) {
+        self.members.iter().for_each(|member| member.keep(pool));
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         if !pools.iter().any(|kept| kept.is(pool)) {
             pools.push(pool.clone());

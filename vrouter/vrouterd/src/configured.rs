@@ -59,6 +59,7 @@ pub fn uplink(uplink: &UplinkSettings) -> v1::UplinkSpec {
         host_interface: uplink.host_interface.name().unwrap_or_default().to_owned(),
         queues: uplink.queues,
         mtu: uplink.mtu.unwrap_or(0),
+        backups: uplink.backups.clone(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Opening the devices of uplinks, and asking the kernel about their interfaces.
 
+mod bond;
+mod kernel;
 mod link;
 
 use std::cell::Cell;
-use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +27,11 @@ use crate::place;
 use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
+pub use bond::Bond;
+use kernel::{
+    check_interface, check_pci, has_carrier, interface_number, interface_path, kernel_counters,
+    pci_node, pci_path, read,
+};
 use link::Lifeline;
 
 /// Packets a queue of a device holds. What a driver can't have is its own choice.
@@ -56,6 +62,8 @@ pub struct Devices {
 pub struct Device {
     /// For its counters and its link.
     kind: Kind,
+    /// What is known of the devices that it is, if they are several.
+    bond: Option<Bond>,
     /// Its queues.
     pub ends: Ends,
     /// Its address.
@@ -102,14 +110,15 @@ impl Devices {
         Self { eal, buffers, pool: None, keepers, private_dir }
     }
 
-    /// Keeps other vRouters off an uplink's device.
+    /// Keeps other vRouters off an uplink's devices.
     ///
     /// # Errors
-    /// [`Refusal`] that says who has it.
-    pub fn claim(&self, request: &UplinkRequest) -> Result<Claim, Refusal> {
+    /// [`Refusal`] that says who has one.
+    pub fn claim(&self, request: &UplinkRequest) -> Result<Vec<Claim>, Refusal> {
         let directory = self.keepers.records.with_file_name("devices");
-        claim::claim(&directory, &request.device, &self.keepers.owner)
-            .map_err(|why| Refusal::Uplink { name: request.name.clone(), why })
+        let claim = |device: &String| claim::claim(&directory, device, &self.keepers.owner);
+        let claims: Result<Vec<_>, _> = request.devices().map(claim).collect();
+        claims.map_err(|why| Refusal::Uplink { name: request.name.clone(), why })
     }
 
     /// Takes an uplink's interface from the kernel, for a TAP that carries it on.
@@ -146,7 +155,7 @@ impl Devices {
         port: PortIndex,
         wake: Option<Arc<Wake>>,
     ) -> Result<Device, Refusal> {
-        let UplinkRequest { name, queues, mtu, .. } = request;
+        let UplinkRequest { name, mtu, .. } = request;
         let refuse = |why: String| Refusal::Uplink { name: name.clone(), why };
         let room = u32::from(self.buffers.1);
         if u32::from(*mtu) + 200 > room {
@@ -156,36 +165,16 @@ impl Devices {
                 u32::from(*mtu) + 200
             )));
         }
-        let plug = match &request.driver {
-            Driver::Link(link) => return self.open_link(request, link, port, wake).map_err(refuse),
-            Driver::Pci => {
-                check_pci(device).map_err(refuse)?;
-                Plug { bus: Bus::Pci, name: device.to_owned(), arguments: String::new() }
-            }
-            Driver::Tap => {
-                if interface_number(device).is_some() {
-                    return Err(refuse(format!(
-                        "interface {device:?} exists already; choose another name for the tap"
-                    )));
-                }
-                virtual_device("net_tap", name, format!("iface={device}"))
-            }
-            Driver::AfPacket => {
-                check_interface(device).map_err(refuse)?;
-                virtual_device("net_af_packet", name, packet_socket(device, *queues, *mtu))
-            }
-            Driver::AfXdp => {
-                return Err(refuse(
-                    "af_xdp does not work yet: libxdp loads its programs with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, which the \
-                     vRouter gives up when it starts; use af_packet"
-                        .to_owned(),
-                ));
-            }
-        };
+        if let Driver::Link(link) = &request.driver {
+            return self.open_link(request, link, port, wake).map_err(refuse);
+        }
+        if request.is_bond() {
+            return self.open_bond(request, port).map_err(refuse);
+        }
+        let plug = plug(request, device, name).map_err(refuse)?;
         let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
         let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
-        let made = request.driver == Driver::Tap;
-        self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
+        self.start(ethdev, request, interface, port).map_err(refuse)
     }
 
     /// Makes the kernel's side of an uplink: a TAP with its address.
@@ -213,6 +202,7 @@ impl Devices {
         Ok(Device {
             ends: Ends::Wire(Arc::new(Wire::of_tap(tap.clone(), &pool, token))),
             kind: Kind::Tap(tap),
+            bond: None,
             mac,
             driver: "tap".to_owned(),
             interface,
@@ -221,15 +211,16 @@ impl Devices {
         })
     }
 
+    /// Starts the device of an uplink; `interface`: the kernel's that it is.
     fn start(
         &mut self,
         mut ethdev: Ethdev,
-        queues: u16,
-        mtu: u16,
+        request: &UplinkRequest,
         interface: Option<String>,
-        made: bool,
         port: PortIndex,
     ) -> Result<Device, String> {
+        let (queues, mtu, is_bond) = (request.queues, request.mtu, request.is_bond());
+        let made = request.driver == Driver::Tap;
         let pool = self.pool().map_err(|refusal| refusal.to_string())?;
         let info = ethdev.info().map_err(|error| text(&error))?;
         let descriptors = |(least, most): (u16, u16)| {
@@ -244,8 +235,8 @@ impl Devices {
             rx_pool: pool.clone(),
             mtu: mtu.clamp(info.min_mtu, info.max_mtu.max(info.min_mtu)),
             tx_free_threshold: 0,
-            // A socket on an interface has none, and DPDK complains of being asked.
-            interrupts: made || interface.is_none(),
+            // A socket on an interface has none, nor has a bond, and DPDK complains of being asked.
+            interrupts: !is_bond && (made || interface.is_none()),
             tx_offloads: true,
             rx_checksums: info.vouches,
         };
@@ -257,10 +248,9 @@ impl Devices {
         }
         let started = ethdev.start(&config).map_err(|error| text(&error))?;
         match &interface {
-            // More than DPDK believes of it, perhaps.
-            Some(name) => set_interface_mtu(name, mtu).map_err(|errno| {
-                format!("interface {name:?} can't have an mtu of {mtu}: {}", errno.desc())
-            })?,
+            Some(name) => set_mtu(name, mtu)?,
+            // Who knows which TAPs it is made of sets theirs.
+            None if made => {}
             None => ethdev.set_mtu(mtu).map_err(|error| format!("mtu {mtu}: {}", text(&error)))?,
         }
         let interface = interface.map(|name| {
@@ -269,12 +259,14 @@ impl Devices {
         });
         let node = match &interface {
             Some((name, _)) => place::node_of(&interface_path(name).join("device")),
+            None if is_bond => bond::node(request.devices()),
             None => pci_node(ethdev.name()),
         };
         let wire = Wire::new(started, &pool, Token(u32::from(port.0))).at_node(node);
         Ok(Device {
             ends: Ends::Wire(Arc::new(wire)),
             kind: Kind::Ethdev(ethdev),
+            bond: None,
             mac: Mac::new(info.mac.0),
             driver: info.driver,
             interface,
@@ -300,6 +292,9 @@ impl Device {
             }
             Kind::Ethdev(_) | Kind::Tap(_) => {}
         }
+        if let Some(bond) = &self.bond {
+            return bond.state();
+        }
         if self.interface.is_none() && self.is_taken_out() {
             return State::Gone;
         }
@@ -311,6 +306,10 @@ impl Device {
     pub fn look(&self) -> Look {
         let (interface, made) = (self.interface.clone(), self.made);
         let link = match &self.kind {
+            Kind::Ethdev(ethdev) if self.bond.is_some() => {
+                let keeper = ethdev.bond_keeper();
+                return Box::new(move || keeper.tend().is_some());
+            }
             Kind::Ethdev(ethdev) => Some(ethdev.link_reader()),
             Kind::Tap(_) => None,
             Kind::Listener(_, up) => {
@@ -326,6 +325,11 @@ impl Device {
             let of_device = || link.as_ref().is_some_and(|it| it.link().is_ok_and(|link| link.up));
             state(interface.as_ref(), made, of_device) == State::Up
         })
+    }
+
+    /// What is known of its devices, if it is several.
+    pub fn bond(&self) -> Option<&Bond> {
+        self.bond.as_ref()
     }
 
     /// A NIC that is no longer there, or that the kernel takes away as soon as it is closed here.
@@ -420,6 +424,7 @@ impl Device {
 
     /// Gives the device back.
     pub fn close(self) {
+        drop(self.bond);
         match (self.ends, self.kind) {
             (_, Kind::Listener(port, _)) => port.close(),
             (Ends::Wire(wire), _) => wire.close(),
@@ -441,6 +446,37 @@ fn state(interface: Option<&(String, u32)>, made: bool, of_device: impl Fn() -> 
 
 fn up_or_down(up: bool) -> State {
     if up { State::Up } else { State::Down }
+}
+
+/// Gives an interface its MTU, which may be more than DPDK believes of it.
+fn set_mtu(name: &str, mtu: u16) -> Result<(), String> {
+    set_interface_mtu(name, mtu)
+        .map_err(|errno| format!("interface {name:?} can't have an mtu of {mtu}: {}", errno.desc()))
+}
+
+/// How one device of an uplink is made, or found; `name` is DPDK's for it.
+fn plug(request: &UplinkRequest, device: &str, name: &str) -> Result<Plug, String> {
+    match &request.driver {
+        Driver::Pci => {
+            check_pci(device)?;
+            Ok(Plug { bus: Bus::Pci, name: device.to_owned(), arguments: String::new() })
+        }
+        Driver::Tap if interface_number(device).is_some() => {
+            Err(format!("interface {device:?} exists already; choose another name for the tap"))
+        }
+        Driver::Tap => Ok(virtual_device("net_tap", name, format!("iface={device}"))),
+        Driver::AfPacket => {
+            check_interface(device)?;
+            let socket = packet_socket(device, request.queues, request.mtu);
+            Ok(virtual_device("net_af_packet", name, socket))
+        }
+        Driver::AfXdp => Err(
+            "af_xdp does not work yet: libxdp loads its programs with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, which the \
+             vRouter gives up when it starts; use af_packet"
+                .to_owned(),
+        ),
+        Driver::Link(_) => Err("a link is no device".to_owned()),
+    }
 }
 
 fn virtual_device(driver: &str, name: &str, arguments: String) -> Plug {
@@ -470,90 +506,6 @@ pub fn cause(error: &dyn std::error::Error) -> String {
     }
 }
 
-fn interface_path(name: &str) -> PathBuf {
-    Path::new("/sys/class/net").join(name)
-}
-
-fn read(interface: &str, field: &str) -> Option<String> {
-    let text = fs::read_to_string(interface_path(interface).join(field)).ok()?;
-    Some(text.trim().to_owned())
-}
-
-/// What the kernel counts at an interface, sorted by name.
-fn kernel_counters(name: &str) -> Vec<(String, u64)> {
-    let entries = fs::read_dir(interface_path(name).join("statistics")).into_iter().flatten();
-    let counter = |entry: fs::DirEntry| {
-        let text = fs::read_to_string(entry.path()).ok()?;
-        Some((entry.file_name().into_string().ok()?, text.trim().parse().ok()?))
-    };
-    let mut counters: Vec<_> = entries.flatten().filter_map(counter).collect();
-    counters.sort();
-    counters
-}
-
-/// The kernel's number of an interface, if it is there.
-fn interface_number(name: &str) -> Option<u32> {
-    read(name, "ifindex")?.parse().ok()
-}
-
-/// NUMA node of a NIC.
-fn pci_node(address: &str) -> Option<u32> {
-    place::node_of(&pci_path(address))
-}
-
-/// Whether an interface is up and something is at its other end. One that is down does not say.
-fn has_carrier(name: &str) -> bool {
-    read(name, "carrier").as_deref() == Some("1")
-}
-
-fn check_interface(name: &str) -> Result<(), String> {
-    if interface_number(name).is_none() {
-        let there = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-        let mut there: Vec<_> =
-            there.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-        there.sort();
-        return Err(format!(
-            "there is no interface {name:?}; there are {}, and NICs by their PCI address",
-            there.join(", ")
-        ));
-    }
-    if let Ok(master) = fs::read_link(interface_path(name).join("master")) {
-        let master = master.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Err(format!(
-            "interface {name:?} is in use: it is a port of {master:?}; take it out there first \
-             (ip link set {name} nomaster)"
-        ));
-    }
-    Ok(())
-}
-
-fn pci_path(address: &str) -> PathBuf {
-    Path::new("/sys/bus/pci/devices").join(address)
-}
-
-fn check_pci(address: &str) -> Result<(), String> {
-    let device = pci_path(address);
-    if !device.exists() {
-        return Err(format!(
-            "there is no PCI device {address}; `ringway uplink devices` lists NICs"
-        ));
-    }
-    let driver = fs::read_link(device.join("driver")).ok();
-    let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-    // Those that leave the device to a process, and one that shares it.
-    const FREE: [&str; 4] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx5_core"];
-    match driver {
-        Some(driver) if !FREE.contains(&driver.as_str()) => Err(format!(
-            "device {address} is in use by the kernel's driver {driver}; bind it to vfio-pci \
-             (ringway uplink bind {address} --yes), or name its interface instead"
-        )),
-        Some(_) => Ok(()),
-        None => Err(format!(
-            "device {address} has no driver; bind it to vfio-pci (ringway uplink bind {address} --yes)"
-        )),
-    }
-}
-
 /// The address of ports that have none.
 pub const NO_ADDRESS: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
@@ -571,16 +523,5 @@ mod tests {
             packet_socket("eth1", 1, 9000),
             "iface=eth1,qpairs=1,blocksz=16384,framesz=16384,framecnt=1024"
         );
-    }
-
-    #[test]
-    fn what_is_not_there_is_said_with_what_is() {
-        let error = check_interface("rw-none").unwrap_err();
-        assert!(
-            error.contains("there is no interface \"rw-none\"; there are") && error.contains("lo")
-        );
-        let error = check_pci("ffff:ff:1f.7").unwrap_err();
-        assert!(error.contains("there is no PCI device"), "{error}");
-        assert_eq!(check_interface("lo"), Ok(()));
     }
 }

@@ -43,7 +43,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::VrouterConfig;
+use ringway_config::{UplinkSettings, VrouterConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -269,8 +269,9 @@ fn start_dpdk(config: &VrouterConfig) -> Result<Eal> {
         Memory::Ordinary { mib }
     };
     // DPDK looks only for those it was told of.
-    let nics = config.uplinks.iter().filter(|uplink| ringway_config::is_pci(&uplink.device));
-    let nics = nics.flat_map(|uplink| ["-a".to_owned(), uplink.device.clone()]);
+    let nics = config.uplinks.iter().flat_map(UplinkSettings::devices);
+    let nics = nics.filter(|device| ringway_config::is_pci(device));
+    let nics = nics.flat_map(|device| ["-a".to_owned(), device.clone()]);
     Eal::init(&EalConfig {
         file_prefix: format!("ringway-{}", std::process::id()),
         memory,

@@ -91,7 +91,8 @@ JSON: an array with one object for each packet
   why             array of strings; remedy: string or null
   packet          {source_mac, destination_mac, frame_bytes, protocol, source, destination, source_port, destination_port,
                   ttl, bytes}
-  from, to        {kind: \"pod\", \"uplink\", \"host_interface\" or \"kernel\", name, network, pod, state}; `to` null for nobody
+  from, to        {kind: \"pod\", \"uplink\", \"host_interface\" or \"kernel\", name, network, pod, state, device};
+                  `device` is that of a bond that packets go by, else null; `to` null for nobody
   lookups         array of {asked: \"destination\", \"inside\" or \"underlay\", network, address, prefix, source: \"network\",
                   \"config\", \"api\" or \"kernel\", route: as in `ringway routes` or null, way, ways, share_percent, mac}
   outer           null, or {kind: \"vxlan\" or \"mpls\", number, source, destination, source_port, destination_port, ttl, bytes,

@@ -99,7 +99,8 @@ JSON: an array of
 const ADD_EXAMPLES: &str = "\
 Examples:
   ringway uplinks add up0 0000:01:00.0 --network fabric      a NIC that is bound to vfio-pci
-  ringway uplinks add up1 eth1 --network fabric --host-interface host1";
+  ringway uplinks add up1 eth1 --network fabric --host-interface host1
+  ringway uplinks add up2 0000:01:00.0 --backup 0000:02:00.0 --network fabric    a bond of two NICs";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct AddUplink {
@@ -107,6 +108,10 @@ pub(crate) struct AddUplink {
     pub(crate) name: String,
     /// A PCI address, or the name of a kernel interface.
     pub(crate) device: String,
+    /// A further device, which makes an active-backup bond of it; may be given several times. The first with a link, from the uplink's own
+    /// on, carries all packets.
+    #[arg(long = "backup", value_name = "DEVICE")]
+    pub(crate) backups: Vec<String>,
     /// The external network it belongs to.
     #[arg(long, value_name = "NETWORK")]
     pub(crate) network: String,

@@ -66,6 +66,7 @@ fn request(uplink: &AddUplink) -> v1::UplinkSpec {
         host_interface: uplink.host_interface.clone().unwrap_or_default(),
         queues: uplink.queues.unwrap_or(0),
         mtu: uplink.mtu.unwrap_or(0),
+        backups: uplink.backups.clone(),
     }
 }
 
@@ -102,8 +103,10 @@ mod tests {
             host_interface: "host0".into(),
             queues: 4,
             mtu: 9000,
-            ..plain
+            ..plain.clone()
         };
         assert_eq!(all, expected);
+        let bond = add("up0 eth1 --network fabric --backup eth2 --backup eth3");
+        assert_eq!(bond.backups, ["eth2", "eth3"]);
     }
 }

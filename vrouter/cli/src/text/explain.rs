@@ -41,7 +41,7 @@ fn one(told: &Explanation) -> String {
 }
 
 fn place(place: &Place) -> String {
-    let Place { kind, name, network, pod, state } = place;
+    let Place { kind, name, network, pod, state, device } = place;
     let kind = match kind.as_str() {
         "pod" => "port",
         "host_interface" => "host interface",
@@ -49,7 +49,8 @@ fn place(place: &Place) -> String {
         other => other,
     };
     let pod = pod.as_ref().map(|pod| format!("pod {pod}, ")).unwrap_or_default();
-    format!("{pod}{kind} {name} of network {network} ({state})")
+    let device = device.as_ref().map(|device| format!(", by {device}")).unwrap_or_default();
+    format!("{pod}{kind} {name} of network {network} ({state}{device})")
 }
 
 fn packet(packet: &Headers) -> String {
@@ -126,6 +127,7 @@ mod tests {
             network: network.into(),
             pod: pod.into(),
             state: "up".into(),
+            device: if kind == "uplink" { "eth2".into() } else { String::new() },
         };
         let lookup = |asked: &str, prefix: &str, way: &str| v1::Lookup {
             asked: asked.into(),
@@ -203,7 +205,7 @@ mod tests {
             "\
 from      pod shop/cart, port a/0/net0 of network red (up)
 packet    udp 10.66.0.2 > 10.1.0.9, ports 1 > 2, 28 bytes, ttl 64
-path      dpdk: encapsulate, to uplink up0 of network fabric (up)
+path      dpdk: encapsulate, to uplink up0 of network fabric (up, by eth2)
 route     10.1.0.0/16 mpls 192.0.2.2 label 99 in network red (from api): the tunnel, to MAC 02:00:00:00:00:09
 underlay  192.0.2.0/24 in network red (from api): uplink up0, neighbour 02:00:00:00:00:09, one of 2 ways with 33 % of all flows
 outer     mpls label 99, 192.0.2.1 > 192.0.2.2, udp 50000 > 6635, ttl 64, 32 bytes more, MAC a > b

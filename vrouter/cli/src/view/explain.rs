@@ -43,6 +43,7 @@ pub(crate) struct Place {
     pub(crate) network: String,
     pub(crate) pod: Option<String>,
     pub(crate) state: String,
+    pub(crate) device: Option<String>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -127,8 +128,8 @@ impl From<v1::PacketHeaders> for Headers {
 
 impl From<v1::Place> for Place {
     fn from(wire: v1::Place) -> Self {
-        let v1::Place { kind, name, network, pod, state } = wire;
-        Self { kind, name, network, pod: filled(pod), state }
+        let v1::Place { kind, name, network, pod, state, device } = wire;
+        Self { kind, name, network, pod: filled(pod), state, device: filled(device) }
     }
 }
 

@@ -22,8 +22,17 @@ pub(crate) struct Uplink {
     pub(crate) speed_mbit: Option<u32>,
     pub(crate) reason: Option<String>,
     pub(crate) numa_node: Option<u32>,
+    /// The devices of a bond, the best first.
+    pub(crate) members: Vec<Member>,
     /// `None` where counters were not asked for.
     pub(crate) counters: Option<UplinkCounters>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Member {
+    pub(crate) device: String,
+    pub(crate) link: bool,
+    pub(crate) active: bool,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -69,8 +78,25 @@ impl From<v1::UplinkStats> for UplinkCounters {
 }
 
 impl Uplink {
+    /// What packets go by: of a bond the device that carries them, or all of them while none does.
+    pub(crate) fn devices(&self) -> String {
+        let names = |list: Vec<&Member>| {
+            list.iter().map(|it| it.device.as_str()).collect::<Vec<_>>().join(",")
+        };
+        match self.members.iter().find(|member| member.active) {
+            _ if self.members.is_empty() => self.device.clone(),
+            Some(active) => {
+                let rest = self.members.iter().filter(|it| !it.active).collect();
+                format!("{} ({})", active.device, names(rest))
+            }
+            None => format!("({})", names(self.members.iter().collect())),
+        }
+    }
+
     pub(crate) fn new(uplink: v1::Uplink, stats: Option<v1::UplinkStats>) -> Self {
         let spec = uplink.spec.unwrap_or_default();
+        let member =
+            |it: v1::BondMember| Member { device: it.device, link: it.link, active: it.active };
         Self {
             name: spec.name,
             device: spec.device,
@@ -85,6 +111,7 @@ impl Uplink {
             speed_mbit: (uplink.speed != 0).then_some(uplink.speed),
             reason: filled(uplink.reason),
             numa_node: u32::try_from(uplink.numa_node).ok(),
+            members: uplink.members.into_iter().map(member).collect(),
             counters: stats.map(UplinkCounters::from),
         }
     }

@@ -65,6 +65,22 @@ impl Offloads {
         }
     }
 
+    /// What each of two devices can do.
+    pub(super) fn of_both(&self, other: &Self) -> Self {
+        Self {
+            ipv4_checksum: self.ipv4_checksum && other.ipv4_checksum,
+            udp_checksum: self.udp_checksum && other.udp_checksum,
+            tcp_checksum: self.tcp_checksum && other.tcp_checksum,
+            tcp4_segmentation: self.tcp4_segmentation && other.tcp4_segmentation,
+            tcp6_segmentation: self.tcp6_segmentation && other.tcp6_segmentation,
+            vxlan_segmentation: self.vxlan_segmentation && other.vxlan_segmentation,
+            outer_checksum: self.outer_checksum && other.outer_checksum,
+            pieces: self.pieces.min(other.pieces),
+            piece_bytes: self.piece_bytes.min(other.piece_bytes),
+            buffers: self.buffers.min(other.buffers),
+        }
+    }
+
     /// Whether there is anything.
     #[inline]
     pub fn any(&self) -> bool {

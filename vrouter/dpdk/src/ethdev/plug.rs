@@ -1,6 +1,6 @@
 //! Devices that are made, or found, while DPDK runs, and go again when they are closed.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -85,7 +85,40 @@ impl Ethdev {
             Bus::Pci => "pci",
         };
         let (bus, name, arguments) = (text(bus)?, text(&plug.name)?, text(&plug.arguments)?);
-        let plugged = || Plugged { bus: bus.clone(), name: name.clone(), watched: None };
+        Self::plug_by(eal, plug, &bus, &name, || {
+            // SAFETY: `eal` proves that the environment is up; three C strings, which DPDK copies.
+            unsafe { sys::rte_eal_hotplug_add(bus.as_ptr(), name.as_ptr(), arguments.as_ptr()) }
+        })
+    }
+
+    /// The same for a bond, which the driver makes itself: made as others are, it wants to find its members by itself.
+    pub(super) fn plug_bond(eal: &Eal, name: String) -> Result<Self, EthdevError> {
+        let plug = Plug { bus: Bus::Virtual, name, arguments: String::new() };
+        let not_made = |_| EthdevError::NotMade {
+            name: plug.name.clone(),
+            arguments: plug.arguments.clone(),
+            errno: Errno::EINVAL,
+        };
+        let name = CString::new(plug.name.as_str()).map_err(not_made)?;
+        Self::plug_by(eal, &plug, c"vdev", &name, || {
+            // SAFETY: `eal` proves that the environment is up; a C string, which DPDK copies.
+            unsafe { sys::ringway_bond_create(name.as_ptr()) }
+        })
+    }
+
+    fn plug_by(
+        eal: &Eal,
+        plug: &Plug,
+        bus: &CStr,
+        name: &CStr,
+        make: impl FnOnce() -> i32,
+    ) -> Result<Self, EthdevError> {
+        let not_made = |errno| EthdevError::NotMade {
+            name: plug.name.clone(),
+            arguments: plug.arguments.clone(),
+            errno,
+        };
+        let plugged = || Plugged { bus: bus.to_owned(), name: name.to_owned(), watched: None };
         if plug.bus == Bus::Pci {
             match Self::take(eal, &plug.name, Some(plugged())) {
                 Err(EthdevError::Unknown { .. }) => {}
@@ -94,8 +127,7 @@ impl Ethdev {
         }
         let status = {
             let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
-            // SAFETY: `eal` proves that the environment is up; three C strings, which DPDK copies.
-            unsafe { sys::rte_eal_hotplug_add(bus.as_ptr(), name.as_ptr(), arguments.as_ptr()) }
+            make()
         };
         if status != 0 {
             return Err(not_made(Errno::from_raw(status.wrapping_neg())));

@@ -14,6 +14,8 @@ use crate::device::NO_ADDRESS;
 /// Most receive queues of an uplink.
 const MAX_QUEUES: u32 = 16;
 const MAX_MTU: u32 = 9216;
+/// Most devices of a bond beside its first.
+const MAX_BACKUPS: usize = 7;
 
 /// How DPDK serves an uplink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,8 @@ pub struct UplinkRequest {
     pub name: String,
     /// PCI address or kernel interface.
     pub device: String,
+    /// Those that make a bond of it.
+    pub backups: Vec<String>,
     /// How it is served.
     pub driver: Driver,
     /// Name of its network.
@@ -125,7 +129,47 @@ impl UplinkRequest {
             .filter(|_| wire.mtu <= MAX_MTU)
             .ok_or_else(|| invalid("mtu", wire.mtu, format!("use at most {MAX_MTU}")))?;
         let (name, device) = (wire.name.clone(), wire.device.clone());
-        Ok(Self { name, device, driver, network: wire.network.clone(), host, queues, mtu })
+        let (network, backups) = (wire.network.clone(), wire.backups.clone());
+        let request = Self { name, device, backups, driver, network, host, queues, mtu };
+        request.check_bond()?;
+        Ok(request)
+    }
+
+    fn check_bond(&self) -> Result<(), Refusal> {
+        if !self.is_bond() {
+            return Ok(());
+        }
+        if self.backups.len() > MAX_BACKUPS {
+            let remedy = format!("name {MAX_BACKUPS} devices at most");
+            return Err(invalid("backups", self.backups.len(), remedy));
+        }
+        let pci = match self.driver {
+            Driver::Pci => true,
+            Driver::Tap => false,
+            _ => return Err(invalid("backups", self.backups.join(" "), ringway_config::NO_BOND)),
+        };
+        for (at, device) in self.backups.iter().enumerate() {
+            if !pci {
+                interface("backups", device)?;
+            }
+            if ringway_config::is_pci(device) != pci {
+                return Err(invalid("backups", device, "is of another kind than `device`"));
+            }
+            if self.devices().take(at + 1).any(|before| before == device) {
+                return Err(invalid("backups", device, "is in the bond twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is several devices.
+    pub fn is_bond(&self) -> bool {
+        !self.backups.is_empty()
+    }
+
+    /// All its devices, the best first.
+    pub fn devices(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.device).chain(&self.backups)
     }
 
     /// A link to another vRouter, as the configuration has it.
@@ -141,6 +185,7 @@ impl UplinkRequest {
             name: link.name.clone(),
             // Nobody else has one of the name.
             device: link.name.clone(),
+            backups: Vec::new(),
             driver: Driver::Link(end),
             network: link.network.clone(),
             host: None,
@@ -220,6 +265,7 @@ impl UplinkRequest {
             host_interface: self.host.clone().unwrap_or_default(),
             queues: self.queues.into(),
             mtu: self.mtu.into(),
+            backups: self.backups.clone(),
         }
     }
 }
@@ -275,6 +321,18 @@ mod tests {
                     ..spec("eth1")
                 },
                 "host_interface \"eth1\": is the device itself",
+            ),
+            (
+                v1::UplinkSpec { backups: vec!["eth2".into()], ..spec("eth1") },
+                "backups \"eth2\": only PCI devices, or TAPs",
+            ),
+            (
+                v1::UplinkSpec { backups: vec!["eth2".into()], ..spec("0000:01:00.0") },
+                "backups \"eth2\": is of another kind",
+            ),
+            (
+                v1::UplinkSpec { backups: vec!["0000:01:00.0".into()], ..spec("0000:01:00.0") },
+                "backups \"0000:01:00.0\": is in the bond twice",
             ),
         ] {
             let error = UplinkRequest::read(&wire).unwrap_err().to_string();

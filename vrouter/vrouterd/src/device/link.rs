@@ -119,7 +119,16 @@ impl Devices {
             (Kind::Caller(ethdev, lifeline), ends, driver)
         };
         let lost = Cell::new(false);
-        Ok(Device { kind, ends, mac: link.mac, driver, interface: None, made: true, lost })
+        Ok(Device {
+            kind,
+            bond: None,
+            ends,
+            mac: link.mac,
+            driver,
+            interface: None,
+            made: true,
+            lost,
+        })
     }
 }
 

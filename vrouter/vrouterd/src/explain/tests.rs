@@ -106,6 +106,7 @@ fn place(kind: &str, name: &str, network: &str, state: &str) -> v1::Place {
         network: network.into(),
         pod: if name == "a/0/net0" { "shop/cart".into() } else { String::new() },
         state: state.into(),
+        device: if name == "up1" { "0000:02:00.0".into() } else { String::new() },
     }
 }
 

@@ -65,6 +65,12 @@ impl Said<'_> {
                 remedy = self.remedy(reason);
             }
         }
+        if let Some(place) = self.to.filter(|place| !place.device.is_empty()) {
+            why.push(format!(
+                "Uplink {} is a bond: {} is the first of its devices that has a link, and carries its packets.",
+                place.name, place.device
+            ));
+        }
         if let Some(place) = self.to.filter(|place| place.kind == "pod" && place.state != "up") {
             why.push(format!(
                 "But no application reads port {} now (it is {}): packets for it are dropped and counted as receiver_down.",

@@ -119,6 +119,7 @@ impl Registry {
                 network: network(record.network),
                 pod,
                 state: port_state(record.port.status().state).to_owned(),
+                device: String::new(),
             };
             (record.index, place)
         });
@@ -127,10 +128,12 @@ impl Registry {
             let names = [("uplink", name.clone()), ("host_interface", host)];
             let state = if record.has_link() { "up" } else { "down" };
             let network = network(record.network);
+            let carrier = record.carrier().unwrap_or_default();
             let place = move |(slot, (kind, name)): (PortIndex, (&str, String))| {
                 let (kind, state) = (kind.to_owned(), state.to_owned());
-                let place =
-                    v1::Place { kind, name, state, network: network.clone(), ..Default::default() };
+                let device = if kind == "uplink" { carrier.clone() } else { String::new() };
+                let network = network.clone();
+                let place = v1::Place { kind, name, state, network, device, ..Default::default() };
                 (slot, place)
             };
             UplinkRecord::slots(record).zip(names).map(place).collect::<Vec<_>>()

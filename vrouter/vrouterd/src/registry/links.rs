@@ -48,7 +48,7 @@ impl Registry {
             taken: None,
             link: false,
             reason,
-            _claim: None,
+            _claims: Vec::new(),
         };
         let wire = record.wire(&self.running());
         self.uplinks.insert(link.name.clone(), record);

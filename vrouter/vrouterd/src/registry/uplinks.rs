@@ -11,7 +11,7 @@ use crate::convert::uplinks::punts;
 use crate::convert::{Driver, Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
 use crate::dataplane::DataPort;
-use crate::device::{Device, Devices, State, cause};
+use crate::device::{Bond, Device, Devices, State, cause};
 use crate::publish::Published;
 
 /// Looks at a device that can't be made anew before the next attempt.
@@ -41,8 +41,8 @@ pub struct UplinkRecord {
     pub(super) taken: Option<HostInterface>,
     pub(super) link: bool,
     pub(super) reason: String,
-    /// Keeps other vRouters off. After all else; a link has none.
-    pub(super) _claim: Option<Claim>,
+    /// Keep other vRouters off. After all else; a link has none.
+    pub(super) _claims: Vec<Claim>,
 }
 
 impl UplinkRecord {
@@ -99,7 +99,26 @@ impl UplinkRecord {
             reason: self.reason.clone(),
             workers: owners.iter().take(queues).map(|(_, worker)| worker.0.into()).collect(),
             numa_node: self.numa_node().and_then(|node| i32::try_from(node).ok()).unwrap_or(-1),
+            members: self.members(),
         }
+    }
+
+    /// The devices of a bond.
+    fn members(&self) -> Vec<v1::BondMember> {
+        if !self.request.is_bond() {
+            return Vec::new();
+        }
+        let bond = self.port.device.as_ref().and_then(Device::bond);
+        let member = |device: &String| {
+            let (link, active) = bond.map_or((false, false), |bond| bond.state_of(device));
+            v1::BondMember { device: device.clone(), link, active }
+        };
+        self.request.devices().map(member).collect()
+    }
+
+    /// The device of a bond that packets go by now.
+    pub(super) fn carrier(&self) -> Option<String> {
+        self.members().into_iter().find(|member| member.active).map(|member| member.device)
     }
 
     fn numa_node(&self) -> Option<u32> {
@@ -165,18 +184,23 @@ impl Registry {
                 Err(Refusal::Exists { what: "uplink", name })
             };
         }
-        let shares = |it: &&UplinkRecord| it.request.device == request.device;
-        if let Some(other) = self.uplinks.values().find(shares) {
-            let (device, uplink) = (request.device, other.request.name.clone());
-            return Err(Refusal::DeviceTaken { device, uplink });
+        for device in request.devices() {
+            let has = |it: &&UplinkRecord| it.request.devices().any(|other| other == device);
+            if let Some(other) = self.uplinks.values().find(has) {
+                let (device, uplink) = (device.clone(), other.request.name.clone());
+                return Err(Refusal::DeviceTaken { device, uplink });
+            }
         }
-        let claim = self.devices.claim(&request)?;
+        let claims = self.devices.claim(&request)?;
         let index = self.free_slot(&[])?;
         let host = request.host.clone();
         let host_index = host.as_ref().map(|_| self.free_slot(&[index])).transpose()?;
         let taken = request.takes_over().then(|| self.devices.take(&request)).transpose()?;
         let name_now = kernel_name(&request, taken.as_ref());
         let device = self.devices.open(&request, name_now, index, None)?;
+        if let Some(why) = device.bond().and_then(|bond| bond.missing()) {
+            return Err(Refusal::Uplink { name, why: why.to_owned() });
+        }
         let (mac, driver) = (device.mac, device.driver.clone());
         // What can be refused still leaves devices behind that go with these.
         let host = match (host, host_index) {
@@ -198,6 +222,11 @@ impl Registry {
         };
         let link = device.state() == State::Up;
         let look = device.look();
+        let reason = match device.bond().and_then(Bond::remark) {
+            Some(remark) => remark,
+            None if link => String::new(),
+            None => "no link".to_owned(),
+        };
         let record = UplinkRecord {
             network,
             mac,
@@ -206,9 +235,9 @@ impl Registry {
             host: host.map(|(index, device)| port(index, device)),
             taken,
             link,
-            reason: if link { String::new() } else { "no link".to_owned() },
+            reason,
             request,
-            _claim: Some(claim),
+            _claims: claims,
         };
         let wire = record.wire(&self.running());
         self.uplinks.insert(name.clone(), record);
@@ -299,6 +328,8 @@ impl Registry {
                 }
                 up
             };
+            reasons
+                .extend(record.port.device.as_ref().and_then(Device::bond).and_then(Bond::remark));
             let replaced = record.follow_device();
             let taken = record.taken.as_ref();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
