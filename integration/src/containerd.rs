@@ -13,8 +13,9 @@ use crate::cri::Cri;
 use crate::image;
 use crate::machine::repository;
 use crate::process::{Daemon, run};
+use crate::qemu::numa;
 use crate::rundir::RunDir;
-use crate::wrapper;
+use crate::{wait, wrapper};
 
 /// Time for containerd to answer CRI after its start; 2 s are usual on two busy CPUs.
 const START: Duration = Duration::from_secs(60);
@@ -163,11 +164,16 @@ impl Containerd {
 
     fn import_images(&self, run_dir: &RunDir) -> Result<()> {
         type Write = fn(&Path) -> Result<()>;
-        let images: [(&str, Write); 2] =
-            [(image::BUSYBOX, image::write_busybox), (image::TESTPMD, image::write_testpmd)];
-        for (name, write) in images {
-            let archive = run_dir.disk().join("image.tar");
-            write(&archive).with_context(|| format!("cannot make the image {name}"))?;
+        let images: [(&str, Write, &str); 2] = [
+            (image::BUSYBOX, image::write_busybox, numa::IMAGES[0]),
+            (image::TESTPMD, image::write_testpmd, numa::IMAGES[1]),
+        ];
+        for (name, write, prepared) in images {
+            let mut archive = numa::images().join(prepared);
+            if wait::slowness() == 1 || !archive.exists() {
+                archive = run_dir.disk().join("image.tar");
+                write(&archive).with_context(|| format!("cannot make the image {name}"))?;
+            }
             self.import(name, &archive)?;
         }
         Ok(())
@@ -189,7 +195,7 @@ impl Containerd {
         )?;
         fs::remove_file(archive)?;
         // CRI learns of the image by an event.
-        crate::wait::until(&format!("CRI knows {name}"), START, || {
+        wait::until(&format!("CRI knows {name}"), START, || {
             Ok(self.cri.has_image(name)?.then_some(()))
         })
     }
@@ -213,6 +219,15 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
     let plugins = Containerd::plugin_directory(run).display().to_string();
     let plugin_config = Containerd::plugin_config_directory(run).display().to_string();
     let sandbox = image::BUSYBOX;
+    // The drop-in's is for machines with KVM, or none around them.
+    let patience = match wait::slowness() {
+        1 => String::new(),
+        slowness => format!(
+            "plugin_registration_timeout = \"{}s\"\nplugin_request_timeout = \"{}s\"",
+            5 * slowness,
+            2 * slowness
+        ),
+    };
     let common = format!(
         r#"
         root = "{disk}/root"
@@ -234,6 +249,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
         socket_path = "{run_path}/nri.sock"
         plugin_path = "{plugins}"
         plugin_config_path = "{plugin_config}"
+        {patience}
         "#
     );
     // Without CAP_SYS_RESOURCE (a test machine in a container) a negative oom_score_adj cannot be set; the hugetlb limits of

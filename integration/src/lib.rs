@@ -11,6 +11,7 @@ pub mod device;
 pub mod frames;
 pub mod idle_pods;
 pub mod image;
+pub mod instances;
 pub mod kubernetes;
 pub mod launch;
 pub mod leftovers;

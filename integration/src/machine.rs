@@ -19,6 +19,7 @@ use crate::process::run;
 use crate::readback;
 
 const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+const COMPACT: &str = "/proc/sys/vm/compact_memory";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const INTERFACES: &str = "/sys/class/net";
 
@@ -258,7 +259,13 @@ pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
     restore.hugepages.get_or_insert(total);
     restore.store(run)?;
     set_hugepages(new)?;
-    let got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
+    let mut got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
+    if matches!(wanted, Hugepages::Free(number) if got < number) {
+        // There may be room enough, but in small pieces.
+        fs::write(COMPACT, "1").with_context(|| format!("cannot write {COMPACT}"))?;
+        set_hugepages(new)?;
+        got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
+    }
     match wanted {
         Hugepages::Free(number) if got < number => {
             bail!(

@@ -22,6 +22,11 @@ use crate::wait;
 const PLUGIN: &str = "10-ringway";
 /// What containerd logs, beside the plugin's name, when it has accepted a plugin that connected to it.
 const ACCEPTED: &str = " connected";
+/// The plugin's default, and the most that it takes.
+const VROUTER_TIMEOUT_MS: u32 = 1000;
+const MOST_VROUTER_TIMEOUT_MS: u32 = 1800;
+/// Time for a command in a container, s.
+const EXEC_S: u32 = 10;
 /// Time for the plugin to register, and for containers to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,6 +54,9 @@ pub struct Setup {
     pub plugin_settings: &'static str,
     /// So many vRouters that share the networks; 0: one, which is not numbered.
     pub instances: u32,
+    /// Their `[[instances]]`, and uplinks and networks besides, TOML; empty: all of the first NUMA node, each with one worker on a CPU of its
+    /// own.
+    pub instance_settings: String,
 }
 
 impl Setup {
@@ -64,6 +72,7 @@ impl Setup {
             hugepages: Hugepages::Free(512),
             plugin_settings: "",
             instances: 0,
+            instance_settings: String::new(),
         }
     }
 }
@@ -108,19 +117,30 @@ impl Node {
             pods_started: 0,
             run,
         };
+        let step = |what: &str| {
+            // There it takes minutes.
+            if wait::slowness() > 1 {
+                println!("    {what}");
+            }
+        };
         if setup.instances == 0 {
+            step("starting the vRouter");
             node.start_vrouter()?;
         }
         for number in 0..setup.instances {
+            step(&format!("starting vRouter {number}"));
             node.start_instance(number)?;
         }
+        step("starting containerd");
         if setup.plugin == PluginStart::PreInstalled {
             node.install_plugin()?;
         }
         node.containerd = Some(Containerd::start(&node.run, setup.version)?);
         if setup.plugin == PluginStart::External {
+            step("starting the plugin");
             node.start_plugin()?;
         }
+        step("the node runs");
         Ok(node)
     }
 
@@ -142,6 +162,11 @@ impl Node {
     /// Its vRouter.
     pub fn vrouter(&self) -> Result<&VRouter> {
         self.vrouter.as_ref().context("the vRouter is not running")
+    }
+
+    /// All vRouters that run.
+    pub fn vrouters(&self) -> impl Iterator<Item = &VRouter> {
+        self.vrouter.iter().chain(self.instances.values())
     }
 
     /// Its vRouter, to do something to it.
@@ -217,11 +242,13 @@ impl Node {
             .map(|number| format!("{:?}", path(VRouter::socket_of_instance(&self.run, number))));
         let several: Vec<_> = several.collect();
         format!(
-            "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nvrouter_sockets = [{}]\nnri_socket = \"{}\"\n{}",
+            "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nvrouter_sockets = [{}]\nnri_socket = \"{}\"\n\
+             vrouter_timeout_ms = {}\n{}",
             path(self.run.path()),
             path(VRouter::socket_of(&self.run)),
             several.join(", "),
             path(self.run.path().join("nri.sock")),
+            (VROUTER_TIMEOUT_MS * wait::slowness()).min(MOST_VROUTER_TIMEOUT_MS),
             self.setup.plugin_settings,
         )
     }
@@ -370,7 +397,11 @@ impl Node {
     pub fn tell(&self, running: &RunningPod, line: &str) -> Result<()> {
         let command = testpmd::tell(line);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let output = self.containerd()?.cri.exec(&running.container, &words, 10)?;
+        let output = self.containerd()?.cri.exec(
+            &running.container,
+            &words,
+            i64::from(EXEC_S * wait::slowness()),
+        )?;
         if output.code != 0 {
             bail!("cannot tell {} to {line}: {}", running.pod.name, output.stderr);
         }

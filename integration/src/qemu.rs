@@ -4,7 +4,7 @@
 
 pub mod numa;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -193,7 +193,8 @@ impl Guest {
                     let text = String::from_utf8_lossy(bytes.get(..n).unwrap_or(&[]));
                     self.said.push_str(&text.replace('\r', ""));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                // Interrupted: this process was stopped, and goes on.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error.into()),
             }
         }

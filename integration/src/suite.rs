@@ -54,7 +54,12 @@ pub fn run<S: Send + 'static>(
         let ignored = case.unfit.is_some();
         let play = move || {
             let mut stage = stage.lock().unwrap_or_else(PoisonError::into_inner);
-            (case.test)(&mut stage).map_err(|error| Failed::from(format!("{error:#}")))
+            let ended = (case.test)(&mut stage);
+            // Others are told at the end, which there may be an hour away.
+            if let (Err(error), true) = (&ended, wait::slowness() > 1) {
+                println!("{error:#}");
+            }
+            ended.map_err(|error| Failed::from(format!("{error:#}")))
         };
         Trial::test(case.name, play).with_ignored_flag(ignored)
     };

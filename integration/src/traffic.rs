@@ -190,7 +190,8 @@ fn find(stats: &[PortStats], id: &str) -> PortStats {
     stats.iter().find(|it| it.id == id).cloned().unwrap_or_default()
 }
 
-fn new_drops(before: &PortStats, after: &PortStats) -> BTreeMap<String, u64> {
+/// What a port has dropped in between, by reason.
+pub fn new_drops(before: &PortStats, after: &PortStats) -> BTreeMap<String, u64> {
     after
         .drops
         .iter()

@@ -80,13 +80,16 @@ impl VRouter {
         )
     }
 
-    /// Starts one of several, all of the first NUMA node, each with one worker on a CPU of its own.
+    /// Starts one of several.
     pub fn start_instance(run: &RunDir, setup: &Setup, number: u32) -> Result<Self> {
         let mut text = Self::settings(run, setup);
-        for number in 0..setup.instances {
-            text.push_str(&format!(
-                "[[instances]]\nnumber = {number}\nnuma_node = 0\ncpus = [{number}]\n"
-            ));
+        text.push_str(&setup.instance_settings);
+        if setup.instance_settings.is_empty() {
+            for number in 0..setup.instances {
+                text.push_str(&format!(
+                    "[[instances]]\nnumber = {number}\nnuma_node = 0\ncpus = [{number}]\n"
+                ));
+            }
         }
         let config = run.path().join("vrouter.toml");
         std::fs::write(&config, text)?;

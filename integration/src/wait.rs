@@ -51,7 +51,7 @@ pub fn check_stop() -> Result<()> {
 }
 
 /// How many times as long as elsewhere things may take here.
-fn slowness() -> u32 {
+pub fn slowness() -> u32 {
     static SLOWNESS: OnceLock<u32> = OnceLock::new();
     *SLOWNESS.get_or_init(|| if std::env::var_os(numa::VARIABLE).is_some() { 10 } else { 1 })
 }

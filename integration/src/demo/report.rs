@@ -80,8 +80,10 @@ impl PodRow {
     /// Reads a running pod back from /proc, the cgroups and the vRouter.
     pub fn read(node: &Node, pod: &RunningPod) -> Result<Self> {
         let pid = node.pid(pod)?;
-        let port = node.vrouter()?.find_port(&pod.sandbox)?;
-        let spec = port.and_then(|port| port.spec);
+        let mut spec = None;
+        for vrouter in node.vrouters() {
+            spec = spec.or(vrouter.find_port(&pod.sandbox)?.and_then(|port| port.spec));
+        }
         let uids = readback::status_field(pid, "Uid")?;
         let effective = uids.split_whitespace().nth(1).context("no effective uid")?;
         let limit = readback::hugetlb_2mb_limit(pid)?;
@@ -111,7 +113,14 @@ impl Report {
     pub fn begin(node: &Node) -> Result<Self> {
         Ok(Self {
             containerd: plain_version(&node.containerd()?.reported_version()?),
-            dpdk: node.vrouter()?.info()?.dpdk_version.trim_start_matches("DPDK ").to_owned(),
+            dpdk: node
+                .vrouters()
+                .next()
+                .context("no vRouter runs")?
+                .info()?
+                .dpdk_version
+                .trim_start_matches("DPDK ")
+                .to_owned(),
             ..Self::default()
         })
     }

@@ -1,7 +1,7 @@
 //! A machine with two NUMA nodes, an IOMMU, and a NIC on each node, in which a whole Debian runs.
 //!
 //! ```text
-//!  node 0: CPUs 0-1, 2 GiB        node 1: CPUs 2-3, 2 GiB
+//!  node 0: CPUs 0-1, 1.5 GiB      node 1: CPUs 2-3, 1.5 GiB
 //!  0000:41:00.0                   0000:81:00.0              behind bridges of their node, and the IOMMU
 //!      | wire 0                       | wire 1
 //!  another NIC                    another NIC               on no node: whatever the tests want at the other end
@@ -20,7 +20,8 @@ use anyhow::{Context, Result, bail};
 
 use super::{Guest, QEMU, listen};
 use crate::containerd::Version;
-use crate::machine::repository;
+use crate::image;
+use crate::machine::{self, repository};
 use crate::process::run;
 
 /// Time for a boot: some 15 s where nothing else runs.
@@ -49,6 +50,14 @@ pub const NIC_MACS: [&str; 2] = ["52:54:00:00:00:10", "52:54:00:00:00:11"];
 pub const FAR_MACS: [&str; 2] = ["52:54:00:00:00:20", "52:54:00:00:00:21"];
 /// Ids of the NICs for QEMU's monitor.
 pub const NIC_IDS: [&str; 2] = ["nic0", "nic1"];
+
+/// Archives of the images of busybox and testpmd that are taken along: making them there takes ten minutes.
+pub const IMAGES: [&str; 2] = ["busybox.tar", "testpmd.tar"];
+
+/// Where they are.
+pub fn images() -> PathBuf {
+    directory().join("images")
+}
 
 fn directory() -> PathBuf {
     repository().join("target/numa")
@@ -118,6 +127,12 @@ fn take_along(tree: &Path, program: &Path) -> Result<PathBuf> {
         run("strip", &["--strip-debug".as_ref(), "-o".as_ref(), to.as_os_str(), path.as_os_str()])?;
     }
     let containerd = Version::V2_1.program("containerd");
+    if machine::unfit(Version::V2_1).is_none() {
+        let to = inside(&images());
+        fs::create_dir_all(&to)?;
+        image::write_busybox(&to.join(IMAGES[0]))?;
+        image::write_small_testpmd(&to.join(IMAGES[1]))?;
+    }
     let containerd = containerd.parent().filter(|path| path.exists()).map(Path::to_owned);
     for path in std::iter::once(repository().join("config")).chain(containerd) {
         let to = inside(&path);
@@ -147,11 +162,11 @@ fn command(sockets: &Path, disk: &Path) -> Command {
     let parts = directory();
     let mut command = Command::new(QEMU);
     let accel = std::env::var(ACCEL).unwrap_or_else(|_| "tcg,thread=single".to_owned());
-    command.args(["-accel", &accel, "-cpu", "max", "-machine", "q35", "-m", "4G"]);
+    command.args(["-accel", &accel, "-cpu", "max", "-machine", "q35", "-m", "3G"]);
     command.args(["-smp", "4,sockets=2,cores=2,threads=1"]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     for node in 0..2 {
-        command.args(["-object", &format!("memory-backend-ram,id=m{node},size=2G")]);
+        command.args(["-object", &format!("memory-backend-ram,id=m{node},size=1536M")]);
         let cpus = format!("{}-{}", 2 * node, 2 * node + 1);
         command.args(["-numa", &format!("node,nodeid={node},cpus={cpus},memdev=m{node}")]);
     }

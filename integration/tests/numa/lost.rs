@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::demo::listening_pod;
+use integration::instances::{instance_of, linked, one_way, shown};
 use integration::stage::Stage;
 use integration::{traffic, wait};
 
-use crate::between::{linked, one_way};
+use crate::between::PACKETS;
 use crate::node;
-use crate::placed::{instance_of, shown};
 
 /// Time for what is left to notice, and for one that is started again to be told all.
 const RECOVERY: Duration = Duration::from_secs(30);
@@ -19,7 +19,7 @@ pub fn and_back(stage: &mut Stage) -> Result<()> {
     let node = node(stage)?;
     let mut one = node.start_pod(listening_pod("one", "red"))?;
     let mut two = node.start_pod(listening_pod("two", "red"))?;
-    one_way(node, &mut one, &mut two)?;
+    one_way(node, &mut one, &mut two, PACKETS)?;
     for number in [0, 1] {
         let other = 1 - number;
         node.crash_instance(number)?;
@@ -57,8 +57,8 @@ pub fn and_back(stage: &mut Stage) -> Result<()> {
         wait::until("the way to the pod that is gone is forgotten", RECOVERY, || {
             Ok((!known(node)?).then_some(()))
         })?;
-        one_way(node, &mut two, &mut one)?;
-        one_way(node, &mut one, &mut two)?;
+        one_way(node, &mut two, &mut one, PACKETS)?;
+        one_way(node, &mut one, &mut two, PACKETS)?;
     }
     // The plugin, too.
     let homes = [instance_of(node, &one)?, instance_of(node, &two)?];
@@ -71,7 +71,7 @@ pub fn and_back(stage: &mut Stage) -> Result<()> {
         ensure!(instance_of(node, pod)? == home, "{} has moved", pod.pod.name);
         ensure!(shown(node, pod)?["instance"] == home, "{} is shown elsewhere", pod.pod.name);
     }
-    one_way(node, &mut one, &mut two)?;
+    one_way(node, &mut one, &mut two, PACKETS)?;
     node.delete(&one)?;
     node.delete(&two)
 }

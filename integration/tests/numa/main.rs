@@ -10,15 +10,13 @@ mod devices;
 mod lost;
 mod placed;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use integration::containerd::Version;
-use integration::machine::program;
 use integration::node::{Node, PluginStart, Setup};
 use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
-use serde_json::Value;
 
 const TESTS: [Test; 4] = [
     ("pods_are_placed_and_told_where", Needs::Node(Version::V2_1), placed::and_told_where),
@@ -45,14 +43,4 @@ fn too_few_cpus() -> Option<String> {
 pub fn node(stage: &mut Stage) -> Result<&mut Node> {
     let setup = Setup::new(Version::V2_1, PluginStart::External);
     stage.node(&Setup { instances: 2, ..setup })
-}
-
-/// What `ringway` prints as JSON.
-pub fn ringway(node: &Node, words: &[&str]) -> Result<Value> {
-    let mut command = Command::new(program("ringway")?);
-    command.arg("--run-dir").arg(node.run().path()).args(words).arg("--json");
-    let output = command.env_remove("RINGWAY_VROUTER_SOCKET").output()?;
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "ringway {words:?} ended with {}: {error}", output.status);
-    serde_json::from_slice(&output.stdout).with_context(|| format!("ringway {words:?}"))
 }

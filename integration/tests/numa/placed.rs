@@ -2,31 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use integration::demo::dpdk_pod;
-use integration::node::{Node, RunningPod};
+use integration::instances::{instance_of, ringway, shown};
+use integration::node::Node;
 use integration::stage::Stage;
 use integration::{traffic, wait};
 use serde_json::Value;
 
-use crate::{node, ringway};
-
-/// A pod as `ringway pods` shows it.
-pub fn shown(node: &Node, pod: &RunningPod) -> Result<Value> {
-    let pods = ringway(node, &["pods"])?;
-    let list = pods.as_array().context("no list")?;
-    let found = list.iter().find(|it| it["sandbox"] == pod.sandbox.as_str());
-    found.cloned().with_context(|| format!("{} is not among {pods}", pod.pod.name))
-}
-
-/// The number of the vRouter that serves a pod, which has a port there and nowhere else.
-pub fn instance_of(node: &Node, pod: &RunningPod) -> Result<u32> {
-    let at =
-        |number| Ok::<_, anyhow::Error>(node.instance(number)?.find_port(&pod.sandbox)?.is_some());
-    match (at(0)?, at(1)?) {
-        (true, false) => Ok(0),
-        (false, true) => Ok(1),
-        found => anyhow::bail!("{} has ports at {found:?}", pod.pod.name),
-    }
-}
+use crate::node;
 
 /// Pods are shared out; the record, the CLI and the log say the same; what can't be is refused in one line.
 pub fn and_told_where(stage: &mut Stage) -> Result<()> {
