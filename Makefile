@@ -18,7 +18,7 @@ DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Tests of the real binaries, in the order in which they run; `cargo test` alone leaves them out.
-live := frontends networks tunnel uplinks plug fib hostif tuner node plugin wrapper cleanup package
+live := frontends networks tunnel uplinks tunnels plug fib hostif tuner node plugin wrapper cleanup package
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
 .PHONY: help setup build demo clean-demo check format lint unit doc test test-deep fuzz integration bench install deb

@@ -7,7 +7,7 @@
 pub const NETWORK: &str = "network.ringway.dev";
 
 /// `interfaces.ringway.dev`: the full form, a JSON list of objects with `name`, `network`, `ip` (an IPv4 or IPv6 address,
-/// or a list of one of each), `mac`, `queues`, `mtu`, `socket` (`vrouter` or `pod`) and `kind` (`vhost-user`). Every field is optional; what is missing is
+/// or a list of one of each), `mac`, `queues`, `mtu`, `socket` (`vrouter` or `pod`), `kind` (`vhost-user` or `kernel`) and, for the latter, `routes`. Every field is optional; what is missing is
 /// derived from [`NETWORK`]. Opts the pod in.
 pub const INTERFACES: &str = "interfaces.ringway.dev";
 

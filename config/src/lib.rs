@@ -10,6 +10,7 @@ mod amount;
 pub mod annotations;
 mod check;
 mod error;
+mod kernel_port;
 mod locate;
 mod nri;
 mod prefix;
@@ -20,6 +21,7 @@ mod vrouter;
 
 pub use amount::{Amount, Bytes};
 pub use error::ConfigError;
+pub use kernel_port::KernelPortSettings;
 pub use nri::{
     CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
     SocketOwner,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
+use crate::kernel_port::{self, KernelPortSettings};
 use crate::uplink::{self, UplinkSettings};
 use crate::{ConfigError, Ipv4Prefix, Ipv6Prefix, locate};
 
@@ -135,6 +136,10 @@ pub struct NetworkSettings {
     /// The same by name: the table of the VRF device that is called so, whenever there is one.
     #[serde(default)]
     pub kernel_vrf: Option<String>,
+    /// A TAP by which the kernel routes for it by that table. Default: none, so that routes to what only the kernel can do lead
+    /// nowhere.
+    #[serde(default)]
+    pub kernel_port: Option<KernelPortSettings>,
 }
 
 /// `kernel_table` of a network.
@@ -387,6 +392,7 @@ impl VrouterConfig {
             return Err(Problem::new(key("name"), &network.name, "another network has that name"));
         }
         self.check_kernel_table(&key, index, network)?;
+        kernel_port::check(self, &key, index, network)?;
         if network.external {
             return Self::check_external(&key, network);
         }

@@ -236,6 +236,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
             {runtime}
             [plugins."io.containerd.grpc.v1.cri".cni]
             conf_dir = "{run_path}/no-cni"
+            bin_dir = "/usr/lib/cni"
             [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
             runtime_type = "io.containerd.runc.v2"
             [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
@@ -259,6 +260,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
             {runtime}
             [plugins."io.containerd.cri.v1.runtime".cni]
             conf_dir = "{run_path}/no-cni"
+            bin_dirs = ["/usr/lib/cni"]
             [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
             runtime_type = "io.containerd.runc.v2"
             [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]

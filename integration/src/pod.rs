@@ -39,6 +39,8 @@ pub struct Pod {
     pub hugepages_2mi: u64,
     /// Host directories mounted into the container, as a hostPath volume would be: host path, container path.
     pub host_paths: Vec<(PathBuf, String)>,
+    /// It has a network namespace, which the node's CNI plugin sets up.
+    pub own_network: bool,
 }
 
 impl Pod {
@@ -53,7 +55,15 @@ impl Pod {
             cpuset: String::new(),
             hugepages_2mi: 0,
             host_paths: Vec::new(),
+            own_network: false,
         }
+    }
+
+    /// With a network namespace of its own.
+    #[must_use]
+    pub fn own_network(mut self) -> Self {
+        self.own_network = true;
+        self
     }
 
     /// A pod that does nothing until it is stopped.
@@ -96,7 +106,7 @@ impl Pod {
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("/{cgroup}/pod{}", self.uid()),
                 security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces(self.own_network)),
                     seccomp: Some(unconfined()),
                     ..LinuxSandboxSecurityContext::default()
                 }),
@@ -142,7 +152,7 @@ impl Pod {
                         drop_capabilities: vec!["ALL".to_owned()],
                         ..Capability::default()
                     }),
-                    namespace_options: Some(namespaces()),
+                    namespace_options: Some(namespaces(self.own_network)),
                     run_as_user: Some(Int64Value { value: USER }),
                     run_as_group: Some(Int64Value { value: USER }),
                     no_new_privs: true,
@@ -189,10 +199,12 @@ pub fn log_name(attempt: u32) -> String {
     format!("{CONTAINER}/{attempt}.log")
 }
 
-/// A pod with host network (so without a hostname of its own): no CNI plugin is needed, and Ringway's interface is not a kernel one.
-fn namespaces() -> NamespaceOption {
+/// Usually a pod with host network (so without a hostname of its own): no CNI plugin is needed, and Ringway's interface is not a
+/// kernel one.
+fn namespaces(own_network: bool) -> NamespaceOption {
+    let network = if own_network { NamespaceMode::Pod } else { NamespaceMode::Node };
     NamespaceOption {
-        network: NamespaceMode::Node.into(),
+        network: network.into(),
         pid: NamespaceMode::Container.into(),
         ipc: NamespaceMode::Pod.into(),
         ..NamespaceOption::default()

@@ -25,6 +25,7 @@ use crate::convert::{self, WireError};
 use crate::describe::{self, Description};
 use crate::files::{Files, FilesError, Found};
 use crate::ipam::{Ipam, IpamError};
+use crate::links::{self, LinkError};
 use crate::liveness;
 use crate::sysfs::{self, SysfsError};
 use crate::unserved::{self, Unserved};
@@ -69,6 +70,9 @@ pub enum Refusal {
     /// The network's address plugin is at fault.
     #[error(transparent)]
     Ipam(#[from] IpamError),
+    /// An interface of the kernel's can't be had.
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 /// The plugin cannot start.
@@ -147,6 +151,7 @@ impl Allocator {
         let request =
             annotations::parse(&pod.annotations, &container.name, describe::decode_interfaces)?;
         let Some(mut request) = request else { return Ok(None) };
+        tell_netns(pod, &mut request)?;
         let sandbox = SandboxId::new(&pod.id)?;
         let cgroup = container_cgroup(convert::cgroups_path(container))?;
 
@@ -222,9 +227,31 @@ impl Allocator {
             if alone && port.socket == SocketOwner::Pod {
                 self.files.remove_stale_socket(&port.socket_path);
             }
-            session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
+            self.create_port(session, port, record).await?;
         }
         Ok(directory)
+    }
+
+    /// Makes a port. One that is an interface of the kernel's gets its addresses, too; if it was deleted in the pod, it is made anew.
+    async fn create_port(
+        &self,
+        session: &mut Session<'_>,
+        port: Port,
+        record: &PodRecord,
+    ) -> Result<(), Refusal> {
+        let id = port.id.clone();
+        let spec = convert::port_spec(port, &record.namespace, &record.name);
+        session.create(spec.clone()).await?;
+        let interface = record.ports().find(|(port, _)| port.to_string() == id);
+        let Some((_, interface)) = interface.filter(|(_, it)| it.link.is_some()) else {
+            return Ok(());
+        };
+        if links::set_up(interface).await.is_ok() {
+            return Ok(());
+        }
+        session.delete(&id).await?;
+        session.create(spec).await?;
+        Ok(links::set_up(interface).await?)
     }
 
     /// Takes back what `failed` has and `before` has not. What cannot be taken back now is found by the watcher.
@@ -452,12 +479,20 @@ impl Allocator {
                 Action::CreatePort { port, namespace, pod } => {
                     let id = port.id.clone();
                     tracing::info!(id, "creating a port again");
-                    match session.create(convert::port_spec(port, &namespace, &pod)).await {
-                        // A network may be missing now: the other pods shall not suffer.
-                        Err(error @ VRouterError::Refused { .. }) => {
-                            tracing::error!(id, %error, "cannot serve a pod");
+                    let sandbox = PortId::parse(&id).map(|id| id.sandbox);
+                    let record = sandbox.and_then(|sandbox| state.node.pod(&sandbox)).cloned();
+                    let created = match &record {
+                        Some(record) => self.create_port(&mut session, port, record).await,
+                        None => {
+                            let spec = convert::port_spec(port, &namespace, &pod);
+                            session.create(spec).await.map_err(Refusal::from)
                         }
-                        outcome => outcome?,
+                    };
+                    match created {
+                        Err(Refusal::VRouter(error)) if !is_refusal(&error) => return Err(error),
+                        // A network may be missing now, or a pod's namespace gone: the other pods shall not suffer.
+                        Err(error) => tracing::error!(id, %error, "cannot serve a pod"),
+                        Ok(()) => {}
                     }
                 }
                 Action::Report { sandbox, problem } => {
@@ -500,9 +535,9 @@ impl Allocator {
         let create = async {
             let mut session = self.vrouter.session().await?;
             for port in ports {
-                session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
+                self.create_port(&mut session, port, record).await?;
             }
-            Ok::<_, VRouterError>(())
+            Ok::<_, Refusal>(())
         };
         if let Err(error) = create.await {
             tracing::warn!(sandbox = %record.sandbox, %error, "cannot update ports now");
@@ -549,6 +584,23 @@ fn ask<'a>(
         chosen,
         hugepages,
     }
+}
+
+/// Whether the vRouter has answered, if only with a refusal.
+fn is_refusal(error: &VRouterError) -> bool {
+    matches!(error, VRouterError::Refused { .. })
+}
+
+/// Says where interfaces of the kernel's are to be.
+fn tell_netns(pod: &PodSandbox, request: &mut Request) -> Result<(), LinkError> {
+    for interface in &mut request.interfaces {
+        if let Some(link) = &mut interface.link {
+            let netns = convert::netns(pod);
+            link.netns =
+                netns.ok_or_else(|| LinkError::NoNetns(interface.name.clone()))?.to_owned();
+        }
+    }
+    Ok(())
 }
 
 /// The vRouter's ports of one slot.

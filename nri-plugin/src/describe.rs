@@ -1,6 +1,6 @@
 //! JSON between a pod and us: the annotation it writes, the file it reads.
 
-use nri_plugin_core::annotations::{RawInterface, SocketOwner};
+use nri_plugin_core::annotations::{Link, RawInterface, SocketOwner};
 use nri_plugin_core::cpuset::NodeId;
 use nri_plugin_core::paths::{INTERFACES_FILE, MOUNT_POINT, socket_in_container};
 use nri_plugin_core::plan::Interface;
@@ -33,6 +33,8 @@ struct Written {
     mtu: Option<u64>,
     socket: Option<String>,
     kind: Option<String>,
+    #[serde(default)]
+    routes: Vec<String>,
 }
 
 /// One address, or a list of them.
@@ -84,6 +86,41 @@ struct Entry<'a> {
     eal_args: Option<&'a str>,
 }
 
+/// One element of `interfaces.json` that is an interface of the kernel's; it has no device information.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct KernelEntry<'a> {
+    r#type: &'static str,
+    name: &'a str,
+    mac_address: String,
+    network: &'a str,
+    ip: String,
+    gateway: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv6: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway6: Option<String>,
+    mtu: u32,
+    routes: Vec<String>,
+}
+
+impl<'a> KernelEntry<'a> {
+    fn new(interface: &'a Interface, link: &Link) -> Self {
+        Self {
+            r#type: "kernel",
+            name: &interface.name,
+            mac_address: interface.mac.to_string(),
+            network: &interface.network,
+            ip: format!("{}/{}", interface.ip, interface.prefix_len),
+            gateway: interface.gateway.to_string(),
+            ipv6: interface.ipv6.map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)),
+            gateway6: interface.ipv6.map(|ipv6| ipv6.gateway.to_string()),
+            mtu: interface.mtu,
+            routes: link.routes.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct VhostUser<'a> {
     mode: &'static str,
@@ -102,6 +139,7 @@ pub fn decode_interfaces(text: &str) -> Result<Vec<RawInterface>, String> {
         mtu: it.mtu,
         socket: it.socket,
         kind: it.kind,
+        routes: it.routes,
     };
     Ok(written.into_iter().map(raw).collect())
 }
@@ -117,6 +155,9 @@ pub fn interfaces_json(description: Description<'_>) -> String {
     let paths: Vec<String> =
         interfaces.iter().map(|interface| socket_in_container(&interface.name)).collect();
     let entry = |(interface, path): (&'_ Interface, &'_ String)| {
+        if let Some(link) = &interface.link {
+            return serde_json::to_value(KernelEntry::new(interface, link)).unwrap_or_default();
+        }
         let (mode, adaptor) = match interface.socket {
             SocketOwner::Vrouter => ("client", "server"),
             SocketOwner::Pod => ("server", "client"),
@@ -210,6 +251,20 @@ mod tests {
         assert_eq!(list[1]["gateway6"], "fd00:66::1");
         assert_eq!(list[1]["vhost-user"]["mode"], "client");
         assert_eq!(list[1]["vhost-adaptor-mode"], "server");
+
+        let mut interface = record.slots[&Slot(1)][1].clone();
+        let routes = vec![nri_plugin_core::net::AnyPrefix::V4("0.0.0.0/0".parse().unwrap())];
+        interface.link = Some(Link { netns: "/run/netns/a".into(), routes });
+        let kernel = Description { interfaces: &[interface], node: None, container: None };
+        let list: serde_json::Value = serde_json::from_str(&interfaces_json(kernel)).unwrap();
+        assert_eq!(
+            list[0],
+            serde_json::json!({
+                "type": "kernel", "name": "wan", "mac-address": "02:00:0a:42:00:02", "network": "red",
+                "ip": "10.66.0.4/24", "gateway": "10.66.0.1", "ipv6": "fd00:66::4/64",
+                "gateway6": "fd00:66::1", "mtu": 1500, "routes": ["0.0.0.0/0"],
+            })
+        );
 
         let shared =
             Description { interfaces: &record.slots[&Slot(0)], node: None, container: None };

@@ -7,6 +7,7 @@ mod containers;
 mod cpus;
 mod daemons;
 mod limits;
+mod links;
 mod storm;
 mod wire;
 
@@ -18,7 +19,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 16] = [
+const TESTS: [Test; 17] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -26,6 +27,7 @@ const TESTS: [Test; 16] = [
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
+    ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
     ("storm", Needs::Node(Version::V2_1), storm::comes_and_goes),
     ("wire_2_1", Needs::Node(Version::V2_1), |stage| wire::is_recorded(stage, Version::V2_1)),
     ("limits", Needs::Node(Version::V2_1), limits::refuse),

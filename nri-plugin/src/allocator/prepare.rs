@@ -29,6 +29,7 @@ impl Allocator {
     /// [`Refusal`]; everything is as before.
     pub async fn prepare(&self, pod: &PodSandbox) -> Result<bool, Refusal> {
         let Some(mut request) = shared_request(pod)? else { return Ok(false) };
+        super::tell_netns(pod, &mut request)?;
         let sandbox = SandboxId::new(&pod.id)?;
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
@@ -66,7 +67,7 @@ impl Allocator {
         for port in ports_of(&self.files, record, Slot::POD)? {
             // Nobody may use it yet, and nobody listens where the vRouter would connect to.
             if port.socket == SocketOwner::Vrouter {
-                session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
+                self.create_port(session, port, record).await?;
             }
         }
         Ok(())

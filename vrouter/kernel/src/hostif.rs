@@ -13,15 +13,15 @@ pub mod handle;
 pub mod keeper;
 mod kernel;
 mod names;
-mod netlink;
+pub(crate) mod netlink;
 mod plan;
 mod protocol;
 mod put_back;
 mod record;
-mod settings;
+pub(crate) mod settings;
 mod settling;
 mod snapshot;
 mod take;
-mod wire;
+pub(crate) mod wire;
 
 pub use handle::{Event, HostError, HostInterface, Options, Releasing, repair};

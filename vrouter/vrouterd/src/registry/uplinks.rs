@@ -7,6 +7,7 @@ use vrouter_core::{NetworkIndex, PortIndex, PortPolicy};
 use vrouter_kernel::hostif::{HostInterface, Releasing};
 
 use super::Registry;
+use super::kernel::KernelRecord;
 use crate::assign::{Owners, WorkerIndex};
 use crate::convert::uplinks::punts;
 use crate::convert::{Refusal, UplinkRequest, port_stats};
@@ -17,15 +18,16 @@ use crate::device::{Device, Devices, State, cause};
 /// Looks at a device that can't be made anew before the next attempt.
 const RETRY: u32 = 20;
 
-/// One of an uplink's two ports.
-struct WirePort {
-    index: PortIndex,
+/// A port that is a device: one of an uplink's two, or a network's kernel port.
+pub struct WirePort {
+    /// Its slot.
+    pub index: PortIndex,
     /// `None`: it is gone and could not be made anew yet.
-    device: Option<Device>,
+    pub device: Option<Device>,
     /// What its slot had counted when it got it.
-    start: PortCounts,
+    pub start: PortCounts,
     /// Looks until the next attempt to make it anew.
-    retry: u32,
+    pub retry: u32,
 }
 
 /// An uplink.
@@ -96,7 +98,7 @@ impl UplinkRecord {
 }
 
 /// Who polls a device: its queues go round, each device's from another worker on.
-fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
+pub(super) fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
     let mut owners = Owners::one(WorkerIndex::default());
     let pairs: Vec<_> = owners.iter().map(|(pair, _)| pair).collect();
     for pair in pairs {
@@ -109,7 +111,7 @@ fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
 }
 
 impl Registry {
-    fn running(&self) -> Vec<WorkerIndex> {
+    pub(super) fn running(&self) -> Vec<WorkerIndex> {
         self.crew.running().into_keys().collect()
     }
 
@@ -229,12 +231,16 @@ impl Registry {
             }
             Some((DataPort { index: port.index, ends: Ends::Wire(Arc::clone(wire)) }, owners))
         };
-        self.uplinks.values().flat_map(UplinkRecord::ports).filter_map(wire).collect()
+        let kernel = self.networks.values().filter_map(|record| record.kernel.as_ref());
+        let ports = self.uplinks.values().flat_map(UplinkRecord::ports);
+        ports.chain(kernel.map(KernelRecord::port)).filter_map(wire).collect()
     }
 
-    /// Looks at all links. Where one has come or gone, packets take other ways from now on; an interface that was taken
+    /// Looks at all links, and at kernel ports. Where one has come or gone, packets take other ways from now on; an interface that was taken
     /// away is made anew, or found again.
     pub fn look_at_links(&mut self) {
+        self.look_at_kernel_ports();
+        self.look_at_pods_links();
         let names: Vec<_> = self.uplinks.keys().cloned().collect();
         for name in names {
             let Some(mut record) = self.uplinks.remove(&name) else { continue };
@@ -373,7 +379,7 @@ fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRec
 }
 
 /// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not.
-fn look(
+pub(super) fn look(
     port: &mut WirePort,
     reasons: &mut Vec<String>,
     changed: &mut bool,
@@ -385,7 +391,7 @@ fn look(
         return state;
     }
     if let Some(gone) = port.device.take() {
-        tracing::warn!(interface, "the interface of an uplink is gone");
+        tracing::warn!(interface, "the interface of a port is gone");
         gone.close();
         *changed = true;
         port.retry = 0;
@@ -398,7 +404,7 @@ fn look(
     port.retry = RETRY;
     match open() {
         Ok(device) => {
-            tracing::info!(interface, "the interface of an uplink is there again");
+            tracing::info!(interface, "the interface of a port is there again");
             reasons.pop();
             *changed = true;
             let state = device.state();
@@ -406,7 +412,7 @@ fn look(
             state
         }
         Err(error) => {
-            tracing::debug!(interface, %error, "the interface of an uplink can't be had yet");
+            tracing::debug!(interface, %error, "the interface of a port can't be had yet");
             State::Down
         }
     }
