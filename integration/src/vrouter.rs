@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    ChangeRoutesRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest,
+    ChangeRoutesRequest, DeleteNetworkRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest,
     Info, ListNetworksRequest, ListPortsRequest, ListRoutesRequest, ListUplinksRequest, Network,
     PeerRefused, Port, PortSpec, PortState, PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec,
     WatchRequest,
@@ -149,6 +149,13 @@ impl VRouter {
         let name = network.name.clone();
         let answer = runtime()?.block_on(self.client.clone().create_network(network));
         answer.map_err(status).map(Response::into_inner).with_context(|| format!("network {name}"))
+    }
+
+    /// Deletes a network.
+    pub fn delete_network(&self, name: &str) -> Result<()> {
+        let request = DeleteNetworkRequest { name: name.to_owned() };
+        let answer = runtime()?.block_on(self.client.clone().delete_network(request));
+        answer.map(drop).map_err(status).with_context(|| format!("network {name}"))
     }
 
     /// Opens an uplink.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use integration::machine::program;
 use integration::vrouter::VRouter;
 use integration::wait;
-use vrouter_api::v1::{KernelPort, Network, PortSpec, RouteKind};
+use vrouter_api::v1::{DropCount, KernelPort, Network, PortSpec, RouteKind};
 
 use crate::packets::{self, Inner, ethernet};
 use crate::rig::{self, Rig};
@@ -61,8 +61,9 @@ pub fn limited(rig: &mut Rig) -> Result<()> {
     pod.send(0, 3, &frame([10, 80, 0, 1]))?;
     let loops = wait::until("three packets in a loop", PATIENCE, || {
         let port = rig.kernel_stats("tan")?.port.unwrap_or_default();
-        let loops = port.drops.iter().find(|drop| drop.reason == "kernel_loop");
-        Ok(loops.filter(|drop| drop.packets == 3).map(|_| port))
+        let all = |drop: &DropCount| drop.reason == "kernel_loop" && drop.packets == 3;
+        let dropped = port.drops.iter().any(all);
+        Ok(dropped.then_some(port))
     })
     .with_context(|| format!("{:?}", rig.kernel_stats("tan")))?;
     ensure!((loops.rx_packets, loops.tx_packets) == (3, 3), "each goes round once: {loops:?}");
@@ -126,14 +127,15 @@ pub fn put_right(rig: &mut Rig) -> Result<()> {
     let whole = || -> Result<bool> {
         let rules = [node.ip("rule")?, node.ip("-6 rule")?].concat();
         let routes = [node.ip("route show table 77")?, node.ip("-6 route show table 77")?].concat();
-        let neighbours = [node.ip("neigh show dev red0")?, node.ip("-6 neigh show dev red0")?];
+        // Of both families.
+        let neighbours = node.ip("neigh show dev red0")?;
         let reason = rig.network("red")?.kernel_port.unwrap_or_default().reason;
         Ok(rules.matches("from all iif red0 lookup 77").count() == 2
             && rules.matches("from all iif red0 unreachable").count() == 2
             && ["10.66.0.0/24 ", "10.66.0.2 ", "fd00:66::/64 ", "fd00:66::2 "]
                 .iter()
                 .all(|route| routes.contains(&format!("{route}via ")))
-            && neighbours.concat().matches("PERMANENT").count() == 2
+            && neighbours.matches("PERMANENT").count() == 2
             && reason.is_empty())
     };
     let restored = |what: &str| -> Result<()> {
