@@ -60,7 +60,7 @@ pub fn both_ways(rig: &mut Rig, kind: &Kind) -> Result<()> {
         None => ("dev tk".to_owned(), "dev tk".to_owned()),
     };
     rig.far.ip("addr add 10.97.0.1/32 dev lo")?;
-    rig.far.ip(&format!("route replace 10.66.0.0/24 {near}"))?;
+    rig.far.ip(&format!("route replace 10.66.0.0/24 {near} src 10.97.0.1"))?;
     rig.node.ip(&format!("route add 10.97.0.0/24 {there} table 77"))?;
     rig.node.ip("rule add iif tk lookup 77")?;
     rig.wait_route("red", "10.97.0.0/24", RouteKind::Kernel)?;

@@ -1,7 +1,7 @@
 //! Segment routing over IPv6 (RFC 8986): the kernels put packets into it and take them out.
 
 use anyhow::{Context, Result, ensure};
-use vrouter_api::v1::RouteKind;
+use vrouter_api::v1::{DropCount, RouteKind};
 
 use crate::rig::Rig;
 use crate::space::Space;
@@ -75,7 +75,9 @@ pub fn both_ways(rig: &mut Rig) -> Result<()> {
     ensure!(after.punts.iter().all(|punt| punt.name == "kernel"), "{:?}", after.punts);
     let port = rig.kernel_stats("red")?.port.context("no counters")?;
     ensure!(port.tx_packets >= punted && port.rx_packets > 100, "{port:?}");
-    ensure!(port.drops.iter().all(|drop| drop.reason == "receiver_ring_full"), "{:?}", port.drops);
+    // The pod's application may be slower than a burst of TCP, and the kernel tells groups that it is there.
+    let fine = |drop: &DropCount| ["receiver_ring_full", "multicast"].contains(&&*drop.reason);
+    ensure!(port.drops.iter().all(fine), "{:?}", port.drops);
     let network = rig.network("red")?;
     let reason = network.kernel_port.context("no kernel port")?.reason;
     ensure!(reason.is_empty(), "{reason}");

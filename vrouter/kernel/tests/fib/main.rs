@@ -6,6 +6,7 @@
 mod bed;
 mod evpn;
 mod full;
+mod kernelport;
 mod overrun;
 mod routes;
 
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 
 type Test = fn() -> Result<()>;
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 16] = [
     ("routes_come_and_go", routes::come_and_go),
     ("routes_of_one_prefix", routes::of_one_prefix),
     ("kinds", routes::kinds),
@@ -28,6 +29,9 @@ const TESTS: [(&str, Test); 13] = [
     ("encapsulations", evpn::encapsulations),
     ("evpn", evpn::evpn),
     ("overrun", overrun::floods),
+    ("a_kernel_port_is_kept", kernelport::kept),
+    ("what_a_killed_one_leaves_is_swept", kernelport::swept),
+    ("an_interface_is_handed_over", kernelport::handed_over),
     ("full_table", full::table),
 ];
 
