@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use tonic::Response;
 use vrouter_api::v1::event::Event;
 use vrouter_api::v1::{
-    ChangeRoutesRequest, DeleteNetworkRequest, DeletePortRequest, DeleteUplinkRequest, GetInfoRequest, GetStatsRequest,
-    Info, ListNetworksRequest, ListPortsRequest, ListRoutesRequest, ListUplinksRequest, Network,
-    PeerRefused, Port, PortSpec, PortState, PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec,
-    WatchRequest,
+    ChangeRoutesRequest, DeleteNetworkRequest, DeletePortRequest, DeleteUplinkRequest,
+    GetInfoRequest, GetStatsRequest, Info, ListNetworksRequest, ListPortsRequest,
+    ListRoutesRequest, ListUplinksRequest, Network, PeerRefused, Port, PortSpec, PortState,
+    PortStats, Route, RouteKind, Stats, Uplink, UplinkSpec, WatchRequest,
 };
 use vrouter_api::{Client, connect};
 

@@ -39,7 +39,7 @@ pub enum HandoverError {
 /// Moves an interface of this namespace into the one at `netns`, where it is called `link`. It is down there.
 ///
 /// # Errors
-/// [`HandoverError`]; the interface is where it was then.
+/// [`HandoverError`]. If the name is taken there, the interface has been moved under its old one: give it up.
 pub fn hand_over(interface: &str, netns: &Path, link: &str) -> Result<(), HandoverError> {
     let path = netns.to_owned();
     // Whatever else is there, the kernel does not take it for a namespace.
