@@ -18,13 +18,17 @@ DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Tests of the real binaries, in the order in which they run; `cargo test` alone leaves them out.
-live := frontends networks tunnel uplinks tunnels plug fib hostif tuner node plugin wrapper cleanup package
+live := frontends networks tunnel uplinks frr tunnels plug offload fib hostif tuner node plugin wrapper cleanup package
+# The same in a machine of their own.
+live_in_vm := vfio placement
+# With a Kubernetes.
+live_with_k8s := k8s controller
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test test-deep fuzz integration bench install deb
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench install deb
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 setup: ## install what is missing (packages, Rust), fetch containerd 1.7 and 2.1 into target/
 	@integration/setup/packages.sh
@@ -50,7 +54,7 @@ format:
 lint:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then \
 		$(CARGO) clippy --workspace --all-targets --locked -- -D warnings; \
-		$(CARGO) clippy --workspace $(addprefix --test ,$(live)) --locked -- -D warnings; \
+		$(CARGO) clippy --workspace $(addprefix --test ,$(live) $(live_in_vm) $(live_with_k8s)) --locked -- -D warnings; \
 	else echo "SKIP lint: cargo clippy is not installed"; fi
 
 unit:
@@ -61,8 +65,20 @@ doc:
 
 test: check integration ## check, then real frontends and a real node (root, hugepages, QEMU, containerd 1.7 and 2.1)
 
+# Each program runs in a machine of its own that boots for it. Not the two that flood the kernel's tables: that takes an hour there.
+in_vm = $(CARGO) --config 'target."cfg(all())".runner="$(abspath $(target))/debug/ringway-in-vm"' test --workspace --locked
+test-numa: build ## a machine with two NUMA nodes in QEMU: NICs by VFIO, pods on both nodes, tunnels of Debian's kernel (root; no KVM: 15 min)
+	@integration/setup/numa.sh
+	@$(in_vm) --test fib -- --skip full_table --skip overrun
+	@$(in_vm) --test vfio
+	@$(in_vm) --test placement
+
 test-deep: setup ## AddressSanitizer, libFuzzer, loom and Miri, each where it applies (DEEP_SECONDS, DEEP_PARTS)
 	@integration/setup/deep.sh
+
+test-k8s: build ## a real Kubernetes of one node with DPDK pods, critest, containerd 2.4 (root, hugepages; Go builds them: once, long)
+	@integration/setup/kubernetes.sh
+	@$(CARGO) test --workspace --locked $(addprefix --test ,$(live_with_k8s))
 
 fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FUZZ=vrouter-vhost)
 	@integration/setup/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)
@@ -71,6 +87,8 @@ fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FU
 integration: build
 	@integration/setup/qemu.sh
 	@integration/setup/managers.sh
+	@integration/setup/plugins.sh
+	@integration/setup/frr.sh
 	@$(CARGO) test --workspace --locked $(addprefix --test ,$(live))
 
 bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; BENCH_ARGS="--quick", --list, --help)

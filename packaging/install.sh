@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 built="$1"
 prefix="${PREFIX:-/usr}"
 root="${DESTDIR:-}$prefix"
-binaries=(ringway ringway-vrouter ringway-nri ringway-tuner)
+binaries=(ringway ringway-vrouter ringway-nri ringway-tuner ringway-controller)
 # Becomes another runtime, whose options it has: no page of its own.
 wrapper=ringway-runtime
 

@@ -97,3 +97,25 @@ macro_rules! as_text {
     )*};
 }
 as_text!(Bytes, Amount);
+
+/// Texts in schemas, too.
+#[cfg(feature = "schema")]
+macro_rules! text_schema {
+    ($($kind:ident),*) => {$(
+        impl schemars::JsonSchema for $kind {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($kind).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                String::json_schema(generator)
+            }
+        }
+    )*};
+}
+#[cfg(feature = "schema")]
+text_schema!(Bytes, Amount);

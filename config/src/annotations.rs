@@ -26,8 +26,16 @@ pub const HUGEPAGES_2MI: &str = "hugepages-2mi.ringway.dev";
 /// request.
 pub const HUGEPAGES_1GI: &str = "hugepages-1gi.ringway.dev";
 
+/// `mode.ringway.dev`: `dpdk` or `kernel`, the mode that the vRouter of the pod's node has to run in. Read where pods are
+/// placed. Default: any.
+pub const MODE: &str = "mode.ringway.dev";
+
 /// Every key, for messages and for finding misspelt ones.
-pub const ALL: [&str; 6] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGEPAGES_1GI];
+pub const ALL: [&str; 7] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGEPAGES_1GI, MODE];
+
+/// `placement.ringway.dev`: the NUMA node that the pod was promised, as `numa=1`. Written by Ringway's scheduler extender
+/// with the binding; the node's allocator tries that NUMA node first.
+pub const PLACEMENT: &str = "placement.ringway.dev";
 
 #[cfg(test)]
 mod tests {

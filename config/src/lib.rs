@@ -16,6 +16,7 @@ mod nri;
 mod prefix;
 mod profile;
 mod runtime;
+mod tunnel;
 mod uplink;
 mod vrouter;
 
@@ -30,7 +31,8 @@ pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use profile::{
     AgentRules, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules, Isolated,
     KernelRules, MemoryRules, NicRule, NodeProfile, PROFILE_VERSION, PowerCpus, PowerRules,
-    ProfileLimits, Spread, SteeringRules, SysctlValue, VrouterNodes, WorkerRules,
+    ProfileLimits, ProfileParameters, Spread, SteeringRules, SysctlValue, VrouterNodes,
+    WorkerRules,
 };
 pub use runtime::RuntimeConfig;
 pub use uplink::{HostInterface, UplinkDriver, UplinkSettings, is_pci};

@@ -62,8 +62,40 @@ pub struct NodeProfile {
     pub agent: AgentRules,
 }
 
+/// What a profile asks for, without its name: all of [`NodeProfile`] that is not about the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct ProfileParameters {
+    /// What no formula may exceed.
+    pub limits: ProfileLimits,
+    /// Who gets which CPUs.
+    pub cpus: CpuRules,
+    /// Hugepages of each NUMA node. Of two entries for one size and node the later counts.
+    pub hugepages: Vec<HugepageRule>,
+    /// How the kernel treats memory.
+    pub memory: MemoryRules,
+    /// Where interrupts go.
+    pub irqs: IrqRules,
+    /// Which CPUs the kernel's own packets are spread over.
+    pub steering: SteeringRules,
+    /// Frequencies and idle states.
+    pub power: PowerRules,
+    /// What network cards get; of two entries that match one card the later counts, value by value.
+    pub nics: Vec<NicRule>,
+    /// sysctls by their dotted names.
+    pub sysctls: BTreeMap<String, SysctlValue>,
+    /// What only the kernel's command line can do: proposed, never done.
+    pub kernel: KernelRules,
+    /// Files of others that get the CPU sets.
+    pub handover: HandoverRules,
+    /// How the agent behaves.
+    pub agent: AgentRules,
+}
+
 /// `[limits]`: what no formula may exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileLimits {
     /// Most of a NUMA node's memory that may become hugepages, all sizes together, percent.
@@ -79,6 +111,7 @@ impl Default for ProfileLimits {
 /// `[cpus]`: who gets which CPUs. In each NUMA node the first cores are for the system, the next for the vRouter, the
 /// rest for pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct CpuRules {
     /// Cores of each NUMA node for the system: kernel threads, interrupts, daemons.
@@ -93,6 +126,7 @@ pub struct CpuRules {
 
 /// On which NUMA nodes the vRouter has workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum VrouterNodes {
     /// Those with a network card; all if no card says where it is.
@@ -104,6 +138,7 @@ pub enum VrouterNodes {
 
 /// One of `[[hugepages]]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HugepageRule {
     /// Of one page: `2Mi`, `1Gi`.
@@ -117,6 +152,7 @@ pub struct HugepageRule {
 
 /// `[memory]`: how the kernel treats memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryRules {
     /// Transparent hugepages: `always`, `madvise`, `never`.
@@ -129,6 +165,7 @@ pub struct MemoryRules {
 
 /// `[irqs]`: where interrupts go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct IrqRules {
     /// Whether interrupts are moved away from the CPUs of vRouter and pods.
@@ -139,6 +176,7 @@ pub struct IrqRules {
 
 /// `[steering]`: which CPUs handle packets of the kernel's own network stack.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SteeringRules {
     /// Of which interfaces: names, `*` at the end for any rest. Empty: those with hardware behind them.
@@ -151,6 +189,7 @@ pub struct SteeringRules {
 
 /// A set of CPUs by rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Spread {
     /// None: the kernel's default, the CPU that got the interrupt.
@@ -163,6 +202,7 @@ pub enum Spread {
 
 /// `[power]`: frequencies and idle states.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct PowerRules {
     /// cpufreq governor, `performance`, `powersave`, `schedutil`, ...
@@ -185,6 +225,7 @@ pub struct PowerRules {
 
 /// Which CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum PowerCpus {
     /// All.
@@ -198,6 +239,7 @@ pub enum PowerCpus {
 
 /// One of `[[nics]]`: what network cards get that match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct NicRule {
     /// Interface names, `*` at the end for any rest. Empty: any.
@@ -226,6 +268,7 @@ pub enum Count {
 
 /// A rule that gives a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum CountRule {
     /// As many as the hardware has.
@@ -246,6 +289,7 @@ pub enum SysctlValue {
 
 /// `[kernel]`: the kernel's command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct KernelRules {
     /// `isolcpus=managed_irq,domain,...`: the scheduler leaves these CPUs alone. Nothing is moved between them either: pods
@@ -268,6 +312,7 @@ pub struct KernelRules {
 /// `[handover]`: files of others that get the CPU sets. A file that is not there is not made, but for kubelet's drop-in,
 /// whose directory has to be there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HandoverRules {
     /// `workers.cpus` of the vRouter's configuration.
@@ -299,6 +344,7 @@ impl Default for HandoverRules {
 
 /// `[agent]`: how `ringway-tuner run` behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AgentRules {
     /// How often the node is looked at, s.
@@ -319,6 +365,7 @@ impl Default for AgentRules {
 
 /// `[agent.workers]`: how many workers the vRouter has, within its CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct WorkerRules {
     /// Whether their number follows the load at all.
@@ -353,6 +400,7 @@ impl Default for WorkerRules {
 
 /// Which CPUs the scheduler leaves alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Isolated {
     /// The vRouter's.
@@ -379,6 +427,67 @@ impl NodeProfile {
     /// [`ConfigError`] for text that is not TOML, an unknown key or a value that is not allowed on any node.
     pub fn from_toml(text: &str, file: &Path) -> Result<Self, ConfigError> {
         locate::read(text, file, Self::check)
+    }
+
+    /// A profile of that name with those parameters, checked as one from a file is.
+    ///
+    /// # Errors
+    /// Key, value and remedy, one line.
+    pub fn from_parameters(name: &str, parameters: ProfileParameters) -> Result<Self, String> {
+        let ProfileParameters {
+            limits,
+            cpus,
+            hugepages,
+            memory,
+            irqs,
+            steering,
+            power,
+            nics,
+            sysctls,
+            kernel,
+            handover,
+            agent,
+        } = parameters;
+        let profile = Self {
+            version: PROFILE_VERSION,
+            name: name.to_owned(),
+            description: String::new(),
+            limits,
+            cpus,
+            hugepages,
+            memory,
+            irqs,
+            steering,
+            power,
+            nics,
+            sysctls,
+            kernel,
+            handover,
+            agent,
+        };
+        let told =
+            |problem: Problem| format!("{} = {}: {}", problem.key, problem.value, problem.remedy);
+        profile.check().map_err(told)?;
+        Ok(profile)
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn into_parameters(self) -> ProfileParameters {
+        ProfileParameters {
+            limits: self.limits,
+            cpus: self.cpus,
+            hugepages: self.hugepages,
+            memory: self.memory,
+            irqs: self.irqs,
+            steering: self.steering,
+            power: self.power,
+            nics: self.nics,
+            sysctls: self.sysctls,
+            kernel: self.kernel,
+            handover: self.handover,
+            agent: self.agent,
+        }
     }
 
     fn check(&self) -> Result<(), Problem> {
@@ -493,6 +602,28 @@ impl NodeProfile {
         check::range("agent.workers.shrink_after_s", workers.shrink_after_s, 0, 86_400)
     }
 }
+
+/// Kubernetes has a type of its own for a number or a text.
+#[cfg(feature = "schema")]
+macro_rules! number_or_text {
+    ($($kind:ident),*) => {$(
+        impl schemars::JsonSchema for $kind {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($kind).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "x-kubernetes-int-or-string": true })
+            }
+        }
+    )*};
+}
+#[cfg(feature = "schema")]
+number_or_text!(Count, SysctlValue);
 
 /// Only what tunes: nothing that names programs (`kernel.core_pattern`), and no way out of `/proc/sys`.
 fn check_sysctl(name: &str, value: &SysctlValue) -> Result<(), Problem> {

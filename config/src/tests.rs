@@ -148,6 +148,13 @@ fn check_error(result: Result<impl std::fmt::Debug, String>, text: &str, parts: 
 fn errors_of_vrouter_toml() {
     let long = format!("control_socket = '/{}'", "x".repeat(107));
     let ipv6 = |more: &str| format!("[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\n{more}");
+    let tunnel = |more: &str, route: &str| {
+        let tunnel = ipv6(&format!("tunnel = {{ underlay = 'f', local = '192.0.2.1'{more} }}\n"));
+        let prefix = if route.is_empty() { "" } else { "prefix = '10.1.0.0/16', " };
+        let routes = if route.is_empty() { "" } else { "routes = [{ PREFIX }]\n" };
+        let routes = routes.replace("PREFIX", &format!("{prefix}{route}"));
+        format!("{tunnel}{routes}[[networks]]\nname = 'f'\nexternal = true\n")
+    };
     for (text, parts) in [
         ("log = ", &["vrouter.toml:1: not valid TOML"][..]),
         ("\n\nlog = 'info'\nlog = 'debug'", &["vrouter.toml:4: not valid TOML", "duplicate key"]),
@@ -289,6 +296,47 @@ fn errors_of_vrouter_toml() {
         (
             &ipv6("policer = { bits_per_second = -9 }"),
             &["bad value -9 for `networks[0].policer.bits_per_second`", "u64"],
+        ),
+        (&tunnel("", ""), &["`networks[0].tunnel.vni`", "a `label` (MPLS over UDP) or both"]),
+        (
+            &ipv6("announce_pods = true"),
+            &["`networks[0].announce_pods`", "needs a kernel_table or kernel_vrf"],
+        ),
+        (
+            &tunnel(", vni = 7, gateways = true", ""),
+            &["`networks[0].tunnel.gateways`", "kernel_table or kernel_vrf"],
+        ),
+        (
+            &format!(
+                "{}{}",
+                tunnel(", vni = 7", ""),
+                ipv6("tunnel = { underlay = 'f', local = '192.0.2.1', vni = 7 }")
+                    .replace("'a'", "'b'")
+            ),
+            &["bad value 7 for `networks[2].tunnel.vni`", "network \"a\" has it on that underlay"],
+        ),
+        (
+            &tunnel(", label = 15", ""),
+            &["bad value 15 for `networks[0].tunnel.label`", "16 to 1048575"],
+        ),
+        (
+            &tunnel(", label = 16", "action = 'vxlan', via = '192.0.2.2'"),
+            &["`networks[0].routes[0].via`", "no `tunnel` with a `vni`"],
+        ),
+        (
+            &tunnel(", vni = 7", "action = 'mpls', via = '192.0.2.2'"),
+            &["`networks[0].routes[0].label`", "is missing"],
+        ),
+        (
+            &tunnel(", vni = 7", "action = 'mpls', label = 99"),
+            &["`networks[0].routes[0].via`", "is missing"],
+        ),
+        (
+            &tunnel(", vni = 7", "action = 'vxlan', via = '192.0.2.2', label = 99"),
+            &[
+                "bad value 99 for `networks[0].routes[0].label`",
+                "only a route with the action `mpls`",
+            ],
         ),
         (
             "[[networks]]\nname = 'a'\nipv4 = '10.66.0.0/24'\nvni = 7",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
 use crate::kernel_port::{self, KernelPortSettings};
+use crate::tunnel::{TunnelSettings, label_range};
 use crate::uplink::{self, UplinkSettings};
 use crate::{ConfigError, Ipv4Prefix, Ipv6Prefix, locate};
 
@@ -140,6 +141,10 @@ pub struct NetworkSettings {
     /// nowhere.
     #[serde(default)]
     pub kernel_port: Option<KernelPortSettings>,
+    /// Whether the addresses of its pods are announced: each has a route in the kernel table, for routing daemons to
+    /// redistribute.
+    #[serde(default)]
+    pub announce_pods: bool,
 }
 
 /// `kernel_table` of a network.
@@ -174,18 +179,6 @@ impl KernelTable {
 pub const MAIN_TABLE: u32 = 254;
 /// `RT_TABLE_LOCAL`, which belongs to `main`.
 const LOCAL_TABLE: u32 = 255;
-
-/// `tunnel` of a network: VXLAN, over another network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TunnelSettings {
-    /// Name of the network that carries the packets.
-    pub underlay: String,
-    /// This end's address in it.
-    pub local: IpAddr,
-    /// The network's number on the wire, below 2^24.
-    pub vni: u32,
-}
 
 /// What a network does with frames that are not for the gateway. Those that are, are routed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,12 +225,15 @@ pub struct RouteSettings {
     /// What becomes of packets to them.
     #[serde(default)]
     pub action: RouteAction,
-    /// With the action `via`: the pod's address they go to. With `vxlan`: that of the tunnel's other end.
+    /// With the action `via`: the pod's address they go to. With `vxlan` and `mpls`: that of the tunnel's other end.
     #[serde(default)]
     pub via: Option<IpAddr>,
     /// With the action `vxlan`: MAC address of the router behind the tunnel. Default: that of the network's gateway.
     #[serde(default)]
     pub mac: Option<String>,
+    /// With the action `mpls`: the label that the other end knows the network by.
+    #[serde(default)]
+    pub label: Option<u32>,
 }
 
 /// What becomes of packets that match a route.
@@ -253,6 +249,8 @@ pub enum RouteAction {
     Drop,
     /// Through the network's tunnel, to the end with the address `via`.
     Vxlan,
+    /// The same by MPLS over UDP.
+    Mpls,
 }
 
 fn default_mtu() -> u32 {
@@ -344,7 +342,7 @@ impl VrouterConfig {
         check::range("workers.idle_spin_us", self.workers.idle_spin_us, 0, 1_000_000)?;
         check::range("workers.max_sleep_ms", self.workers.max_sleep_ms, 1, 60_000)?;
         check::range("workers.max_rest_us", self.workers.max_rest_us, 0, 400)?;
-        check::range("workers.uplink_poll_us", self.workers.uplink_poll_us, 10, 100_000)?;
+        check::range("workers.uplink_poll_us", self.workers.uplink_poll_us, 10, 60_000_000)?;
         check::range("limits.ports", self.limits.ports, 1, 65_535)?;
         self.networks
             .iter()
@@ -359,6 +357,20 @@ impl VrouterConfig {
         index: usize,
         network: &NetworkSettings,
     ) -> Result<(), Problem> {
+        let has_table = network.kernel_table.is_some() || network.kernel_vrf.is_some();
+        if network.announce_pods && (network.external || !has_table) {
+            let remedy =
+                "needs a kernel_table or kernel_vrf, and pods: leave it out in an external network";
+            return Err(Problem::new(key("announce_pods"), true, remedy));
+        }
+        let gateways = network.tunnel.as_ref().filter(|tunnel| tunnel.gateways);
+        if let Some(tunnel) = gateways
+            && (tunnel.vni.is_none() || !has_table)
+        {
+            let remedy =
+                "is about routes of a kernel_table or kernel_vrf, and needs that and a vni";
+            return Err(Problem::new(key("tunnel.gateways"), true, remedy));
+        }
         if let Some(name) = &network.kernel_vrf {
             uplink::interface(&key("kernel_vrf"), name)?;
             if network.kernel_table.is_some() {
@@ -421,11 +433,17 @@ impl VrouterConfig {
                     let remedy = "is missing; name the address of a pod, or set an `action`";
                     return Err(Problem::new(key("via"), "", remedy));
                 }
-                (RouteAction::Vxlan, None) => {
+                (RouteAction::Vxlan | RouteAction::Mpls, None) => {
                     let remedy = "is missing; name the address of the tunnel's other end";
                     return Err(Problem::new(key("via"), "", remedy));
                 }
-                (RouteAction::Vxlan, Some(via)) if network.tunnel.is_none() => {
+                (RouteAction::Vxlan, Some(via))
+                    if network.tunnel.as_ref().is_none_or(|tunnel| tunnel.vni.is_none()) =>
+                {
+                    let remedy = "cannot be reached: the network has no `tunnel` with a `vni`";
+                    return Err(Problem::new(key("via"), via, remedy));
+                }
+                (RouteAction::Mpls, Some(via)) if network.tunnel.is_none() => {
                     let remedy = "cannot be reached: the network has no `tunnel`";
                     return Err(Problem::new(key("via"), via, remedy));
                 }
@@ -434,6 +452,19 @@ impl VrouterConfig {
                     return Err(Problem::new(key("via"), via, remedy));
                 }
                 _ => {}
+            }
+            match (route.action, route.label) {
+                (RouteAction::Mpls, None) => {
+                    let remedy =
+                        "is missing; give the label that the other end knows the network by";
+                    return Err(Problem::new(key("label"), "", remedy));
+                }
+                (RouteAction::Mpls, Some(label)) => label_range(&key("label"), label)?,
+                (_, Some(label)) => {
+                    let remedy = "must be left out: only a route with the action `mpls` has one";
+                    return Err(Problem::new(key("label"), label, remedy));
+                }
+                (_, None) => {}
             }
             if let Some(mac) = &route.mac
                 && route.action != RouteAction::Vxlan
@@ -474,23 +505,6 @@ impl VrouterConfig {
         }
         // RFC 8200 section 5: IPv6 can always be among what it carries.
         check::range(&key("mtu"), network.mtu, 1280, 9216)
-    }
-
-    fn check_tunnel(
-        &self,
-        key: &impl Fn(&str) -> String,
-        network: &NetworkSettings,
-    ) -> Result<(), Problem> {
-        let Some(tunnel) = &network.tunnel else { return Ok(()) };
-        check::range(&key("tunnel.vni"), tunnel.vni, 0, (1 << 24) - 1)?;
-        let carries = |other: &NetworkSettings| {
-            other.name == tunnel.underlay && other.tunnel.is_none() && other.name != network.name
-        };
-        if self.networks.iter().any(carries) {
-            return Ok(());
-        }
-        let remedy = "must be another of the networks, one without a `tunnel`";
-        Err(Problem::new(key("tunnel.underlay"), &tunnel.underlay, remedy))
     }
 
     fn check_ipv6(key: &impl Fn(&str) -> String, network: &NetworkSettings) -> Result<(), Problem> {

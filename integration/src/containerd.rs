@@ -22,6 +22,9 @@ const START: Duration = Duration::from_secs(60);
 /// The runtime handler whose containers are started through `ringway-runtime`.
 pub const WRAPPED: &str = "wrapped";
 
+/// Where Debian's `containernetworking-plugins` are.
+const CNI_PROGRAMS: &str = "/usr/lib/cni";
+
 /// A containerd line that Ringway supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -29,11 +32,13 @@ pub enum Version {
     V1_7,
     /// 2.1, NRI on.
     V2_1,
+    /// 2.4, with the newest NRI; built by `integration/setup/kubernetes.sh`.
+    V2_4,
 }
 
 impl Version {
     /// Every supported line.
-    pub const ALL: [Self; 2] = [Self::V1_7, Self::V2_1];
+    pub const ALL: [Self; 3] = [Self::V1_7, Self::V2_1, Self::V2_4];
 
     /// What the environment variable `CONTAINERD` asks for; 2.1 without it.
     pub fn from_environment() -> Result<Self> {
@@ -42,7 +47,7 @@ impl Version {
             Ok(text) => Self::ALL
                 .into_iter()
                 .find(|version| version.to_string() == text)
-                .with_context(|| format!("CONTAINERD={text}: must be 1.7 or 2.1")),
+                .with_context(|| format!("CONTAINERD={text}: must be 1.7, 2.1 or 2.4")),
         }
     }
 
@@ -59,7 +64,7 @@ impl Version {
     fn drop_in(self) -> PathBuf {
         let name = match self {
             Self::V1_7 => "ringway-1.7.toml",
-            Self::V2_1 => "ringway-2.x.toml",
+            Self::V2_1 | Self::V2_4 => "ringway-2.x.toml",
         };
         repository().join("config/containerd").join(name)
     }
@@ -70,6 +75,7 @@ impl fmt::Display for Version {
         formatter.write_str(match self {
             Self::V1_7 => "1.7",
             Self::V2_1 => "2.1",
+            Self::V2_4 => "2.4",
         })
     }
 }
@@ -94,6 +100,11 @@ impl Containerd {
     /// Configuration of pre-installed NRI plugins.
     pub fn plugin_config_directory(run: &RunDir) -> PathBuf {
         run.path().join("nri.d")
+    }
+
+    /// CNI configuration; without any, pods use the host's network.
+    pub fn cni_directory(run: &RunDir) -> PathBuf {
+        run.path().join("cni.d")
     }
 
     /// Starts it and imports the images; pre-installed plugins must be in place before.
@@ -157,25 +168,30 @@ impl Containerd {
         for (name, write) in images {
             let archive = run_dir.disk().join("image.tar");
             write(&archive).with_context(|| format!("cannot make the image {name}"))?;
-            run(
-                self.version.program("ctr"),
-                &[
-                    "--address".as_ref(),
-                    self.socket.as_os_str(),
-                    "--namespace".as_ref(),
-                    "k8s.io".as_ref(),
-                    "images".as_ref(),
-                    "import".as_ref(),
-                    archive.as_os_str(),
-                ],
-            )?;
-            fs::remove_file(&archive)?;
-            // CRI learns of the image by an event.
-            crate::wait::until(&format!("CRI knows {name}"), START, || {
-                Ok(self.cri.has_image(name)?.then_some(()))
-            })?;
+            self.import(name, &archive)?;
         }
         Ok(())
+    }
+
+    /// Takes over an image from an archive, which goes.
+    pub fn import(&self, name: &str, archive: &Path) -> Result<()> {
+        run(
+            self.version.program("ctr"),
+            &[
+                "--address".as_ref(),
+                self.socket.as_os_str(),
+                "--namespace".as_ref(),
+                "k8s.io".as_ref(),
+                "images".as_ref(),
+                "import".as_ref(),
+                archive.as_os_str(),
+            ],
+        )?;
+        fs::remove_file(archive)?;
+        // CRI learns of the image by an event.
+        crate::wait::until(&format!("CRI knows {name}"), START, || {
+            Ok(self.cri.has_image(name)?.then_some(()))
+        })
     }
 }
 
@@ -201,7 +217,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
         r#"
         root = "{disk}/root"
         state = "{run_path}/state"
-        # Snapshotters that need devices this fixture does not use, and the node's own CNI.
+        # Snapshotters that need devices this fixture does not use.
         disabled_plugins = [
             "io.containerd.internal.v1.opt",
             "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
@@ -222,11 +238,23 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
     );
     // Without CAP_SYS_RESOURCE (a test machine in a container) a negative oom_score_adj cannot be set; the hugetlb limits of
     // the pods are read back.
-    let runtime = r#"
+    let runtime = format!(
+        r#"
         restrict_oom_score_adj = true
         disable_hugetlb_controller = false
         tolerate_missing_hugetlb_controller = false
-        "#;
+        enable_cdi = true
+        cdi_spec_dirs = ["{run_path}/cdi"]
+        # So that what is left of a run is found and taken away with it.
+        netns_mounts_under_state_dir = true
+        "#
+    );
+    let cni = format!("conf_dir = \"{}\"", Containerd::cni_directory(run).display());
+    // Named anew in 2.1, and the old name is gone later.
+    let cni_programs = match version {
+        Version::V1_7 | Version::V2_1 => format!("bin_dir = \"{CNI_PROGRAMS}\""),
+        Version::V2_4 => format!("bin_dirs = [\"{CNI_PROGRAMS}\"]"),
+    };
     match version {
         Version::V1_7 => format!(
             r#"version = 2
@@ -235,8 +263,8 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
             sandbox_image = "{sandbox}"
             {runtime}
             [plugins."io.containerd.grpc.v1.cri".cni]
-            conf_dir = "{run_path}/no-cni"
-            bin_dir = "/usr/lib/cni"
+            {cni}
+            {cni_programs}
             [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
             runtime_type = "io.containerd.runc.v2"
             [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
@@ -251,7 +279,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
             BinaryName = "{wrapper}"
             "#
         ),
-        Version::V2_1 => format!(
+        Version::V2_1 | Version::V2_4 => format!(
             r#"version = 3
             {common}
             [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -259,8 +287,8 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
             [plugins."io.containerd.cri.v1.runtime"]
             {runtime}
             [plugins."io.containerd.cri.v1.runtime".cni]
-            conf_dir = "{run_path}/no-cni"
-            bin_dirs = ["/usr/lib/cni"]
+            {cni}
+            {cni_programs}
             [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
             runtime_type = "io.containerd.runc.v2"
             [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]

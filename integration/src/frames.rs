@@ -67,6 +67,25 @@ impl FramePod {
         Ok(())
     }
 
+    /// Sends a frame that leaves work to its device; the pod must have been started with `--offloads`. `work`: see
+    /// `ringway-frames`.
+    pub fn leave(&mut self, queue: u16, work: &str, frame: &[u8]) -> Result<()> {
+        let mut order = format!("leave {queue} {work} ");
+        frame.iter().try_for_each(|byte| write!(order, "{byte:02x}"))?;
+        writeln!(self.orders, "{order}")?;
+        let answer = self.answer()?;
+        ensure!(answer == "sent 1", "pod {} said {answer:?}", self.name);
+        Ok(())
+    }
+
+    /// Frames received since the start whose checksum the pod's device calls good.
+    pub fn checked(&mut self) -> Result<u64> {
+        writeln!(self.orders, "checked")?;
+        let answer = self.answer()?;
+        let count = answer.strip_prefix("checked ").and_then(|count| count.parse().ok());
+        count.with_context(|| format!("pod {} said {answer:?}", self.name))
+    }
+
     /// The frames received since the last time this was asked.
     pub fn received(&mut self) -> Result<Got> {
         writeln!(self.orders, "report")?;

@@ -20,10 +20,18 @@ pub const BUSYBOX: &str = "localhost/ringway/busybox:test";
 /// The distribution's dpdk-testpmd with its libraries and drivers, and busybox.
 pub const TESTPMD: &str = "localhost/ringway/testpmd:test";
 
+/// The daemons and the operator's command, as the package has them, with libraries and drivers.
+pub const RINGWAY: &str = "localhost/ringway/ringway:test";
+
+/// What is in [`RINGWAY`].
+const RINGWAY_PROGRAMS: [&str; 3] = ["ringway", "ringway-vrouter", "ringway-nri"];
 /// Where Debian's busybox-static puts its program.
 const BUSYBOX_PROGRAM: &str = "/bin/busybox";
 /// The applets that pods of the tests use.
-const APPLETS: [&str; 9] = ["sh", "mkfifo", "sleep", "cat", "echo", "ls", "env", "nc", "grep"];
+const APPLETS: [&str; 16] = [
+    "sh", "mkfifo", "sleep", "cat", "echo", "ls", "env", "nc", "grep", // critest's
+    "top", "touch", "true", "false", "id", "rm", "mount",
+];
 const TESTPMD_PROGRAM: &str = "/usr/bin/dpdk-testpmd";
 /// Debian's merged /usr, which the paths that ldd prints rely on.
 const MERGED: [(&str, &str); 3] = [("bin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
@@ -111,6 +119,25 @@ pub fn write_testpmd(archive: &Path) -> Result<()> {
         files.add_program(&driver)?;
     }
     write(archive, TESTPMD, &files)
+}
+
+/// Writes the image of Ringway's daemons to `archive`; what they are made of without debugging symbols goes to the directory `stripped`.
+pub fn write_ringway(archive: &Path, stripped: &Path) -> Result<()> {
+    let mut files = Files::default();
+    files.add(Path::new(BUSYBOX_PROGRAM))?;
+    std::fs::create_dir_all(stripped)?;
+    for name in RINGWAY_PROGRAMS {
+        let (built, small) = (crate::machine::program(name)?, stripped.join(name));
+        run("strip", &["-o".as_ref(), small.as_os_str(), built.as_os_str()])?;
+        for library in libraries(&small)? {
+            files.add(&library)?;
+        }
+        files.0.insert(Path::new("/usr/bin").join(name), Content::Copy(small));
+    }
+    for driver in drivers()? {
+        files.add_program(&driver)?;
+    }
+    write(archive, RINGWAY, &files)
 }
 
 /// Every driver of the distribution's DPDK, from the directory its EAL searches by itself.

@@ -7,9 +7,11 @@
 pub mod containerd;
 pub mod cri;
 pub mod demo;
+pub mod device;
 pub mod frames;
 pub mod idle_pods;
 pub mod image;
+pub mod kubernetes;
 pub mod launch;
 pub mod leftovers;
 pub mod machine;

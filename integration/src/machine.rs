@@ -1,18 +1,47 @@
 //! What the machine must have, what is switched on for a run, and what was there before.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
+use std::mem;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
 
 use crate::containerd::Version;
+use crate::process::run;
 use crate::readback;
 
 const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 const CGROUPS: &str = "/sys/fs/cgroup";
+const INTERFACES: &str = "/sys/class/net";
+
+/// Puts an empty directory over one that programs of a run use wherever they run, until the run ends.
+pub fn hide(run: &Path, directory: &Path) -> Result<()> {
+    let mut restore = Restore::load(run)?;
+    if !directory.exists() {
+        restore.others.directories.push(directory.to_owned());
+    }
+    restore.others.hidden.push(directory.to_owned());
+    restore.store(run)?;
+    fs::create_dir_all(directory)?;
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))
+        .with_context(|| format!("cannot mount over {}", directory.display()))
+}
+
+/// Takes that away before the run ends.
+pub fn show(run: &Path) -> Result<()> {
+    let mut restore = Restore::load(run)?;
+    let hidden = mem::take(&mut restore.others.hidden);
+    Others { hidden, ..Others::default() }.apply()?;
+    restore.store(run)
+}
 
 /// Root of the source tree; set-up puts everything it fetches below its `target/`.
 pub fn repository() -> PathBuf {
@@ -39,6 +68,16 @@ pub fn program(name: &str) -> Result<PathBuf> {
         bail!("{} is not built; run `cargo build --workspace`", path.display());
     }
     Ok(path)
+}
+
+/// A daemon as its systemd unit starts it, as far as that says how important it is: containerd holds every pod up while it waits.
+pub fn daemon(name: &str) -> Result<Command> {
+    let unit = repository().join("config/systemd").join(format!("{name}.service"));
+    let text = fs::read_to_string(&unit).with_context(|| unit.display().to_string())?;
+    let nice = text.lines().find_map(|line| line.strip_prefix("Nice=")).unwrap_or("0");
+    let mut command = Command::new("nice");
+    command.arg(format!("--adjustment={nice}")).arg(program(name)?);
+    Ok(command)
 }
 
 /// Why this machine cannot run pods with DPDK outside containers, or nothing when it can.
@@ -68,7 +107,11 @@ pub fn unfit(version: Version) -> Option<String> {
     }
     let containerd = version.program("containerd");
     if !containerd.exists() {
-        return Some(format!("{} is missing; run `make setup`", containerd.display()));
+        let setup = match version {
+            Version::V1_7 | Version::V2_1 => "make setup",
+            Version::V2_4 => "integration/setup/kubernetes.sh containerd",
+        };
+        return Some(format!("{} is missing; run `{setup}`", containerd.display()));
     }
     None
 }
@@ -80,6 +123,76 @@ pub struct Restore {
     hugepages: Option<u64>,
     /// Hierarchy that was mounted for the run.
     mounted: Option<PathBuf>,
+    /// What programs change that are not ours.
+    #[serde(default)]
+    others: Others,
+}
+
+/// What programs that are not ours change on a machine, as it was before.
+#[derive(Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+struct Others {
+    /// Settings and what they were.
+    values: BTreeMap<PathBuf, String>,
+    /// Directories that were not there.
+    directories: Vec<PathBuf>,
+    /// Network interfaces that were not there.
+    interfaces: Vec<String>,
+    /// Directories that something is mounted over.
+    hidden: Vec<PathBuf>,
+}
+
+impl Others {
+    fn apply(&self) -> Result<()> {
+        for interface in &self.interfaces {
+            if Path::new(INTERFACES).join(interface).exists() {
+                run("ip", &["link", "delete", interface].map(OsStr::new))?;
+            }
+        }
+        for directory in &self.hidden {
+            match umount2(directory, MntFlags::MNT_DETACH) {
+                // It was not mounted yet, or there is no such directory.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("cannot unmount {}", directory.display()));
+                }
+            }
+        }
+        for directory in &self.directories {
+            match fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("cannot remove {}", directory.display()));
+                }
+                _ => {}
+            }
+        }
+        for (path, value) in &self.values {
+            fs::write(path, value).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes down what other programs of a run are going to change, so that the end of the run undoes it: settings in files, directories
+/// and network interfaces they make. Those that are there already are not theirs.
+pub fn others_will_change(
+    run: &Path,
+    files: &[&str],
+    directories: &[&str],
+    interfaces: &[&str],
+) -> Result<()> {
+    let mut restore = Restore::load(run)?;
+    let others = &mut restore.others;
+    for path in files.iter().map(Path::new).filter(|path| path.exists()) {
+        let value = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        others.values.insert(path.to_owned(), value);
+    }
+    let new = directories.iter().map(Path::new).filter(|path| !path.exists());
+    others.directories.extend(new.map(Path::to_path_buf));
+    let new = interfaces.iter().filter(|name| !Path::new(INTERFACES).join(name).exists());
+    others.interfaces.extend(new.map(ToString::to_string));
+    restore.store(run)
 }
 
 impl Restore {
@@ -89,7 +202,7 @@ impl Restore {
     pub fn load(run: &Path) -> Result<Self> {
         match fs::read(run.join(Self::FILE)) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error.into()),
         }
     }
@@ -100,6 +213,7 @@ impl Restore {
 
     /// Puts the machine back.
     pub fn apply(&self) -> Result<()> {
+        self.others.apply()?;
         if let Some(directory) = &self.mounted {
             umount2(directory, MntFlags::MNT_DETACH)
                 .with_context(|| format!("cannot unmount {}", directory.display()))?;
@@ -195,10 +309,30 @@ mod tests {
         let run = std::env::temp_dir().join(format!("ringway-restore-{}", std::process::id()));
         fs::create_dir(&run).unwrap();
         assert_eq!(Restore::load(&run).unwrap(), Restore::default());
-        let restore =
-            Restore { hugepages: Some(7), mounted: Some(PathBuf::from("/sys/fs/cgroup/hugetlb")) };
+        let restore = Restore {
+            hugepages: Some(7),
+            mounted: Some(PathBuf::from("/sys/fs/cgroup/hugetlb")),
+            others: Others::default(),
+        };
         restore.store(&run).unwrap();
         assert_eq!(Restore::load(&run).unwrap(), restore);
+        fs::remove_dir_all(&run).unwrap();
+    }
+
+    #[test]
+    fn what_others_change_is_as_before() {
+        let run = std::env::temp_dir().join(format!("ringway-others-{}", std::process::id()));
+        fs::create_dir(&run).unwrap();
+        let path = |name: &str| run.join(name).display().to_string();
+        let (setting, theirs, ours) = (path("setting"), path("theirs"), path("ours"));
+        fs::write(&setting, "1\n").unwrap();
+        fs::create_dir(&ours).unwrap();
+        others_will_change(&run, &[&setting, &path("none")], &[&theirs, &ours], &["lo"]).unwrap();
+        fs::write(&setting, "0\n").unwrap();
+        fs::create_dir_all(Path::new(&theirs).join("deep")).unwrap();
+        Restore::load(&run).unwrap().apply().unwrap();
+        assert_eq!(fs::read_to_string(&setting).unwrap(), "1\n");
+        assert!(Path::new(&ours).exists() && !Path::new(&theirs).exists());
         fs::remove_dir_all(&run).unwrap();
     }
 }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -210,7 +209,7 @@ impl Node {
         let config = self.run.path().join("nri.toml");
         fs::write(&config, self.plugin_config())?;
         let before = self.plugins_accepted()?;
-        let mut command = Command::new(program("ringway-nri")?);
+        let mut command = machine::daemon("ringway-nri")?;
         command.arg("--config").arg(&config);
         let mut plugin = Daemon::start("ringway-nri", command, &self.run.path().join("nri.log"))?;
         plugin.wait_for("containerd accepts it", PATIENCE, || {

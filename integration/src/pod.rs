@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::{
-    Capability, ContainerConfig, ContainerMetadata, HugepageLimit, ImageSpec, Int64Value, KeyValue,
-    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
-    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, SecurityProfile,
+    Capability, ContainerConfig, ContainerMetadata, HugepageLimit, IdMapping, ImageSpec,
+    Int64Value, KeyValue, LinuxContainerConfig, LinuxContainerResources,
+    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
+    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata, SecurityProfile,
+    UserNamespace,
 };
 
 use crate::image;
@@ -41,6 +42,23 @@ pub struct Pod {
     pub host_paths: Vec<(PathBuf, String)>,
     /// It has a network namespace, which the node's CNI plugin sets up.
     pub own_network: bool,
+    /// Its seccomp profile.
+    pub seccomp: Seccomp,
+    /// Whether the container may not write to its image.
+    pub read_only: bool,
+    /// Whether its users are others on the host: the first of 65,536, as kubelet chooses them for a pod.
+    pub host_users: Option<u32>,
+}
+
+/// What kubelet sends for `securityContext.seccompProfile`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seccomp {
+    /// Where neither the pod nor the node asks for a profile.
+    Unconfined,
+    /// containerd's own.
+    RuntimeDefault,
+    /// A file of the node.
+    Localhost(PathBuf),
 }
 
 impl Pod {
@@ -56,6 +74,9 @@ impl Pod {
             hugepages_2mi: 0,
             host_paths: Vec::new(),
             own_network: false,
+            seccomp: Seccomp::Unconfined,
+            read_only: false,
+            host_users: None,
         }
     }
 
@@ -106,8 +127,8 @@ impl Pod {
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("/{cgroup}/pod{}", self.uid()),
                 security_context: Some(LinuxSandboxSecurityContext {
-                    namespace_options: Some(namespaces(self.own_network)),
-                    seccomp: Some(unconfined()),
+                    namespace_options: Some(self.namespaces()),
+                    seccomp: Some(self.profile()),
                     ..LinuxSandboxSecurityContext::default()
                 }),
                 ..LinuxPodSandboxConfig::default()
@@ -152,7 +173,8 @@ impl Pod {
                         drop_capabilities: vec!["ALL".to_owned()],
                         ..Capability::default()
                     }),
-                    namespace_options: Some(namespaces(self.own_network)),
+                    namespace_options: Some(self.namespaces()),
+                    readonly_rootfs: self.read_only,
                     run_as_user: Some(Int64Value { value: USER }),
                     run_as_group: Some(Int64Value { value: USER }),
                     no_new_privs: true,
@@ -167,12 +189,40 @@ impl Pod {
                     readonly_paths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"]
                         .map(ToOwned::to_owned)
                         .to_vec(),
-                    seccomp: Some(unconfined()),
+                    seccomp: Some(self.profile()),
                     ..LinuxContainerSecurityContext::default()
                 }),
             }),
             ..ContainerConfig::default()
         }
+    }
+
+    /// Usually a pod with host network (so without a hostname of its own): no CNI plugin is needed, and Ringway's interface is not
+    /// a kernel one.
+    fn namespaces(&self) -> NamespaceOption {
+        let users = self.host_users.map(|host_id| {
+            let all = || vec![IdMapping { host_id, container_id: 0, length: 65_536 }];
+            UserNamespace { mode: NamespaceMode::Pod.into(), uids: all(), gids: all() }
+        });
+        let network = if self.own_network { NamespaceMode::Pod } else { NamespaceMode::Node };
+        NamespaceOption {
+            network: network.into(),
+            pid: NamespaceMode::Container.into(),
+            ipc: NamespaceMode::Pod.into(),
+            userns_options: users,
+            ..NamespaceOption::default()
+        }
+    }
+
+    /// containerd's own default profile refuses get_mempolicy(2) and set_mempolicy(2) to processes without CAP_SYS_NICE; EAL cannot
+    /// place hugepages without them.
+    fn profile(&self) -> SecurityProfile {
+        let (kind, file) = match &self.seccomp {
+            Seccomp::Unconfined => (ProfileType::Unconfined, String::new()),
+            Seccomp::RuntimeDefault => (ProfileType::RuntimeDefault, String::new()),
+            Seccomp::Localhost(file) => (ProfileType::Localhost, file.display().to_string()),
+        };
+        SecurityProfile { profile_type: kind.into(), localhost_ref: file }
     }
 
     /// As kubelet computes them: shares from the CPU request, a quota from its limit, one hugepage limit for each size the
@@ -197,24 +247,6 @@ impl Pod {
 /// Log of one attempt, below the log directory of the sandbox.
 pub fn log_name(attempt: u32) -> String {
     format!("{CONTAINER}/{attempt}.log")
-}
-
-/// Usually a pod with host network (so without a hostname of its own): no CNI plugin is needed, and Ringway's interface is not a
-/// kernel one.
-fn namespaces(own_network: bool) -> NamespaceOption {
-    let network = if own_network { NamespaceMode::Pod } else { NamespaceMode::Node };
-    NamespaceOption {
-        network: network.into(),
-        pid: NamespaceMode::Container.into(),
-        ipc: NamespaceMode::Pod.into(),
-        ..NamespaceOption::default()
-    }
-}
-
-/// What kubelet sends when neither the pod nor the node asks for a profile. containerd's own default profile refuses
-/// get_mempolicy(2) and set_mempolicy(2) to processes without CAP_SYS_NICE; EAL cannot place hugepages without them.
-fn unconfined() -> SecurityProfile {
-    SecurityProfile { profile_type: ProfileType::Unconfined.into(), localhost_ref: String::new() }
 }
 
 /// The text of a CRI log file (`time stream tag text` per line; `P` continues on the next line).

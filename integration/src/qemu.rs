@@ -2,9 +2,12 @@
 //!
 //! `integration/setup/qemu.sh` fetches what it is made of. It runs without KVM, so that it runs anywhere.
 
+pub mod numa;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -73,7 +76,6 @@ impl Guest {
         memory_mb: u32,
         nics: &[Nic],
     ) -> Result<Self> {
-        let [serial, monitor] = ["serial", "qmp"].map(|it| directory.join(format!("{name}.{it}")));
         let mut command = cgroups.command(Side::Pods, cpu, QEMU);
         let parts = self::directory();
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"]);
@@ -84,11 +86,6 @@ impl Guest {
         command.arg("-kernel").arg(parts.join("vmlinuz"));
         command.arg("-initrd").arg(parts.join("initramfs.gz"));
         command.args(["-append", "console=ttyS0 quiet"]);
-        let listen = |path: &Path| format!("path={},server=on,wait=off", path.display());
-        command.args(["-chardev", &format!("socket,id=serial,{}", listen(&serial))]);
-        command.args(["-serial", "chardev:serial"]);
-        command.args(["-chardev", &format!("socket,id=qmp,{}", listen(&monitor))]);
-        command.args(["-mon", "chardev=qmp,mode=control"]);
         for (n, nic) in nics.iter().enumerate() {
             let Nic { socket, mac, queues, properties } = nic;
             let path = socket.display();
@@ -106,6 +103,16 @@ impl Guest {
             }
             command.args(["-device", &device]);
         }
+        Self::start(command, directory, name, BOOT)
+    }
+
+    /// Starts a command of QEMU's, to which the serial line and the monitor are added; returns when the guest takes commands.
+    fn start(mut command: Command, directory: &Path, name: &str, boot: Duration) -> Result<Self> {
+        let [serial, monitor] = ["serial", "qmp"].map(|it| directory.join(format!("{name}.{it}")));
+        command.args(["-chardev", &format!("socket,id=serial,{}", listen(&serial))]);
+        command.args(["-serial", "chardev:serial"]);
+        command.args(["-chardev", &format!("socket,id=qmp,{}", listen(&monitor))]);
+        command.args(["-mon", "chardev=qmp,mode=control"]);
         let log = directory.join(format!("{name}.log"));
         let mut process = Daemon::start("qemu", command, &log)?;
         let mut connect = |what: &str, path: &Path| {
@@ -119,14 +126,14 @@ impl Guest {
         let mut guest = Self { process, serial, said: String::new(), commands: 0, monitor };
         guest.monitor_line().context("QEMU's greeting")?;
         guest.ask("qmp_capabilities", &json!({}))?;
-        guest.booted()?;
+        guest.booted(boot)?;
         Ok(guest)
     }
 
     /// Returns when the guest takes commands.
-    fn booted(&mut self) -> Result<()> {
+    fn booted(&mut self, limit: Duration) -> Result<()> {
         self.commands = 0;
-        let status = self.answer(BOOT).context("the guest boots")?.1;
+        let status = self.answer(limit, false).context("the guest boots")?.1;
         ensure!(status == 0, "the guest's init said {status}");
         Ok(())
     }
@@ -136,20 +143,36 @@ impl Guest {
     /// # Errors
     /// When it fails in the guest: with what it printed.
     pub fn run(&mut self, line: &str) -> Result<String> {
-        ensure!(!line.contains('\n'), "one line: {line:?}");
-        self.commands += 1;
-        self.serial.write_all(format!("{line}\n").as_bytes())?;
-        let (text, status) = self.answer(COMMAND).with_context(|| format!("guest: {line}"))?;
+        let (text, status) = self.say(line, COMMAND, false)?;
         ensure!(status == 0, "guest: {line}: ended with {status}: {text}");
         Ok(text)
     }
 
-    /// What is printed until the end of the present command, and its status.
-    fn answer(&mut self, limit: Duration) -> Result<(String, i32)> {
+    /// Runs a line of shell in the guest and prints what it prints, as it comes; gives its exit status.
+    ///
+    /// # Errors
+    /// It did not end in time.
+    pub fn run_aloud(&mut self, line: &str, limit: Duration) -> Result<i32> {
+        Ok(self.say(line, limit, true)?.1)
+    }
+
+    fn say(&mut self, line: &str, limit: Duration, aloud: bool) -> Result<(String, i32)> {
+        ensure!(!line.contains('\n'), "one line: {line:?}");
+        self.commands += 1;
+        self.serial.write_all(format!("{line}\n").as_bytes())?;
+        self.answer(limit, aloud).with_context(|| format!("guest: {line}"))
+    }
+
+    /// What is printed until the end of the present command, and its status. `aloud`: here, too, line by line.
+    fn answer(&mut self, limit: Duration, aloud: bool) -> Result<(String, i32)> {
         let mark = format!("={} ", self.commands);
         let end = Instant::now() + limit;
+        let mut told = 0;
         loop {
             wait::check_stop()?;
+            if aloud {
+                told = tell(&self.said, told, &mark);
+            }
             if let Some((text, status, rest)) = split_answer(&self.said, &mark) {
                 let found = (text.to_owned(), status);
                 self.said = rest.to_owned();
@@ -214,12 +237,29 @@ impl Guest {
     pub fn reset(&mut self) -> Result<()> {
         self.said.clear();
         self.ask("system_reset", &json!({}))?;
-        self.booted()
+        self.booted(BOOT)
     }
 }
 
 fn memory_object(id: &str, memory_mb: u32) -> String {
     format!("memory-backend-memfd,id={id},size={memory_mb}M,share=on")
+}
+
+fn listen(path: &Path) -> String {
+    format!("path={},server=on,wait=off", path.display())
+}
+
+/// Prints the whole lines of `said` from `begin` on, up to one that begins with `mark`; says where to go on.
+fn tell(said: &str, begin: usize, mark: &str) -> usize {
+    let mut at = begin;
+    for line in said.get(begin..).unwrap_or_default().split_inclusive('\n') {
+        if !line.ends_with('\n') || line.starts_with(mark) {
+            break;
+        }
+        print!("{line}");
+        at += line.len();
+    }
+    at
 }
 
 /// What came before a whole line that begins with `mark`, the number in it, and what came after.

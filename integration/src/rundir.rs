@@ -27,7 +27,18 @@ const DISK_PARENT: &str = "/var/lib";
 /// One run at a time: hugepages and CPUs are shared.
 const LOCK: &str = "/run/rwtest.lock";
 /// Programs that a run starts outside containers; a process with another name (an editor on a log file) is left alone.
-const OURS: [&str; 6] = ["containerd", "ringway", "10-ringway", "runc", "crun", "ctr"];
+const OURS: [&str; 10] = [
+    "containerd",
+    "ringway",
+    "10-ringway",
+    "runc",
+    "crun",
+    "ctr",
+    "pins",
+    "etcd",
+    "kube",
+    "critest",
+];
 /// How often a tree is tried again while processes or mounts in it go away.
 const ROUNDS: u32 = 100;
 

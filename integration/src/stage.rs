@@ -1,6 +1,7 @@
 //! The node that tests share.
 
 use crate::containerd::Version;
+use crate::kubernetes;
 use crate::machine;
 use crate::node::{Node, PluginStart, Setup};
 use anyhow::{Context, Result};
@@ -12,6 +13,8 @@ pub enum Needs {
     Nothing,
     /// Root, hugepages, DPDK and this containerd.
     Node(Version),
+    /// The same, and a program that `integration/setup/kubernetes.sh` builds.
+    Program(Version, &'static str),
 }
 
 impl Needs {
@@ -20,6 +23,9 @@ impl Needs {
         match self {
             Self::Nothing => None,
             Self::Node(version) => machine::unfit(version),
+            Self::Program(version, name) => {
+                machine::unfit(version).or_else(|| kubernetes::missing(name))
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use vrouter_api::v1::{
 };
 use vrouter_api::{Client, connect};
 
-use crate::machine::{Hugepages, program};
+use crate::machine::{self, Hugepages, program};
 use crate::node::Setup;
 use crate::process::Daemon;
 use crate::rundir::RunDir;
@@ -81,7 +81,12 @@ impl VRouter {
         }
         let config = run.path().join("vrouter.toml");
         std::fs::write(&config, text)?;
-        Self::start_with(&config, &socket, &run.path().join("vrouter.log"))
+        Self::start_as(
+            machine::daemon("ringway-vrouter")?,
+            &config,
+            &socket,
+            &run.path().join("vrouter.log"),
+        )
     }
 
     /// Starts it with the configuration file `config`, which names `socket`, and waits until it answers there.

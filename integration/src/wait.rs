@@ -8,6 +8,8 @@ use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::qemu::numa;
+
 /// How often a condition is looked at: short against every limit, long against the cost of a look.
 const INTERVAL: Duration = Duration::from_millis(25);
 
@@ -48,7 +50,13 @@ pub fn check_stop() -> Result<()> {
     Ok(())
 }
 
-/// Calls `probe` until it gives a value, at most for `limit`.
+/// How many times as long as elsewhere things may take here.
+fn slowness() -> u32 {
+    static SLOWNESS: OnceLock<u32> = OnceLock::new();
+    *SLOWNESS.get_or_init(|| if std::env::var_os(numa::VARIABLE).is_some() { 10 } else { 1 })
+}
+
+/// Calls `probe` until it gives a value, at most for `limit`; ten times that in a machine without KVM.
 ///
 /// # Errors
 /// The probe's own error at once; at the limit an error that names `what` was waited for.
@@ -57,6 +65,7 @@ pub fn until<T>(
     limit: Duration,
     mut probe: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let limit = limit * slowness();
     let end = Instant::now() + limit;
     loop {
         check_stop()?;

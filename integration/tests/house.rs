@@ -30,7 +30,12 @@ struct Allowed {
 /// Arrows point to purity. Components meet in `ringway-config`, `vrouter-api` and `nri-plugin-api`, never in each other;
 /// `integration` runs the daemons as binaries.
 const DEPENDENCIES: &[Allowed] = &[
-    Allowed { package: "ringway-config", ours: &[], others: Some(&["serde", "thiserror", "toml"]) },
+    // Schemas are for Kubernetes, behind a feature that only the tuner's crates switch on.
+    Allowed {
+        package: "ringway-config",
+        ours: &[],
+        others: Some(&["schemars", "serde", "thiserror", "toml"]),
+    },
     Allowed {
         package: "nri-plugin",
         ours: &[
@@ -76,7 +81,8 @@ const DEPENDENCIES: &[Allowed] = &[
         ],
         others: None,
     },
-    Allowed { package: "vrouter-cli", ours: &["vrouter-api"], others: None },
+    // Devices of CDI are the node API's.
+    Allowed { package: "vrouter-cli", ours: &["nri-plugin-api", "vrouter-api"], others: None },
     Allowed {
         package: "integration",
         ours: &["nri-plugin-api", "ringway-config", "vrouter-api"],
@@ -90,7 +96,35 @@ const DEPENDENCIES: &[Allowed] = &[
     },
     Allowed {
         package: "node-tuner",
-        ours: &["node-tuner-core", "ringway-config", "vrouter-api"],
+        ours: &[
+            "node-tuner-cluster",
+            "node-tuner-core",
+            "node-tuner-kubernetes",
+            "nri-plugin-api",
+            "ringway-config",
+            "vrouter-api",
+        ],
+        others: None,
+    },
+    // Placement promises what the node's allocator will grant, so both read annotations with the same parser (ADR 14).
+    Allowed {
+        package: "node-tuner-cluster",
+        ours: &["node-tuner-core", "nri-plugin-core", "ringway-config"],
+        others: Some(&["schemars", "serde", "thiserror"]),
+    },
+    Allowed {
+        package: "node-tuner-kubernetes",
+        ours: &["node-tuner-cluster", "nri-plugin-core", "ringway-config"],
+        others: None,
+    },
+    Allowed {
+        package: "node-tuner-controller",
+        ours: &["node-tuner-cluster", "node-tuner-kubernetes", "ringway-config"],
+        others: None,
+    },
+    Allowed {
+        package: "ringway-agents",
+        ours: &["node-tuner-cluster", "node-tuner-kubernetes"],
         others: None,
     },
     // A pod's application, not a part of the vRouter: it shares the owners of DPDK and nothing else.
@@ -109,8 +143,14 @@ const UNSAFE: &[&str] = &["vrouter-dpdk-sys", "vrouter-dpdk", "vrouter-vhost"];
 const NO_STD: &[&str] = &["vrouter-net", "vrouter-core"];
 
 /// Crates that decide and do not act: time, files and peers reach them as arguments.
-const PURE: &[&str] =
-    &["vrouter-net", "vrouter-core", "nri-plugin-core", "runtime-shim-core", "node-tuner-core"];
+const PURE: &[&str] = &[
+    "vrouter-net",
+    "vrouter-core",
+    "nri-plugin-core",
+    "runtime-shim-core",
+    "node-tuner-core",
+    "node-tuner-cluster",
+];
 
 /// Modules of `std` that act. Addresses are in `core::net`, too.
 const ACTING_MODULES: &[&str] = &["env", "fs", "net", "process"];

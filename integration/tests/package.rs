@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use integration::kubernetes;
 use integration::machine::{program, repository};
 
 /// Runs a program to its end; what it wrote.
@@ -44,9 +45,14 @@ impl Package {
         let folder = tempfile::tempdir().unwrap();
         let release = folder.path().join("release");
         std::fs::create_dir(&release).unwrap();
-        for name in
-            ["ringway", "ringway-vrouter", "ringway-nri", "ringway-runtime", "ringway-tuner"]
-        {
+        for name in [
+            "ringway",
+            "ringway-vrouter",
+            "ringway-nri",
+            "ringway-runtime",
+            "ringway-tuner",
+            "ringway-controller",
+        ] {
             std::os::unix::fs::symlink(binaries.join(name), release.join(name)).unwrap();
         }
         run(Command::new(repository().join("packaging/deb.sh")).arg(&release));
@@ -112,7 +118,7 @@ fn the_package_is_whole() {
     for file in ["zsh/site-functions/_ringway", "fish/vendor_completions.d/ringway.fish"] {
         assert!(package.read(&format!("usr/share/{file}")).contains("networks"), "{file}");
     }
-    for daemon in ["ringway-vrouter", "ringway-nri", "ringway-tuner"] {
+    for daemon in ["ringway-vrouter", "ringway-nri", "ringway-tuner", "ringway-controller"] {
         assert!(package.path(&format!("usr/share/man/man8/{daemon}.8.gz")).is_file(), "{daemon}");
     }
 }
@@ -132,12 +138,16 @@ fn what_is_shipped_as_configuration_is_accepted() {
 
 #[test]
 fn the_kubernetes_overlay_builds() {
-    if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
+    // Installed, or built for `make test-k8s`.
+    let places = ["kubectl".into(), kubernetes::program("kubectl")];
+    let works =
+        |kubectl: &&PathBuf| Command::new(kubectl).args(["version", "--client"]).output().is_ok();
+    let Some(kubectl) = places.iter().find(works) else {
         println!("SKIP the_kubernetes_overlay_builds: kubectl is not installed");
         return;
-    }
+    };
     let sample = repository().join("config/kubernetes/overlays/sample");
-    let text = run(Command::new("kubectl").arg("kustomize").arg(sample));
+    let text = run(Command::new(kubectl).arg("kustomize").arg(sample));
     for wanted in
         ["kind: DaemonSet", "hostPID: true", "registry.example.com/ringway:", "name = \"red\""]
     {

@@ -12,12 +12,13 @@ use node_tuner_core::cpuset::CpuSet;
 use node_tuner_core::drift::{Repairs, Verdict};
 use node_tuner_core::engine::{self, Outcome};
 use node_tuner_core::journal::Journal;
+use node_tuner_core::knob::Knob;
 use node_tuner_core::node::Node;
 use node_tuner_core::plan::{Change, Plan};
 use node_tuner_core::workers::Follower;
 use ringway_config::NodeProfile;
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::node::{Target, boot_id};
 use crate::store::Store;
@@ -67,8 +68,19 @@ struct Line<'a> {
     event: Event<'a>,
 }
 
-struct Agent<'a, W> {
-    profile: &'a NodeProfile,
+/// How things stand after a look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Why the profile is not applied; `None`: it is, or was never tried.
+    pub failed: Option<String>,
+    /// What somebody else keeps changing, and is left alone.
+    pub drifting: Vec<String>,
+}
+
+/// Applies one profile after the other, and keeps the node so.
+pub struct Agent<W> {
+    profile: NodeProfile,
+    standing: Standing,
     store: Store,
     journal: Journal,
     out: W,
@@ -85,40 +97,19 @@ struct Agent<'a, W> {
 }
 
 /// Runs until a signal.
-pub async fn run(target: &mut Target, profile: &NodeProfile, out: &mut impl Write) -> Result<()> {
-    target.check_rights()?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let (store, journal) = Store::open(target.state())?;
-    let mut agent = Agent {
-        profile,
-        store,
-        journal,
-        out,
-        repairs: Repairs::default(),
-        nics: None,
-        applied: false,
-        followers: BTreeMap::new(),
-        latency: None,
-        boot_told: Vec::new(),
-        trouble: None,
-        started: Instant::now(),
-    };
+pub async fn run(target: &mut Target, profile: NodeProfile, out: &mut impl Write) -> Result<()> {
+    let mut end = End::on_signals()?;
+    let mut agent = Agent::open(target, profile, out)?;
     // What can't be at the start is for whoever starts it; later it may pass.
-    let (node, plan) = target.plan(profile, agent.journal.unwritable()).await?;
-    agent.tell(Event::Started { profile: &profile.name })?;
+    let (node, plan) = target.plan(&agent.profile, agent.journal.unwritable()).await?;
+    agent.started()?;
     agent.look(target, &node, &plan).await?;
-    let interval = Duration::from_secs(u64::from(profile.agent.interval_s));
     loop {
-        let ended = tokio::select! {
-            _ = terminate.recv() => Some(Signal::SIGTERM),
-            _ = interrupt.recv() => Some(Signal::SIGINT),
-            () = tokio::time::sleep(interval) => None,
-        };
-        if let Some(signal) = ended {
-            return agent.tell(Event::Ended { signal: signal.as_str() });
+        tokio::select! {
+            signal = end.wait() => return agent.ended(signal),
+            () = tokio::time::sleep(agent.interval()) => {}
         }
-        match target.plan(profile, agent.journal.unwritable()).await {
+        match target.plan(&agent.profile, agent.journal.unwritable()).await {
             Ok((node, plan)) => {
                 agent.trouble = None;
                 agent.look(target, &node, &plan).await?;
@@ -128,7 +119,93 @@ pub async fn run(target: &mut Target, profile: &NodeProfile, out: &mut impl Writ
     }
 }
 
-impl<W: Write> Agent<'_, W> {
+/// The signals that end the program.
+pub struct End {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+}
+
+impl End {
+    /// From now on they do not end it by themselves.
+    pub fn on_signals() -> Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    /// Until one comes.
+    pub async fn wait(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.interrupt.recv() => Signal::SIGINT,
+        }
+    }
+}
+
+impl<W: Write> Agent<W> {
+    /// Nothing is looked at yet. Fails if another tuner changes this node.
+    pub fn open(target: &Target, profile: NodeProfile, out: W) -> Result<Self> {
+        target.check_rights()?;
+        let (store, journal) = Store::open(target.state())?;
+        Ok(Self {
+            profile,
+            standing: Standing::default(),
+            store,
+            journal,
+            out,
+            repairs: Repairs::default(),
+            nics: None,
+            applied: false,
+            followers: BTreeMap::new(),
+            latency: None,
+            boot_told: Vec::new(),
+            trouble: None,
+            started: Instant::now(),
+        })
+    }
+
+    /// Another profile: what differs from it at the next look is not drift. What the one before has set, and this one does not
+    /// mention, stays.
+    pub fn follow(&mut self, profile: NodeProfile) -> Result<()> {
+        self.profile = profile;
+        self.applied = false;
+        self.standing = Standing::default();
+        // Held anew if the new one wants it.
+        self.latency = None;
+        self.trouble = None;
+        self.started()
+    }
+
+    /// The profile that it follows.
+    pub fn profile(&self) -> &NodeProfile {
+        &self.profile
+    }
+
+    /// What the kernel has refused so far.
+    pub fn unwritable(&self) -> &BTreeMap<Knob, String> {
+        self.journal.unwritable()
+    }
+
+    /// How things stood after the last look.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Until the next look.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(u64::from(self.profile.agent.interval_s))
+    }
+
+    fn started(&mut self) -> Result<()> {
+        let profile = self.profile.name.clone();
+        self.tell(Event::Started { profile: &profile })
+    }
+
+    /// It ends; values stay.
+    pub fn ended(&mut self, signal: Signal) -> Result<()> {
+        self.tell(Event::Ended { signal: signal.as_str() })
+    }
+
     fn tell(&mut self, event: Event<'_>) -> Result<()> {
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let time_ms = u64::try_from(time_ms).unwrap_or(u64::MAX);
@@ -138,7 +215,7 @@ impl<W: Write> Agent<'_, W> {
     }
 
     /// Once, not at every look.
-    fn trouble(&mut self, error: &anyhow::Error) -> Result<()> {
+    pub fn trouble(&mut self, error: &anyhow::Error) -> Result<()> {
         let why = format!("{error:#}");
         if self.trouble.as_ref() == Some(&why) {
             return Ok(());
@@ -153,7 +230,7 @@ impl<W: Write> Agent<'_, W> {
     }
 
     /// One look at the node, and what follows from it.
-    async fn look(&mut self, target: &mut Target, node: &Node, plan: &Plan) -> Result<()> {
+    pub async fn look(&mut self, target: &mut Target, node: &Node, plan: &Plan) -> Result<()> {
         self.cards(node)?;
         self.values(target, node, plan)?;
         self.hold_latency(target, plan)?;
@@ -200,8 +277,13 @@ impl<W: Write> Agent<'_, W> {
             let (what, current, wanted, _) = told(plan, &change);
             self.tell(Event::GaveUp { what, current, wanted })?;
         }
+        let left = plan.changes().filter(|change| self.applied && !due.contains(change));
+        self.standing.drifting = left.map(|change| change.knob.to_string()).collect();
         self.applied = true;
         if due.is_empty() && !self.journal.is_open() {
+            if self.standing.drifting.is_empty() {
+                self.standing.failed = None;
+            }
             return Ok(());
         }
         let outcome = engine::apply(
@@ -219,7 +301,7 @@ impl<W: Write> Agent<'_, W> {
         &mut self,
         plan: &Plan,
         due: &[Change],
-        known: &BTreeSet<node_tuner_core::knob::Knob>,
+        known: &BTreeSet<Knob>,
         outcome: Outcome,
     ) -> Result<()> {
         for change in due.iter().filter(|change| outcome.turned.contains(&change.knob)) {
@@ -233,6 +315,8 @@ impl<W: Write> Agent<'_, W> {
         for (knob, why) in outcome.unwritable {
             self.tell(Event::NotApplicable { what: knob.to_string(), why })?;
         }
+        self.standing.failed =
+            outcome.failed.as_ref().map(|(what, fault)| format!("{what}: {fault}"));
         if let Some((what, fault)) = outcome.failed {
             let left = outcome.left.iter().map(|(knob, fault)| format!("{knob}: {fault}"));
             let left = left.collect();

@@ -62,6 +62,8 @@ pub enum Command {
     Run {
         #[command(flatten)]
         profile: ProfileArgument,
+        #[command(flatten)]
+        cluster: ClusterArguments,
     },
     /// Writes the files that the node is known by to a directory, for tests and for people elsewhere.
     Capture {
@@ -78,6 +80,20 @@ pub enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// Whether Kubernetes says what the node shall be.
+#[derive(Debug, Args)]
+pub struct ClusterArguments {
+    /// Do what ringway-controller writes into the node's NodeTuning object, and report there; `--profile` is not read.
+    #[arg(long, conflicts_with = "profile")]
+    pub kubernetes: bool,
+    /// The node's name in Kubernetes. Default: the host's.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How to reach the API server. Default: $KUBECONFIG, ~/.kube/config, or the pod's service account.
+    #[arg(long, requires = "kubernetes", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// Which profile.

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod allocator;
 mod args;
+mod cluster;
 mod ethtool;
 mod machine;
 mod node;
@@ -74,7 +76,12 @@ async fn run(arguments: Arguments, out: &mut impl io::Write) -> Result<()> {
             target.apply(&profile, out).await?;
         }
         Command::Revert => target.revert(out).await?,
-        Command::Run { profile } => agent::run(&mut target, &load(&profile.profile)?, out).await?,
+        Command::Run { cluster, .. } if cluster.kubernetes => {
+            cluster::run(&mut target, &cluster, out).await?;
+        }
+        Command::Run { profile, .. } => {
+            agent::run(&mut target, load(&profile.profile)?, out).await?;
+        }
         Command::Capture { directory } => {
             let (observed, _) = target.node(&[]).await?;
             observe::capture(&observed, &directory)?;

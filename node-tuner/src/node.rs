@@ -54,6 +54,11 @@ impl Target {
         }
     }
 
+    /// Where its files are.
+    pub fn root(&self) -> &Path {
+        &self.arguments.root
+    }
+
     /// Whether it is the machine this program runs on.
     pub fn is_live(&self) -> bool {
         self.arguments.root == Path::new("/")

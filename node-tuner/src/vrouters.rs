@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use node_tuner_core::node::Vrouter;
 use node_tuner_core::workers::Sample;
 use ringway_config::VrouterConfig;
-use vrouter_api::v1::{GetInfoRequest, GetStatsRequest, ListPortsRequest, SetWorkersRequest};
+use vrouter_api::v1::{
+    GetInfoRequest, GetStatsRequest, ListNetworksRequest, ListPortsRequest, SetWorkersRequest,
+};
 use vrouter_api::{Client, connect};
 
 /// Every call is answered at once; a vRouter that hangs shall not hold up the node's tuning.
@@ -61,6 +63,7 @@ async fn describe(root: &Path, socket: &Path) -> Result<Vrouter> {
     for numa in ports.iter().filter_map(|port| u32::try_from(port.numa_node).ok()) {
         *by_numa.entry(numa).or_insert(0) += 1;
     }
+    let networks = answer(client.list_networks(ListNetworksRequest {})).await?.networks;
     let configured = configured(root).filter(|config| config.control_socket == socket);
     Ok(Vrouter {
         socket: socket.display().to_string(),
@@ -72,6 +75,7 @@ async fn describe(root: &Path, socket: &Path) -> Result<Vrouter> {
         ports_by_numa: by_numa,
         ports: u32::try_from(ports.len()).unwrap_or(u32::MAX),
         ports_max: configured.map(|config| config.limits.ports),
+        networks: networks.into_iter().map(|network| network.name).collect(),
     })
 }
 

@@ -4,39 +4,40 @@
 //! `run_dir`; never over anything else.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use nri_plugin_core::annotations::{self, AnnotationError, Request, SocketOwner};
-use nri_plugin_core::cgroup::{CgroupError, container_cgroup};
+use nri_plugin_core::annotations::AnnotationError;
+use nri_plugin_core::cgroup::CgroupError;
 use nri_plugin_core::cpuset::{CpuSet, ListError};
-use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::paths::{PathError, PortId, SandboxId, Slot};
 use nri_plugin_core::plan::{
-    Alignment, Allocation, Ask, Chosen, ContainerRecord, Cpus, Node, PlanError, PodRecord,
-    SharedUpdate,
+    Alignment, Chosen, ContainerRecord, Cpus, Node, PlanError, PodRecord, SharedUpdate,
 };
 use nri_plugin_core::recovery::{self, Action, Observed, Port};
 use nri_plugin_proto::api::{Container, LinuxResources, PodSandbox};
 use ringway_config::NriConfig;
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
+use crate::cgroups::PodLimit;
 use crate::convert::{self, WireError};
-use crate::describe::{self, Description};
 use crate::files::{Files, FilesError, Found};
 use crate::ipam::{Ipam, IpamError};
-use crate::links::{self, LinkError};
+use crate::links::LinkError;
 use crate::liveness;
-use crate::sysfs::{self, SysfsError};
+use crate::sysfs::SysfsError;
 use crate::unserved::{self, Unserved};
-use crate::vrouter::{Session, VRouter, VRouterError};
+use crate::vrouter::{VRouter, VRouterError};
 
+mod create;
+mod device;
 mod leases;
 mod others;
 mod prepare;
 mod state;
 mod wrapped;
 
+pub use create::Granted;
+pub use device::DeviceError;
 use state::{Removed, State, forget_container};
 pub use wrapped::WrappedError;
 
@@ -52,6 +53,9 @@ pub enum Refusal {
     /// The runtime's names are not ours.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// Its annotations and its requests do not agree.
+    #[error(transparent)]
+    PodLimit(#[from] PodLimit),
     /// The run directory is too deep.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -89,17 +93,6 @@ pub enum StartError {
     Reserved(#[from] ListError),
 }
 
-/// What a container was given.
-#[derive(Debug)]
-pub struct Granted {
-    /// By the planner.
-    pub allocation: Allocation,
-    /// What to mount.
-    pub slot_directory: PathBuf,
-    /// Containers that have not opted in and have to make way, and where to.
-    pub others: Vec<(String, CpuSet)>,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Allocator {
@@ -108,6 +101,8 @@ pub struct Allocator {
     vrouter: VRouter,
     ipam: Ipam,
     state: Mutex<State>,
+    /// Held while a device is changed: one container at a time can have it.
+    devices: Mutex<()>,
     /// Tells the watcher that the vRouter's ports may differ from what pods hold.
     pub stale_ports: Notify,
     /// Tells the watcher that there may be leases that no pod holds.
@@ -119,10 +114,8 @@ impl Allocator {
     /// for [`Allocator::synchronize`] to say; NRI 0.6 (containerd 1.7.24) never says it to a plugin that it starts itself.
     pub async fn start(settings: NriConfig) -> Result<Self, StartError> {
         let files = Files::open(&settings.run_dir).await?;
-        let vrouter = VRouter {
-            socket: settings.vrouter_socket.clone(),
-            timeout: Duration::from_millis(settings.vrouter_timeout_ms.into()),
-        };
+        let timeout = Duration::from_millis(settings.vrouter_timeout_ms.into());
+        let vrouter = VRouter::new(settings.vrouter_socket.clone(), timeout);
         let found = files.read_all()?;
         let sandboxes = found.directories.iter().filter_map(|name| SandboxId::new(name).ok());
         let containers = found.records.iter().flat_map(|record| record.containers.values());
@@ -131,150 +124,13 @@ impl Allocator {
         let state = Mutex::new(State::restore(&settings, &files, found, sandboxes, containers)?);
         let ipam = Ipam::new(&settings);
         let (stale_ports, stale_leases) = (Notify::new(), Notify::new());
-        Ok(Self { settings, files, vrouter, ipam, state, stale_ports, stale_leases })
+        let devices = Mutex::new(());
+        Ok(Self { settings, files, vrouter, ipam, state, devices, stale_ports, stale_leases })
     }
 
     /// The vRouter, for the watcher.
     pub fn vrouter(&self) -> &VRouter {
         &self.vrouter
-    }
-
-    /// Gives a container what its annotations ask for. `None` when it has not opted in; nothing was touched then.
-    ///
-    /// # Errors
-    /// [`Refusal`]; everything is as before.
-    pub async fn create(
-        &self,
-        pod: &PodSandbox,
-        container: &Container,
-    ) -> Result<Option<Granted>, Refusal> {
-        let request =
-            annotations::parse(&pod.annotations, &container.name, describe::decode_interfaces)?;
-        let Some(mut request) = request else { return Ok(None) };
-        tell_netns(pod, &mut request)?;
-        let sandbox = SandboxId::new(&pod.id)?;
-        let cgroup = container_cgroup(convert::cgroups_path(container))?;
-
-        let mut guard = self.state.lock().await;
-        let state = &mut *guard;
-        let mut session = self.vrouter.session().await?;
-        self.look(state, &mut session).await?;
-        let networks = if state.node.has_interfaces(&sandbox, &container.name, &request) {
-            Vec::new()
-        } else {
-            let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
-            self.take_leases(pod, &sandbox, &mut request, &networks).await?;
-            networks
-        };
-
-        let before = state.node.clone();
-        let hugepages = convert::hugepage_limits(container);
-        let (cpus, mems) = convert::chosen(container);
-        let chosen = Chosen { cpus: &cpus, mems: &mems };
-        let ask = ask(&sandbox, pod, container, &cgroup, &request, chosen, &hugepages);
-        let allocation = state.node.allocate(&ask, &networks)?;
-        match self.carry_out(&state.node, &sandbox, container, &allocation, &mut session).await {
-            Ok(slot_directory) => {
-                state.prepared.remove(&sandbox);
-                state.sandboxes.insert(sandbox);
-                state.containers.insert(container.id.clone());
-                self.keep(&state.node, &allocation.updates);
-                self.tell_wrapped(state, &allocation.updates);
-                let others = self.move_others(state);
-                Ok(Some(Granted { allocation, slot_directory, others }))
-            }
-            Err(refusal) => {
-                state.looked = None;
-                let failed = std::mem::replace(&mut state.node, before).release_pod(&sandbox);
-                if let Some(failed) = failed {
-                    self.undo(state.node.pod(&sandbox), &failed).await;
-                }
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Makes on disk and in the vRouter what the planner granted. Returns the directory to mount.
-    async fn carry_out(
-        &self,
-        node: &Node,
-        sandbox: &SandboxId,
-        container: &Container,
-        allocation: &Allocation,
-        session: &mut Session<'_>,
-    ) -> Result<PathBuf, Refusal> {
-        let Allocation { slot, interfaces, cpus, eal_args, .. } = allocation;
-        let Some(record) = node.pod(sandbox) else {
-            unreachable!("the planner keeps a record of what it has just granted")
-        };
-        let ports = ports_of(&self.files, record, *slot)?;
-        let alone = record
-            .containers
-            .iter()
-            .all(|(name, other)| *name == container.name || other.slot != *slot);
-        let cpus = cpus.set().to_string();
-        let description = describe::interfaces_json(Description {
-            interfaces,
-            node: record.node,
-            container: alone.then_some((cpus.as_str(), eal_args.as_str())),
-        });
-
-        // The record first: whatever is made from here on is found again after a crash.
-        self.files.write_record(record)?;
-        let pod_listens = convert::pod_listens(interfaces);
-        let directory = self.files.write_slot(sandbox, *slot, pod_listens, &description)?;
-        for port in ports {
-            if alone && port.socket == SocketOwner::Pod {
-                self.files.remove_stale_socket(&port.socket_path);
-            }
-            self.create_port(session, port, record).await?;
-        }
-        Ok(directory)
-    }
-
-    /// Makes a port. One that is an interface of the kernel's gets its addresses, too; if it was deleted in the pod, it is made anew.
-    async fn create_port(
-        &self,
-        session: &mut Session<'_>,
-        port: Port,
-        record: &PodRecord,
-    ) -> Result<(), Refusal> {
-        let id = port.id.clone();
-        let spec = convert::port_spec(port, &record.namespace, &record.name);
-        session.create(spec.clone()).await?;
-        let interface = record.ports().find(|(port, _)| port.to_string() == id);
-        let Some((_, interface)) = interface.filter(|(_, it)| it.link.is_some()) else {
-            return Ok(());
-        };
-        if links::set_up(interface).await.is_ok() {
-            return Ok(());
-        }
-        session.delete(&id).await?;
-        session.create(spec).await?;
-        Ok(links::set_up(interface).await?)
-    }
-
-    /// Takes back what `failed` has and `before` has not. What cannot be taken back now is found by the watcher.
-    async fn undo(&self, before: Option<&PodRecord>, failed: &PodRecord) {
-        let kept: BTreeSet<PortId> =
-            before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
-        let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
-        self.delete_ports(surplus).await;
-        if !kept.is_empty() {
-            // They may have been opened to the container that failed.
-            self.stale_ports.notify_one();
-        }
-        let outcome = match before {
-            None => self.files.remove_pod(&failed.sandbox),
-            Some(before) => {
-                let mut new = failed.slots.keys().filter(|slot| !before.slots.contains_key(slot));
-                new.try_for_each(|slot| self.files.remove_slot(&failed.sandbox, *slot))
-                    .and_then(|()| self.files.write_record(before))
-            }
-        };
-        if let Err(error) = outcome {
-            tracing::warn!(sandbox = %failed.sandbox, %error, "cannot take back a failed creation");
-        }
     }
 
     /// CPUs and memory nodes of one of our containers, and what has changed for others.
@@ -379,15 +235,25 @@ impl Allocator {
     /// Takes back what pods have whose end nobody announced. To be called now and then: a pod is gone when it is found gone
     /// twice.
     pub async fn release_gone(&self) {
+        // Looked at without the lock and beside everything else: it takes system calls for each, and pods that start shall not wait
+        // for that.
+        let suspects = self.state.lock().await.suspects();
+        let dead = tokio::task::spawn_blocking(|| {
+            let is_dead = |record: &PodRecord| {
+                let wrapped = nri_plugin_api::is_wrapped(record.sandbox.as_str());
+                !if wrapped { liveness::is_populated(record) } else { liveness::is_alive(record) }
+            };
+            suspects.into_iter().filter(is_dead).collect::<Vec<_>>()
+        });
+        let dead = dead.await.unwrap_or_default();
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
-        let inherited = state.inherited.iter().filter_map(|sandbox| state.node.pod(sandbox));
-        let gone: BTreeSet<_> = inherited
-            .filter(|record| !nri_plugin_api::is_wrapped(record.sandbox.as_str()))
-            .filter(|record| !liveness::is_alive(record))
-            .map(|record| record.sandbox.clone())
-            .chain(state.wrapped_gone())
-            .collect();
+        let still = |record: &&PodRecord| {
+            state.node.pod(&record.sandbox) == Some(record)
+                && !state.callers.contains_key(&record.sandbox)
+        };
+        let gone: BTreeSet<_> =
+            dead.iter().filter(still).map(|record| record.sandbox.clone()).collect();
         let before = std::mem::replace(&mut state.gone, gone.clone());
         let forsaken = state.forsaken();
         for sandbox in gone.intersection(&before).chain(&forsaken) {
@@ -396,16 +262,21 @@ impl Allocator {
     }
 
     async fn release_pod(&self, state: &mut State, sandbox: &SandboxId) {
-        state.sandboxes.remove(sandbox);
+        let announced = !state.sandboxes.remove(sandbox);
         state.inherited.remove(sandbox);
         state.prepared.remove(sandbox);
-        self.stale_leases.notify_one();
         self.forget_unserved(state, |unserved| unserved.sandbox == sandbox.as_str());
         let Some(record) = state.node.release_pod(sandbox) else {
-            // Nothing is known of it here; the vRouter may know more.
-            self.stale_ports.notify_one();
+            // Nothing is known of it here; the vRouter may know more, unless this is the second time: every pod is stopped and removed.
+            if !announced {
+                self.stale_ports.notify_one();
+                self.stale_leases.notify_one();
+            }
             return;
         };
+        if record.slots.values().flatten().any(|interface| interface.lease.is_some()) {
+            self.stale_leases.notify_one();
+        }
         // First the ports: the vRouter lets go of the sockets.
         self.delete_ports(record.ports().map(|(id, _)| id).collect()).await;
         match self.files.remove_pod(sandbox) {
@@ -415,6 +286,13 @@ impl Allocator {
             }
             Err(error) => tracing::warn!(%sandbox, %error, "cannot remove what a pod had"),
         }
+    }
+
+    /// A runtime has taken the plugin in, or has left it.
+    pub async fn registered(&self, runtime: Option<String>) {
+        let mut state = self.state.lock().await;
+        state.runtime = runtime;
+        self.write_status(&state);
     }
 
     /// Takes over what the runtime says exists, and says which other containers have to make way. Does not call the vRouter: an absent one must not delay the runtime.
@@ -430,8 +308,10 @@ impl Allocator {
         let mut ids = containers.iter().map(|container| container.id.clone()).collect();
         wrapped::add_recorded(&found, &mut sandboxes, &mut ids);
         let callers = std::mem::take(&mut state.callers);
+        let runtime = state.runtime.take();
         *state = State::restore(&self.settings, &self.files, found, sandboxes, ids)?;
         state.callers = callers;
+        state.runtime = runtime;
         state.unserved = unserved::find(self.files.run_dir(), &state.node, pods, containers);
         for Unserved { namespace, pod, container, id, reason, .. } in &state.unserved {
             tracing::error!(pod = format!("{namespace}/{pod}"), container, id, "{reason}");
@@ -515,7 +395,7 @@ impl Allocator {
     }
 
     fn write_status(&self, state: &State) {
-        let text = unserved::status(&state.node, &state.unserved);
+        let text = unserved::status(state.runtime.as_deref(), &state.node, &state.unserved);
         if let Err(error) = self.files.write_status(&text) {
             tracing::warn!(%error, "cannot write the status");
         }
@@ -563,44 +443,9 @@ impl Allocator {
     }
 }
 
-fn ask<'a>(
-    sandbox: &'a SandboxId,
-    pod: &'a PodSandbox,
-    container: &'a Container,
-    cgroup: &'a str,
-    request: &'a Request,
-    chosen: Chosen<'a>,
-    hugepages: &'a [HugepageLimit],
-) -> Ask<'a> {
-    Ask {
-        sandbox,
-        namespace: &pod.namespace,
-        pod: &pod.name,
-        container: &container.name,
-        container_id: &container.id,
-        cgroup,
-        request,
-        cpu: convert::cpu_quota(container),
-        chosen,
-        hugepages,
-    }
-}
-
 /// Whether the vRouter has answered, if only with a refusal.
 fn is_refusal(error: &VRouterError) -> bool {
     matches!(error, VRouterError::Refused { .. })
-}
-
-/// Says where interfaces of the kernel's are to be.
-fn tell_netns(pod: &PodSandbox, request: &mut Request) -> Result<(), LinkError> {
-    for interface in &mut request.interfaces {
-        if let Some(link) = &mut interface.link {
-            let netns = convert::netns(pod);
-            link.netns =
-                netns.ok_or_else(|| LinkError::NoNetns(interface.name.clone()))?.to_owned();
-        }
-    }
-    Ok(())
 }
 
 /// The vRouter's ports of one slot.

@@ -193,13 +193,13 @@ fn network(wire: &v1::Network, ports: &[v1::Port]) -> Result<Network, WireError>
 }
 
 /// A port of the vRouter that is ours: its id starts with a sandbox id as every container runtime makes them, 64
-/// hexadecimal digits, or is one of the runtime wrapper's. `None` for any other: an operator's ports are not touched.
+/// hexadecimal digits, or came by the node API. `None` for any other: an operator's ports are not touched.
 pub fn own_port(wire: v1::Port) -> Option<Port> {
     let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     let id = PortId::parse(&wire.spec.as_ref()?.id)?;
     let sandbox = id.sandbox.as_str();
     let is_ours = sandbox.len() == 64 && sandbox.chars().all(hex);
-    if is_ours || nri_plugin_api::is_wrapped(sandbox) { port(wire) } else { None }
+    if is_ours || nri_plugin_api::is_ours_alone(sandbox) { port(wire) } else { None }
 }
 
 fn port(wire: v1::Port) -> Option<Port> {
@@ -308,15 +308,7 @@ pub fn adjustment(
     slot_directory: PathBuf,
 ) -> Result<Adjustment, Duplicate> {
     let mut builder = AdjustmentBuilder::new();
-    let access = if pod_listens(&allocation.interfaces) { "rw" } else { "ro" };
-    builder.mount(api::Mount {
-        destination: MOUNT_POINT.to_owned(),
-        r#type: "bind".to_owned(),
-        source: slot_directory.to_string_lossy().into_owned(),
-        options: ["rbind", "rprivate", access, "nosuid", "nodev", "noexec"]
-            .map(str::to_owned)
-            .to_vec(),
-    })?;
+    builder.mount(mount(&allocation.interfaces, slot_directory))?;
     builder.env(ENV_INTERFACES, &interfaces_file_in_container())?;
     builder.env(ENV_EAL_ARGS, &allocation.eal_args)?;
 
@@ -334,6 +326,31 @@ pub fn adjustment(
     for limit in allocation.hugepages.iter().filter(|limit| !own.contains(limit)) {
         builder.hugepage_limit(&limit.size.to_string(), limit.limit)?;
     }
+    Ok(builder.build())
+}
+
+/// A slot's directory, where containers find it.
+fn mount(interfaces: &[Interface], slot_directory: PathBuf) -> api::Mount {
+    let access = if pod_listens(interfaces) { "rw" } else { "ro" };
+    api::Mount {
+        destination: MOUNT_POINT.to_owned(),
+        r#type: "bind".to_owned(),
+        source: slot_directory.to_string_lossy().into_owned(),
+        options: ["rbind", "rprivate", access, "nosuid", "nodev", "noexec"]
+            .map(str::to_owned)
+            .to_vec(),
+    }
+}
+
+/// What a container that is given a device has to have: all that is known before there is a container.
+pub fn device_adjustment(
+    interfaces: &[Interface],
+    slot_directory: PathBuf,
+) -> Result<Adjustment, Duplicate> {
+    let mut builder = AdjustmentBuilder::new();
+    builder.mount(mount(interfaces, slot_directory))?;
+    builder.env(ENV_INTERFACES, &interfaces_file_in_container())?;
+    builder.env(ENV_EAL_ARGS, &nri_plugin_core::eal::args(None, interfaces))?;
     Ok(builder.build())
 }
 
@@ -359,7 +376,7 @@ pub fn shared_updates(updates: &[SharedUpdate], except: &str) -> Vec<api::Contai
     let mut seen = BTreeSet::from([except]);
     updates
         .iter()
-        .filter(|update| !nri_plugin_api::is_wrapped(update.sandbox.as_str()))
+        .filter(|update| !nri_plugin_api::is_ours_alone(update.sandbox.as_str()))
         .filter(|update| seen.insert(&update.container_id))
         .map(|update| cpuset_update(&update.container_id, &update.cpus, None))
         .collect()

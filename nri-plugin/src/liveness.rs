@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use nri_plugin_core::cpuset::CpuSet;
 use nri_plugin_core::plan::{ContainerRecord, PodRecord};
 
-/// Where cgroups are.
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::cgroups::{ROOT, hierarchies, relative};
 
 /// Whether the pod's sandbox or one of its containers has a cgroup. Also true when that cannot be told.
 pub fn is_alive(record: &PodRecord) -> bool {
@@ -63,19 +62,8 @@ fn cgroups(record: &PodRecord) -> Vec<String> {
     record.containers.values().flat_map(both).collect()
 }
 
-/// The directories that cgroup paths are relative to: the root itself for version 2, one for each controller for version 1.
-fn hierarchies(root: &Path) -> Option<Vec<PathBuf>> {
-    let entries = fs::read_dir(root).ok()?;
-    let below = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    Some([root.to_path_buf()].into_iter().chain(below).collect())
-}
-
 fn exists(hierarchies: &[PathBuf], cgroup: &str) -> bool {
     hierarchies.iter().any(|hierarchy| hierarchy.join(relative(cgroup)).is_dir())
-}
-
-fn relative(cgroup: &str) -> &str {
-    cgroup.trim_start_matches('/')
 }
 
 #[cfg(test)]

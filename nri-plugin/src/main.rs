@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod allocator;
+mod cgroups;
 mod convert;
 mod describe;
 mod files;

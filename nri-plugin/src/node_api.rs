@@ -13,7 +13,7 @@ use std::sync::Arc;
 use nri_plugin_api::v1::node_server::{Node, NodeServer};
 use nri_plugin_api::{SOCKET, sandbox, v1};
 use nri_plugin_core::paths::{SandboxId, socket_in_container};
-use nri_plugin_core::plan::{Allocation, Interface, PodRecord};
+use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, PodRecord};
 use nri_plugin_proto::api;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::unix::pipe::Receiver;
@@ -24,7 +24,7 @@ use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use crate::allocator::{Allocator, Granted, Refusal, WrappedError, name, show};
+use crate::allocator::{Allocator, DeviceError, Granted, Refusal, WrappedError, name, show};
 use crate::convert;
 
 /// Longest id of a container, bytes: runtimes use it as a file name, at most.
@@ -134,6 +134,77 @@ impl Node for Service {
         let containers = held.into_iter().map(|held| describe(held.record, held.running));
         Ok(Response::new(v1::ListResponse { containers: containers.collect() }))
     }
+
+    async fn create_device(
+        &self,
+        request: Request<v1::CreateDeviceRequest>,
+    ) -> Result<Response<v1::Adjustment>, Status> {
+        let v1::CreateDeviceRequest { name, annotations } = request.into_inner();
+        let allocator = Arc::clone(&self.allocator);
+        let work = tokio::spawn(async move {
+            let made = allocator.create_device(&name, annotations.into_iter().collect()).await;
+            let (directory, interfaces) = made.map_err(|error| device_refusal(&name, &error))?;
+            tracing::info!(name, interfaces = interfaces.len(), "device made");
+            let wire = convert::device_adjustment(&interfaces, directory)
+                .map_err(|error| Status::internal(error.to_string()))?;
+            Ok::<_, Status>(answer(wire.into_wire(), &interfaces, Vec::new()))
+        });
+        work.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+
+    async fn attach_device(
+        &self,
+        request: Request<v1::AttachDeviceRequest>,
+    ) -> Result<Response<v1::AttachDeviceResponse>, Status> {
+        let v1::AttachDeviceRequest { name, pid } = request.into_inner();
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+        let text = text.map_err(|error| {
+            Status::invalid_argument(format!("pid {pid}: its cgroup cannot be read: {error}"))
+        })?;
+        let cgroup = container_cgroup(&text).ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "pid {pid} is in no cgroup of its own: there is nothing to know its container by"
+            ))
+        })?;
+        let cgroup = cgroup.to_owned();
+        let allocator = Arc::clone(&self.allocator);
+        let work = tokio::spawn(async move {
+            let attached = allocator.attach_device(&name, &cgroup).await;
+            attached.map_err(|error| device_refusal(&name, &error))?;
+            tracing::info!(name, cgroup, "device attached");
+            Ok::<_, Status>(v1::AttachDeviceResponse {})
+        });
+        work.await.map_err(|error| Status::internal(error.to_string()))?.map(Response::new)
+    }
+
+    async fn delete_device(
+        &self,
+        request: Request<v1::DeleteDeviceRequest>,
+    ) -> Result<Response<v1::DeleteDeviceResponse>, Status> {
+        let name = request.into_inner().name;
+        let deleted = self.allocator.delete_device(&name).await;
+        deleted.map_err(|error| device_refusal(&name, &error))?;
+        Ok(Response::new(v1::DeleteDeviceResponse {}))
+    }
+}
+
+/// The cgroup that says most about a process, from its `/proc/PID/cgroup`: containers have one of their own in every hierarchy
+/// that their runtime uses, and sit with others in the rest.
+fn container_cgroup(text: &str) -> Option<&str> {
+    let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.filter(|path| *path != "/").max_by_key(|path| path.len())
+}
+
+fn device_refusal(name: &str, error: &DeviceError) -> Status {
+    tracing::warn!(name, %error, "device refused");
+    let text = error.to_string();
+    match error {
+        DeviceError::Exists(_) => Status::already_exists(text),
+        DeviceError::Unknown(_) => Status::not_found(text),
+        DeviceError::Name(_) | DeviceError::Nothing(_) => Status::invalid_argument(text),
+        DeviceError::Refused(Refusal::Annotation(_)) => Status::invalid_argument(text),
+        DeviceError::Refused(_) | DeviceError::InUse { .. } => Status::failed_precondition(text),
+    }
 }
 
 async fn watch(allocator: Arc<Allocator>, sandbox: SandboxId, caller: Caller) {
@@ -173,7 +244,7 @@ async fn create(
     }
     let adjustment = convert::adjustment(&container, &allocation, slot_directory)
         .map_err(|error| Status::internal(error.to_string()))?;
-    Ok(answer(adjustment.into_wire(), &allocation, notes))
+    Ok(answer(adjustment.into_wire(), &allocation.interfaces, notes))
 }
 
 fn refusal(error: &WrappedError) -> Status {
@@ -259,7 +330,7 @@ fn sandbox_of(key: v1::ContainerKey) -> Result<(SandboxId, String), Status> {
 /// From what NRI would be answered.
 fn answer(
     wire: api::ContainerAdjustment,
-    allocation: &Allocation,
+    interfaces: &[Interface],
     notes: Vec<String>,
 ) -> v1::Adjustment {
     let resources = wire.linux.unwrap_or_default().resources.unwrap_or_default();
@@ -280,7 +351,7 @@ fn answer(
         cpuset_cpus: cpu.cpus,
         cpuset_mems: cpu.mems,
         hugepages: resources.hugepage_limits.into_iter().map(limit).collect(),
-        interfaces: allocation.interfaces.iter().map(interface).collect(),
+        interfaces: interfaces.iter().map(interface).collect(),
         notes,
     }
 }
@@ -303,10 +374,18 @@ fn describe(record: PodRecord, running: bool) -> v1::Held {
         id: container.map(|it| it.id.clone()).unwrap_or_default(),
         cgroup: container.map(|it| it.cgroup.clone()).unwrap_or_default(),
         cpus: container.map(|it| show(&it.cpus)).unwrap_or_default(),
+        exclusive_cpus: container.map(exclusive).unwrap_or_default(),
         interfaces: record.slots.values().flatten().map(interface).collect(),
         namespace: record.namespace,
         pod: record.name,
         running,
+    }
+}
+
+fn exclusive(container: &ContainerRecord) -> String {
+    match &container.cpus {
+        Cpus::Exclusive(cpus) => cpus.to_string(),
+        Cpus::Shared(_) | Cpus::Followed { .. } => String::new(),
     }
 }
 

@@ -36,6 +36,8 @@ impl Ringway {
     /// A plugin on its own.
     pub async fn external(settings: NriConfig) -> Result<Self, StartError> {
         let allocator = watched(Allocator::start(settings).await?);
+        // What a former process has written does not hold any more.
+        allocator.registered(None).await;
         Ok(Self { allocator: OnceCell::new_with(Some(Ok(allocator))), arguments: None })
     }
 
@@ -145,6 +147,10 @@ impl Plugin for Ringway {
 
     async fn configure(&self, request: ConfigureRequest) -> Result<(), Status> {
         self.first_start(&request.config).await;
+        if let Some(Ok(allocator)) = self.allocator.get() {
+            let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
+            allocator.registered(Some(runtime)).await;
+        }
         tracing::info!(
             runtime = request.runtime_name,
             version = request.runtime_version,
@@ -163,6 +169,12 @@ impl Plugin for Ringway {
             return Ok(convert::other_updates(&others, ""));
         }
         Ok(Vec::new())
+    }
+
+    async fn disconnected(&self) {
+        if let Some(Ok(allocator)) = self.allocator.get() {
+            allocator.registered(None).await;
+        }
     }
 
     async fn run_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
@@ -205,6 +217,9 @@ impl Plugin for Ringway {
             alignment = ?allocation.alignment,
             interfaces = allocation.interfaces.len(),
             micros = began.elapsed().as_micros(),
+            waiting = granted.took.waiting.as_micros(),
+            vrouter = granted.took.vrouter.as_micros(),
+            files = granted.took.files.as_micros(),
             "granted"
         );
         for note in &allocation.notes {

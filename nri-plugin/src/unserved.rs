@@ -33,6 +33,8 @@ pub struct Unserved {
 #[derive(Serialize)]
 struct Status<'a> {
     version: u32,
+    /// The runtime that has taken the plugin in; null as long as none has.
+    runtime: Option<&'a str>,
     /// Opted-in pods that hold something.
     pods: usize,
     unserved: &'a [Unserved],
@@ -94,8 +96,8 @@ fn missing(
 }
 
 /// The text of the status file.
-pub fn status(node: &Node, unserved: &[Unserved]) -> String {
-    let status = Status { version: VERSION, pods: node.pods().count(), unserved };
+pub fn status(runtime: Option<&str>, node: &Node, unserved: &[Unserved]) -> String {
+    let status = Status { version: VERSION, runtime, pods: node.pods().count(), unserved };
     // Strings and numbers only: it cannot fail.
     let value = serde_json::to_value(&status).unwrap_or_default();
     format!("{value:#}\n")
@@ -173,7 +175,12 @@ mod tests {
             id: "c1".into(),
             reason: "why",
         };
-        let value: serde_json::Value = serde_json::from_str(&status(&node, &[one])).unwrap();
+        let value = |runtime| -> serde_json::Value {
+            serde_json::from_str(&status(runtime, &node, std::slice::from_ref(&one))).unwrap()
+        };
+        assert_eq!(value(Some("containerd v2"))["runtime"], "containerd v2");
+        let value = value(None);
+        assert!(value["runtime"].is_null());
         assert_eq!((value["version"].as_u64(), value["pods"].as_u64()), (Some(1), Some(0)));
         assert_eq!(value["unserved"][0]["pod"], "a\"b");
         assert_eq!(value["unserved"][0]["reason"], "why");

@@ -1,6 +1,7 @@
 //! Calls of the vRouter, each bounded in time.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -38,35 +39,76 @@ pub enum VRouterError {
     },
 }
 
-/// Where the vRouter is.
+/// Where the vRouter is, and the connection to it.
 #[derive(Debug)]
 pub struct VRouter {
     /// Its control socket.
     pub socket: PathBuf,
     /// What the calls of one session may take together.
     pub timeout: Duration,
+    /// From session to session. One that broke is noticed by its next call, which is then made on a new one.
+    kept: Mutex<Option<Client>>,
 }
 
 /// A few calls that share one allowance of time.
-///
-/// Each session has its own connection: making one is cheap on a unix socket, and none is ever stale after a start of
-/// the vRouter.
 #[derive(Debug)]
 pub struct Session<'a> {
     vrouter: &'a VRouter,
     client: Client,
+    /// The connection is from before this session, so that the vRouter may have been started again since.
+    kept: bool,
     /// Time the vRouter has left. Only its own: what we do between calls (files, on a slow disk perhaps) is not its
     /// fault.
     left: Duration,
 }
 
 impl VRouter {
-    /// Connects.
+    /// Connects when it is needed.
+    pub fn new(socket: PathBuf, timeout: Duration) -> Self {
+        Self { socket, timeout, kept: Mutex::new(None) }
+    }
+
+    /// Takes the connection there is, or connects.
     pub async fn session(&self) -> Result<Session<'_>, VRouterError> {
         let mut left = self.timeout;
-        let connected = within(&mut left, connect(&self.socket)).await;
+        let kept = self.lock().clone();
+        let (client, kept) = match kept {
+            Some(client) => (client, true),
+            None => (self.connect(&mut left).await?, false),
+        };
+        Ok(Session { vrouter: self, client, kept, left })
+    }
+
+    /// Everything that changes from now on, on a connection of its own: what is not yet read of it shall not hold answers up. Only
+    /// opening the stream is bounded.
+    pub async fn watch(&self) -> Result<Streaming<Event>, VRouterError> {
+        let mut left = self.timeout;
+        // Whoever listens now is whom all calls are for.
+        self.forget();
+        let mut client =
+            within(&mut left, connect(&self.socket)).await.ok_or_else(|| self.silent())??;
+        let what = "report its changes";
+        match within(&mut left, client.watch(WatchRequest {})).await {
+            Some(Ok(answer)) => Ok(answer.into_inner()),
+            Some(Err(status)) => Err(refused(what, &status)),
+            None => Err(self.silent()),
+        }
+    }
+
+    async fn connect(&self, left: &mut Duration) -> Result<Client, VRouterError> {
+        let connected = within(left, connect(&self.socket)).await;
         let client = connected.ok_or_else(|| self.silent())??;
-        Ok(Session { vrouter: self, client, left })
+        *self.lock() = Some(client.clone());
+        Ok(client)
+    }
+
+    fn forget(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Client>> {
+        // It is replaced whole.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn silent(&self) -> VRouterError {
@@ -77,68 +119,92 @@ impl VRouter {
 impl Session<'_> {
     /// Who it is.
     pub async fn info(&mut self) -> Result<Info, VRouterError> {
-        let call = self.client.get_info(GetInfoRequest {});
-        bounded(self.vrouter, &mut self.left, "say who it is", call).await
+        let call = |mut client: Client| async move { client.get_info(GetInfoRequest {}).await };
+        self.call(call).await?.map_err(|status| refused("say who it is", &status))
     }
 
     /// Its networks.
     pub async fn networks(&mut self) -> Result<Vec<Network>, VRouterError> {
-        let call = self.client.list_networks(ListNetworksRequest {});
-        let list = bounded(self.vrouter, &mut self.left, "list its networks", call).await?;
-        Ok(list.networks)
+        let call =
+            |mut client: Client| async move { client.list_networks(ListNetworksRequest {}).await };
+        let list = self.call(call).await?;
+        Ok(list.map_err(|status| refused("list its networks", &status))?.networks)
     }
 
     /// Its ports, ours and others'.
     pub async fn ports(&mut self) -> Result<Vec<Port>, VRouterError> {
-        let call = self.client.list_ports(ListPortsRequest {});
-        Ok(bounded(self.vrouter, &mut self.left, "list its ports", call).await?.ports)
+        let call = |mut client: Client| async move { client.list_ports(ListPortsRequest {}).await };
+        let list = self.call(call).await?;
+        Ok(list.map_err(|status| refused("list its ports", &status))?.ports)
     }
 
     /// Creates a port, or gives it other peers. A port with this id that is different is one whose removal was missed:
     /// it is replaced.
     pub async fn create(&mut self, spec: PortSpec) -> Result<(), VRouterError> {
-        let id = spec.id.clone();
-        match self.try_create(spec.clone()).await? {
+        let what = format!("create port {}", spec.id);
+        match self.try_create(&spec).await? {
             Ok(()) => return Ok(()),
             Err(status) if status.code() == Code::AlreadyExists => {}
-            Err(status) => return Err(refused("create port", &id, &status)),
+            Err(status) => return Err(refused(&what, &status)),
         }
-        self.delete(&id).await?;
-        self.try_create(spec).await?.map_err(|status| refused("create port", &id, &status))
+        self.delete(&spec.id).await?;
+        self.try_create(&spec).await?.map_err(|status| refused(&what, &status))
     }
 
-    async fn try_create(&mut self, spec: PortSpec) -> Result<Result<(), Status>, VRouterError> {
-        let call = within(&mut self.left, self.client.create_port(spec)).await;
-        Ok(call.ok_or_else(|| self.vrouter.silent())?.map(drop))
+    async fn try_create(&mut self, spec: &PortSpec) -> Result<Result<(), Status>, VRouterError> {
+        let call = |mut client: Client| {
+            let spec = spec.clone();
+            async move { client.create_port(spec).await }
+        };
+        Ok(self.call(call).await?.map(drop))
     }
 
     /// Deletes a port. One that does not exist is no error.
     pub async fn delete(&mut self, id: &str) -> Result<(), VRouterError> {
-        let call = self.client.delete_port(DeletePortRequest { id: id.to_owned() });
-        let what = format!("delete port {id}");
-        bounded(self.vrouter, &mut self.left, &what, call).await.map(drop)
+        let call = |mut client: Client| {
+            let request = DeletePortRequest { id: id.to_owned() };
+            async move { client.delete_port(request).await }
+        };
+        let deleted = self.call(call).await?;
+        deleted.map(drop).map_err(|status| refused(&format!("delete port {id}"), &status))
     }
 
-    /// Everything that changes from now on. Only opening the stream is bounded.
-    pub async fn watch(mut self) -> Result<Streaming<Event>, VRouterError> {
-        let call = self.client.watch(WatchRequest {});
-        bounded(self.vrouter, &mut self.left, "report its changes", call).await
+    /// Time its calls have taken so far.
+    pub fn used(&self) -> Duration {
+        self.vrouter.timeout.saturating_sub(self.left)
+    }
+
+    /// Makes a call, a second time on a new connection where the kept one turns out to be dead: every call can be made twice.
+    async fn call<T, F>(
+        &mut self,
+        call: impl Fn(Client) -> F,
+    ) -> Result<Result<T, Status>, VRouterError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        loop {
+            match within(&mut self.left, call(self.client.clone())).await {
+                Some(Ok(answer)) => return Ok(Ok(answer.into_inner())),
+                Some(Err(status)) if is_lost(&status) => {
+                    self.vrouter.forget();
+                    if !std::mem::take(&mut self.kept) {
+                        return Ok(Err(status));
+                    }
+                    self.client = self.vrouter.connect(&mut self.left).await?;
+                }
+                Some(Err(status)) => return Ok(Err(status)),
+                None => {
+                    self.vrouter.forget();
+                    return Err(self.vrouter.silent());
+                }
+            }
+        }
     }
 }
 
-async fn bounded<T>(
-    vrouter: &VRouter,
-    left: &mut Duration,
-    what: &str,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, VRouterError> {
-    match within(left, call).await {
-        Some(Ok(answer)) => Ok(answer.into_inner()),
-        Some(Err(status)) => {
-            Err(VRouterError::Refused { what: what.to_owned(), text: status.message().to_owned() })
-        }
-        None => Err(vrouter.silent()),
-    }
+/// Whether a call failed on its way: what the vRouter itself answers has no cause on this side.
+fn is_lost(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
 }
 
 /// Waits for `call` as long as there is time left, and takes what it used off that.
@@ -149,8 +215,8 @@ async fn within<T>(left: &mut Duration, call: impl Future<Output = T>) -> Option
     outcome
 }
 
-fn refused(what: &str, id: &str, status: &Status) -> VRouterError {
-    VRouterError::Refused { what: format!("{what} {id}"), text: status.message().to_owned() }
+fn refused(what: &str, status: &Status) -> VRouterError {
+    VRouterError::Refused { what: what.to_owned(), text: status.message().to_owned() }
 }
 
 #[cfg(test)]
@@ -175,7 +241,7 @@ mod tests {
     async fn an_absent_and_a_silent_vrouter_are_told_apart_in_time() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("vrouter.sock");
-        let vrouter = VRouter { socket: socket.clone(), timeout: Duration::from_millis(200) };
+        let vrouter = VRouter::new(socket.clone(), Duration::from_millis(200));
         let error = vrouter.session().await.unwrap_err().to_string();
         assert!(
             error.contains("vrouter.sock") && error.contains("start ringway-vrouter"),

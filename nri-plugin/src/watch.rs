@@ -63,8 +63,7 @@ pub async fn vrouter(allocator: Arc<Allocator>) {
 
 /// One connection; returns why it ended.
 async fn follow(allocator: &Allocator, connected: &mut bool) -> String {
-    let open = async { allocator.vrouter().session().await?.watch().await };
-    let mut changes = match open.await {
+    let mut changes = match allocator.vrouter().watch().await {
         Ok(changes) => changes,
         Err(error) => return error.to_string(),
     };

@@ -225,6 +225,8 @@ impl Port {
             mtu: (settings.len + outer).max(1514) - 14,
             tx_free_threshold: settings.tx_free_threshold,
             interrupts: false,
+            tx_offloads: false,
+            rx_checksums: false,
         })?;
         let receiver = |queue: RxQueue| Receiver { batch: queue.batch(settings.burst), queue };
         let rx = queues.rx.into_iter().map(receiver).collect();

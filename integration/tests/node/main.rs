@@ -3,6 +3,7 @@
 //! The tests share the machine, so they run one after another; those with the same set-up share one node.
 #![forbid(unsafe_code)]
 
+mod crictl;
 mod errors;
 mod idle;
 mod pods;
@@ -17,7 +18,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 20] = [
+const TESTS: [Test; 23] = [
     ("settings_are_checked", Needs::Nothing, settings::are_checked),
     ("settings_run_dir_too_long", Needs::Nothing, settings::run_dir_too_long),
     ("unknown_network", Needs::Node(Version::V2_1), errors::unknown_network),
@@ -32,6 +33,7 @@ const TESTS: [Test; 20] = [
     ("another_pods_socket", Needs::Node(Version::V2_1), errors::another_pods_socket),
     ("what_a_pod_sees", Needs::Node(Version::V2_1), pods::what_a_pod_sees),
     ("command_line", Needs::Node(Version::V2_1), pods::command_line),
+    ("crictl", Needs::Program(Version::V2_1, "crictl"), crictl::runs_a_pod),
     ("idle_vrouter_sleeps", Needs::Node(Version::V2_1), idle::vrouter_sleeps),
     ("first_packet_after_sleep", Needs::Node(Version::V2_1), idle::first_packet_arrives),
     ("plugin_restart", Needs::Node(Version::V2_1), restart::plugin),
@@ -46,6 +48,10 @@ const TESTS: [Test; 20] = [
     }),
     ("demo_1_7", Needs::Node(Version::V1_7), |stage| pods::demo(stage, Version::V1_7)),
     ("demo_2_1", Needs::Node(Version::V2_1), |stage| pods::demo(stage, Version::V2_1)),
+    ("traffic_2_4", Needs::Node(Version::V2_4), |stage| {
+        pods::traffic(stage, Version::V2_4, PluginStart::External)
+    }),
+    ("demo_2_4", Needs::Node(Version::V2_4), |stage| pods::demo(stage, Version::V2_4)),
 ];
 
 fn main() -> ExitCode {

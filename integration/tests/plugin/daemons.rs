@@ -116,6 +116,10 @@ pub fn restarted_containerd_1_7(stage: &mut Stage) -> Result<()> {
     containerd_comes_again(stage.node(&Setup::new(Version::V1_7, PluginStart::External))?)
 }
 
+pub fn restarted_containerd_2_4(stage: &mut Stage) -> Result<()> {
+    containerd_comes_again(stage.node(&Setup::new(Version::V2_4, PluginStart::External))?)
+}
+
 /// Pods live on; the plugin is there again for new ones, and what old ones had comes back.
 fn containerd_comes_again(node: &mut Node) -> Result<()> {
     let before = leftovers(node)?;

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use integration::containerd::Containerd;
 use integration::demo::dpdk_pod;
 use integration::leftovers::{leftovers, refused};
 use integration::node::{Node, RunningPod};
@@ -94,7 +95,7 @@ pub fn of_the_kernel(stage: &mut Stage) -> Result<()> {
 }
 
 fn set_up_cni(node: &Node) -> Result<()> {
-    let directory = node.run().path().join("no-cni");
+    let directory = Containerd::cni_directory(node.run());
     fs::create_dir_all(&directory)?;
     let data = node.run().path().join("cni-data").display().to_string();
     fs::write(directory.join("10-test.conflist"), CNI.replace("DATA", &data))?;

@@ -3,11 +3,15 @@
 //! The tests share the machine, so they run one after another; those with the same set-up share one node.
 #![forbid(unsafe_code)]
 
+mod cdi;
 mod containers;
 mod cpus;
 mod daemons;
+mod doctor;
+mod inside;
 mod limits;
 mod links;
+mod neighbour;
 mod storm;
 mod wire;
 
@@ -19,7 +23,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 17] = [
+const TESTS: [Test; 34] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -28,23 +32,57 @@ const TESTS: [Test; 17] = [
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
+    ("doctor_well", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_well),
+    ("doctor_unwell", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_not),
+    ("doctor_not_connected", Needs::Node(Version::V2_1), doctor::of_a_plugin_that_is_not_connected),
+    ("doctor_repairs_2_1", Needs::Node(Version::V2_1), |stage| {
+        doctor::repairs(stage, Version::V2_1)
+    }),
+    ("two_plugins_set_cpus", Needs::Node(Version::V2_1), neighbour::both_set_cpus),
     ("storm", Needs::Node(Version::V2_1), storm::comes_and_goes),
+    ("plugin_killed_in_a_storm", Needs::Node(Version::V2_1), storm::plugin_killed_meanwhile),
+    ("inside_2_1", Needs::Node(Version::V2_1), |stage| {
+        inside::of_a_confined_pod(stage, Version::V2_1)
+    }),
+    ("inside_own_users", Needs::Node(Version::V2_1), inside::of_a_pod_with_its_own_users),
+    ("cdi_2_1", Needs::Node(Version::V2_1), |stage| cdi::in_pods(stage, Version::V2_1)),
     ("wire_2_1", Needs::Node(Version::V2_1), |stage| wire::is_recorded(stage, Version::V2_1)),
     ("limits", Needs::Node(Version::V2_1), limits::refuse),
     ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
     ("cpus_of_others_are_followed", Needs::Node(Version::V2_1), cpus::others_are_followed),
+    ("two_plugins_and_followed_cpus", Needs::Node(Version::V2_1), neighbour::both_serve_a_pod),
     ("other_containers_make_way", Needs::Node(Version::V2_1), cpus::others_make_way),
+    ("doctor_no_hugepages", Needs::Node(Version::V1_7), doctor::of_a_node_without_hugepages),
     ("hanging_vrouter_1_7", Needs::Node(Version::V1_7), |stage| {
         stage.node(&Setup::new(Version::V1_7, PluginStart::External))?;
         daemons::vrouter_hangs(stage)
     }),
+    ("doctor_repairs_1_7", Needs::Node(Version::V1_7), |stage| {
+        doctor::repairs(stage, Version::V1_7)
+    }),
+    ("inside_1_7", Needs::Node(Version::V1_7), |stage| {
+        inside::of_a_confined_pod(stage, Version::V1_7)
+    }),
+    ("cdi_1_7", Needs::Node(Version::V1_7), |stage| cdi::in_pods(stage, Version::V1_7)),
     ("wire_1_7", Needs::Node(Version::V1_7), |stage| wire::is_recorded(stage, Version::V1_7)),
     ("restarted_containerd_1_7", Needs::Node(Version::V1_7), daemons::restarted_containerd_1_7),
+    ("hanging_vrouter_2_4", Needs::Node(Version::V2_4), |stage| {
+        stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+        daemons::vrouter_hangs(stage)
+    }),
+    ("wire_2_4", Needs::Node(Version::V2_4), |stage| wire::is_recorded(stage, Version::V2_4)),
+    ("restarted_containerd_2_4", Needs::Node(Version::V2_4), daemons::restarted_containerd_2_4),
 ];
 
 fn main() -> ExitCode {
     let case = |(name, needs, test): Test| {
-        Case::new(name, needs.unmet(), move |stage: &mut Stage| stage.play(test))
+        // What some need beside the node itself.
+        let unmet = needs.unmet().or_else(|| match name {
+            "two_plugins_set_cpus" | "two_plugins_and_followed_cpus" => neighbour::unmet(),
+            "inside_own_users" => inside::unmet_for_own_users(),
+            _ => None,
+        });
+        Case::new(name, unmet, move |stage: &mut Stage| stage.play(test))
     };
     suite::run(Stage::default(), TESTS.map(case).into(), Stage::clear)
 }

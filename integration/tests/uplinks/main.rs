@@ -6,11 +6,15 @@
 #![forbid(unsafe_code)]
 
 mod bad_days;
+mod blue;
+mod capture;
 mod host;
 mod mirrored;
+mod offloads;
 mod rig;
 mod space;
 mod taken;
+mod tap;
 mod traffic;
 mod tunnel;
 mod two_wires;
@@ -25,15 +29,18 @@ use rig::Rig;
 
 type Test = (&'static str, fn(&Rig) -> Result<()>);
 
-const TESTS: [Test; 7] = [
+const TESTS: [Test; 8] = [
     ("the_host_is_reached_through_its_interface", host::both_ways),
     ("a_tunnel_to_the_kernel", tunnel::both_ways),
+    ("what_a_pod_leaves_to_a_packet_socket_is_done", offloads::by_the_vrouter),
     ("routes_come_from_the_kernel", mirrored::come_and_go),
     ("flows_use_both_wires_and_leave_one_that_is_lost", two_wires::spread_and_fail_over),
     ("bad_days_are_told_and_survived", bad_days::told_and_survived),
     ("an_interface_is_taken_and_given_back", taken::and_given_back),
     ("a_connection_outlives_the_vrouter", taken::killed),
 ];
+
+const TAP: &str = "a_tap_tells_spreads_and_does_checksums";
 
 fn main() -> ExitCode {
     let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
@@ -43,5 +50,9 @@ fn main() -> ExitCode {
             test(rig).with_context(|| rig.story())
         })
     };
-    suite::run(None, TESTS.map(case).into(), |rig| *rig = None)
+    // On a node of its own, before the other is built.
+    let tap =
+        Case::new(TAP, unfit.clone().or_else(tap::unfit), |_: &mut Option<Rig>| tap::carries());
+    let cases = std::iter::once(tap).chain(TESTS.map(case));
+    suite::run(None, cases.collect(), |rig| *rig = None)
 }

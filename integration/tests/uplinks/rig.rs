@@ -57,7 +57,7 @@ pub struct Rig {
     pod_app: Daemon,
     /// The vRouter.
     pub vrouter: VRouter,
-    _cgroups: Cgroups,
+    cgroups: Cgroups,
     /// Where the kernel speaks for the pod, which has 10.66.0.2.
     pub pod: Space,
     /// Where the vRouter is.
@@ -109,7 +109,7 @@ impl Rig {
         )?;
         vrouter.set_routes("red", vec![vxlan("10.99.0.0/24", "192.0.2.2", &far.mac("vx0")?)])?;
         let pod_app = pod_app(&run, &cgroups, &pod, &vrouter)?;
-        Ok(Self { pod_app, vrouter, _cgroups: cgroups, pod, node, far, run })
+        Ok(Self { pod_app, vrouter, cgroups, pod, node, far, run })
     }
 
     /// Counters of an uplink.
@@ -142,6 +142,11 @@ impl Rig {
         };
         let asked = [&["routes", "red"][..], &["routes", "fabric"], &["drops"]].map(ask).concat();
         format!("vRouter:\n{vrouter}\n{asked}\npod:\n{}", tail(self.pod_app.log(), 5))
+    }
+
+    /// The run's cgroups.
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
     }
 
     /// A file of the run.

@@ -25,7 +25,7 @@ const NODE: Version = Version::V2_1;
 type With = (Option<&'static str>, (&'static str, Version, fn(&mut Stage) -> Result<()>));
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [With; 20] = [
+const TESTS: [With; 21] = [
     (None, ("runc", NODE, bare::runc)),
     (Some("crun"), ("crun", NODE, bare::crun)),
     (None, ("other_verbs_are_the_runtimes", NODE, bare::other_verbs)),
@@ -38,6 +38,7 @@ const TESTS: [With; 20] = [
     (None, ("pods_of_cri_are_left_alone", NODE, ctr::cri)),
     (Some("containerd-1.6"), ("ctr_1_6", NODE, ctr::old)),
     (Some("podman"), ("podman", NODE, managers::podman)),
+    (Some("podman"), ("podman_with_cdi", NODE, managers::podman_with_cdi)),
     (Some("dockerd"), ("docker", NODE, managers::docker)),
     (Some("nerdctl"), ("nerdctl", NODE, managers::nerdctl)),
     (None, ("plugin_restart", NODE, recovery::plugin_restart)),

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use integration::device::Device;
 use integration::machine::repository;
 use integration::node::Node;
 use integration::process::Daemon;
@@ -135,56 +136,117 @@ fn archive(node: &Node) -> Result<PathBuf> {
     Ok(file)
 }
 
-pub fn podman(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
-    let (disk, run_path) = (node.run().disk().join("podman"), node.run().path().join("podman"));
-    let home = disk.join("home");
-    fs::create_dir_all(home.join(".config/containers"))?;
-    let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
-    fs::write(home.join(".config/containers/policy.json"), policy)?;
-    let settings = disk.join("containers.conf");
-    fs::write(
-        &settings,
-        "[engine]\nevents_logger = \"file\"\n[network]\nnetwork_backend = \"cni\"\n",
-    )?;
-    let runtime = script(node)?;
-    let line = || {
-        let mut line = command(node, manager("podman").map_err(anyhow::Error::msg)?)?;
-        line.env("HOME", &home).env("CONTAINERS_CONF", &settings);
-        line.arg("--root").arg(disk.join("root")).arg("--runroot").arg(run_path.join("root"));
-        line.arg("--tmpdir").arg(run_path.join("tmp")).arg("--runtime").arg(&runtime);
+/// podman with everything of its own, but for the runtime.
+struct Podman<'a> {
+    node: &'a Node,
+    home: PathBuf,
+    settings: PathBuf,
+    runtime: PathBuf,
+}
+
+impl<'a> Podman<'a> {
+    /// Also loads the image.
+    fn start(node: &'a Node, runtime: PathBuf) -> Result<Self> {
+        let disk = node.run().disk().join("podman");
+        let home = disk.join("home");
+        fs::create_dir_all(home.join(".config/containers"))?;
+        let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
+        fs::write(home.join(".config/containers/policy.json"), policy)?;
+        let settings = disk.join("containers.conf");
+        fs::write(
+            &settings,
+            "[engine]\nevents_logger = \"file\"\n[network]\nnetwork_backend = \"cni\"\n",
+        )?;
+        let podman = Self { node, home, settings, runtime };
+        let archive = archive(node)?;
+        run(podman.line()?.args(["load", "--input"]).arg(&archive))?;
+        fs::remove_file(&archive)?;
+        Ok(podman)
+    }
+
+    fn line(&self) -> Result<Command> {
+        let (disk, run) =
+            (self.node.run().disk().join("podman"), self.node.run().path().join("podman"));
+        let mut line = command(self.node, manager("podman").map_err(anyhow::Error::msg)?)?;
+        line.env("HOME", &self.home).env("CONTAINERS_CONF", &self.settings);
+        line.arg("--root").arg(disk.join("root")).arg("--runroot").arg(run.join("root"));
+        line.arg("--tmpdir").arg(run.join("tmp")).arg("--runtime").arg(&self.runtime);
         line.arg("--conmon").arg(manager("conmon").map_err(anyhow::Error::msg)?);
         line.args(["--cgroup-manager", "cgroupfs", "--storage-driver", "vfs"]);
         Ok(line)
-    };
-    let archive = archive(node)?;
-    run(line()?.args(["load", "--input"]).arg(&archive))?;
-    fs::remove_file(&archive)?;
+    }
+
+    fn options(&self) -> Vec<String> {
+        let parent = format!("/{}/podman", self.node.run().id());
+        let profile = repository().join("target/managers/usr/share/containers/seccomp.json");
+        let profile = format!("seccomp={}", profile.display());
+        // Without CAP_SYS_RESOURCE (a test machine in a container) podman's own limits cannot be set.
+        let options = [
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=1024:1024",
+            "--network",
+            "none",
+            "--log-driver",
+            "k8s-file",
+            "--cgroup-parent",
+            &parent,
+            "--security-opt",
+            &profile,
+        ];
+        options.map(str::to_owned).to_vec()
+    }
+}
+
+pub fn podman(stage: &mut Stage) -> Result<()> {
+    let node = stage.usual()?;
+    let podman = Podman::start(node, script(node)?)?;
+    let line = || podman.line();
     let id_of = |name: &str| -> Result<String> {
         let id = run(line()?.args(["inspect", "--format", "{{.Id}}", name]))?;
         Ok(id.trim().to_owned())
     };
-    let parent = format!("/{}/podman", node.run().id());
-    let profile = repository().join("target/managers/usr/share/containers/seccomp.json");
-    let profile = format!("seccomp={}", profile.display());
-    // Without CAP_SYS_RESOURCE (a test machine in a container) podman's own limits cannot be set.
-    let options = [
-        "--ulimit",
-        "nofile=1024:1024",
-        "--ulimit",
-        "nproc=1024:1024",
-        "--network",
-        "none",
-        "--log-driver",
-        "k8s-file",
-        "--cgroup-parent",
-        &parent,
-        "--security-opt",
-        &profile,
-    ];
-    let options = options.map(str::to_owned).to_vec();
+    let options = podman.options();
     Manager { line: &line, options, tell: "--annotation", csv: true, id_of: &id_of }
         .every_step(node)
+}
+
+/// A device by CDI, with the plain runtime: its interface is there before and after the container, and one container has it at a time.
+pub fn podman_with_cdi(stage: &mut Stage) -> Result<()> {
+    let node = stage.usual()?;
+    // podman 4.3 looks nowhere else.
+    let device = Device::make(node, Path::new("/var/run/cdi"), "podman")?;
+    let podman = Podman::start(node, PathBuf::from("runc"))?;
+    let start = |name: &str| -> Result<Command> {
+        let mut line = podman.line()?;
+        line.args(["run", "--detach", "--name", name, "--device", &device.reference()]);
+        // The default profile refuses what EAL needs to place memory; only the wrapper changes that.
+        let options = podman.options();
+        line.args(options.iter().filter(|option| !option.starts_with("seccomp=")).map(|option| {
+            if option == "--security-opt" { "--security-opt=seccomp=unconfined" } else { option }
+        }));
+        let words = testpmd::command(&testpmd::Role::Receive);
+        let (program, rest) = words.split_first().context("no words")?;
+        line.args(["--entrypoint", program, image::TESTPMD]).args(rest);
+        Ok(line)
+    };
+    run(&mut start("first")?)?;
+    device.wait_up(node)?;
+    let text = fail(&mut start("second")?)?;
+    println!("    {text}");
+    expect(&text, &["in use by the container"])?;
+    for name in ["first", "second"] {
+        run(podman.line()?.args(["rm", "--force", "--time", "1", name]))?;
+    }
+    device.wait_down(node)?;
+    run(&mut start("third")?)?;
+    device.wait_up(node)?;
+    let text = device.refuses_to_go(node)?;
+    expect(&text, &["in use by the container"])?;
+    run(podman.line()?.args(["rm", "--force", "--time", "1", "third"]))?;
+    device.delete(node)?;
+    wait_nothing_left(node, NOTICED)
 }
 
 pub fn docker(stage: &mut Stage) -> Result<()> {

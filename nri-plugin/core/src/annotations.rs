@@ -24,8 +24,12 @@ pub const NUMA: &str = "numa.ringway.dev";
 pub const HUGEPAGES_2MI: &str = "hugepages-2mi.ringway.dev";
 /// `hugepages-1gi.ringway.dev`: limit of 1 GiB pages.
 pub const HUGEPAGES_1GI: &str = "hugepages-1gi.ringway.dev";
+/// `mode.ringway.dev`: `dpdk` or `kernel`, how the vRouter of the node has to move packets. For placement.
+pub const MODE: &str = "mode.ringway.dev";
 /// All of them.
-pub const ALL: [&str; 6] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGEPAGES_1GI];
+pub const ALL: [&str; 7] = [NETWORK, INTERFACES, CPUS, NUMA, HUGEPAGES_2MI, HUGEPAGES_1GI, MODE];
+/// `placement.ringway.dev`: the NUMA node that the pod was promised, as `numa=1`. Written by Ringway's scheduler extender.
+pub const PLACEMENT: &str = "placement.ringway.dev";
 
 /// What all our keys end with.
 const DOMAIN: &str = ".ringway.dev";
@@ -101,6 +105,8 @@ pub struct Request {
     pub numa: NumaPolicy,
     /// Hugepage limits asked for by annotation, by ascending size.
     pub hugepages: Vec<HugepageLimit>,
+    /// The NUMA node to try first: the one that placement has promised.
+    pub promised: Option<NodeId>,
 }
 
 /// One interface asked for.
@@ -166,6 +172,15 @@ pub enum CpusRequest {
     Shared,
     /// That many CPUs that nobody else is given.
     Exclusive(NonZeroU32),
+}
+
+/// How a vRouter moves packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VrouterMode {
+    /// By DPDK.
+    Dpdk,
+    /// By the kernel.
+    Kernel,
 }
 
 /// NUMA node asked for by annotation.
@@ -242,6 +257,7 @@ pub fn parse(
         return Ok(None);
     }
     annotations.keys().try_for_each(|key| check_key(key))?;
+    vrouter_mode(annotations, container)?;
     let find = |key| match effective(annotations, key, container) {
         Some(found) if found.value.len() > MAX_VALUE => {
             Err(found.bad(found.value, format!("is longer than {MAX_VALUE} bytes")))
@@ -276,7 +292,36 @@ pub fn parse(
         cpus: find(CPUS)?.as_ref().map_or(Ok(CpusRequest::Default), parse_cpus)?,
         numa: find(NUMA)?.as_ref().map_or(Ok(NumaPolicy::Preferred), parse_numa)?,
         hugepages,
+        promised: promised_node(annotations),
     }))
+}
+
+/// The mode that the vRouter of `container`'s node has to run in, if it matters.
+///
+/// # Errors
+/// [`AnnotationError`] for any other word.
+pub fn vrouter_mode(
+    annotations: &BTreeMap<String, String>,
+    container: &str,
+) -> Result<Option<VrouterMode>, AnnotationError> {
+    let Some(found) = effective(annotations, MODE, container) else { return Ok(None) };
+    match found.value {
+        "dpdk" => Ok(Some(VrouterMode::Dpdk)),
+        "kernel" => Ok(Some(VrouterMode::Kernel)),
+        other => Err(found.bad(other, "must be dpdk or kernel")),
+    }
+}
+
+/// The NUMA node that placement has promised. It is a hint: one that says nothing is as good as none.
+fn promised_node(annotations: &BTreeMap<String, String>) -> Option<NodeId> {
+    let number = annotations.get(PLACEMENT)?.strip_prefix("numa=")?;
+    number.parse().ok().map(NodeId)
+}
+
+/// What [`PLACEMENT`] says for that NUMA node.
+#[must_use]
+pub fn placement(node: NodeId) -> String {
+    format!("numa={}", node.0)
 }
 
 impl Effective<'_> {
@@ -311,7 +356,7 @@ fn bad(key: &str, value: &str, remedy: impl Into<String>) -> AnnotationError {
 /// A misspelt key would silently do nothing.
 fn check_key(key: &str) -> Result<(), AnnotationError> {
     let (name, target) = key.split_once('/').unwrap_or((key, "pod"));
-    if !name.ends_with(DOMAIN) {
+    if !name.ends_with(DOMAIN) || key == PLACEMENT {
         return Ok(());
     }
     let known_target =

@@ -10,9 +10,14 @@ use crate::plan::{Cpus, Interface};
 /// protocol carries at most 8, addresses as the process sees them, and no devices.
 const ALWAYS: &str = "--in-memory --single-file-segments --iova-mode=va --no-pci --no-telemetry";
 
-/// The arguments, joined by blanks; no word contains blanks or quotes.
-pub(crate) fn args(cpus: &Cpus, interfaces: &[Interface]) -> String {
-    let mut args = format!("{ALWAYS} --lcores={}", lcores(cpus));
+/// The arguments, joined by blanks; no word contains blanks or quotes. Without `cpus` DPDK takes all that its process may use.
+#[must_use]
+pub fn args(cpus: Option<&Cpus>, interfaces: &[Interface]) -> String {
+    let mut args = ALWAYS.to_owned();
+    if let Some(cpus) = cpus {
+        args.push_str(" --lcores=");
+        args.push_str(&lcores(cpus));
+    }
     // DPDK has nothing to do with those of the kernel.
     let interfaces = interfaces.iter().filter(|interface| interface.link.is_none());
     for (index, interface) in interfaces.enumerate() {
@@ -76,7 +81,7 @@ mod tests {
     #[test]
     fn exclusive_cpus_are_pinned_one_by_one() {
         let args = args(
-            &Cpus::Exclusive("2-3,8".parse().unwrap()),
+            Some(&Cpus::Exclusive("2-3,8".parse().unwrap())),
             &[interface("net0", SocketOwner::Vrouter), interface("wan", SocketOwner::Pod)],
         );
         assert_eq!(
@@ -99,14 +104,21 @@ mod tests {
         let link = Some(crate::annotations::Link { netns: "/n".into(), routes: Vec::new() });
         let kernel = Interface { link, ..interface("eth1", SocketOwner::Vrouter) };
         let interfaces = [kernel, interface("net1", SocketOwner::Vrouter)];
-        let args = args(&Cpus::Shared("1".parse().unwrap()), &interfaces);
+        let args = args(Some(&Cpus::Shared("1".parse().unwrap())), &interfaces);
         assert_eq!(args.matches("--vdev").count(), 1);
         assert!(args.contains("net_virtio_user0,path=/run/ringway/net1.sock"), "{args}");
     }
 
     #[test]
     fn shared_cpus_are_left_to_the_scheduler() {
-        let args = args(&Cpus::Shared("1".parse().unwrap()), &[]);
+        let args = args(Some(&Cpus::Shared("1".parse().unwrap())), &[]);
         assert!(args.ends_with(" --lcores=0@(1),1@(1)"), "{args}");
+    }
+
+    #[test]
+    fn where_cpus_are_not_known_none_are_named() {
+        let args = args(None, &[interface("net0", SocketOwner::Vrouter)]);
+        assert!(args.contains("--in-memory") && args.contains("net0.sock"), "{args}");
+        assert!(!args.contains("lcores"), "{args}");
     }
 }

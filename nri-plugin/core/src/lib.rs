@@ -2,7 +2,8 @@
 //! done after a restart.
 //!
 //! Does not read files, talk to anybody, know NRI, JSON or gRPC, or look at a clock: everything comes in as plain
-//! values and goes out as plain values or one clear error. The binary `ringway-nri` depends on it, and nobody else.
+//! values and goes out as plain values or one clear error. The binary `ringway-nri` depends on it; so does
+//! `node-tuner-cluster`, which reads a pod's annotations as the allocator of its node will.
 //!
 //! Order of use: [`topology::Topology::parse`] on what sysfs says, [`annotations::parse`] on a container's
 //! annotations, [`plan::Node::allocate`] to decide within the administrator's [`policy`], [`paths`] and [`cgroup`] to carry it out, [`recovery::plan`] after
@@ -12,7 +13,7 @@
 pub mod annotations;
 pub mod cgroup;
 pub mod cpuset;
-mod eal;
+pub mod eal;
 pub mod hugepages;
 pub mod net;
 pub mod paths;

@@ -9,21 +9,23 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::annotations::{CpusRequest, Link, NumaPolicy, Request, Scope, SocketOwner};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};
+use crate::eal;
 use crate::hugepages::HugepageLimit;
 use crate::net::{Mac, Network};
 use crate::paths::{PortId, SandboxId, Slot};
 use crate::policy::{self, CpuMode, Held, Policy};
 use crate::topology::Topology;
-use crate::{eal, pick};
 
 mod addresses;
 mod error;
 mod follow;
 mod others;
 mod place;
+mod shared;
 
 pub use error::{AdoptError, Note, PlanError};
 pub use others::{Other, Others};
+pub use shared::SharedUpdate;
 
 /// The machine, who has what of it, and what interfaces get when nobody says.
 #[derive(Clone, Debug)]
@@ -198,19 +200,6 @@ pub struct Ipv6 {
     pub gateway: Ipv6Addr,
 }
 
-/// A container on shared CPUs whose CPUs have changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedUpdate {
-    /// Its pod sandbox.
-    pub sandbox: SandboxId,
-    /// Its name in the pod.
-    pub container: String,
-    /// The runtime's id.
-    pub container_id: String,
-    /// Its CPUs from now on.
-    pub cpus: CpuSet,
-}
-
 /// What a pod holds: what the plugin keeps on disk, and all it needs after a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodRecord {
@@ -354,7 +343,7 @@ impl Node {
             slot,
             node,
             hugepages: request.hugepages.clone(),
-            eal_args: eal::args(&placed.cpus, &interfaces),
+            eal_args: eal::args(Some(&placed.cpus), &interfaces),
             alignment,
             notes,
             cpus: placed.cpus.clone(),
@@ -453,34 +442,18 @@ impl Node {
         self.pods.remove(sandbox)
     }
 
-    /// Recomputes the CPUs of every container that shares them, and returns those that changed. To be called after a
-    /// release; [`Node::allocate`] does it itself.
-    pub fn rebalance(&mut self) -> Vec<SharedUpdate> {
-        let exclusive = self.exclusive_except(None);
-        let mut updates = Vec::new();
-        for pod in self.pods.values_mut() {
-            for (name, container) in &mut pod.containers {
-                let Cpus::Shared(current) = &mut container.cpus else { continue };
-                let owned = pick::Owned {
-                    reserved: &self.reserved,
-                    workers: &self.vrouter.workers,
-                    exclusive: &exclusive,
-                };
-                let pool = pick::shared_pool(&self.topology, &container.nodes, owned);
-                // An empty pool cannot be set; it only arises when CPUs went offline or the vRouter took them.
-                if pool == *current || pool.is_empty() {
-                    continue;
-                }
-                *current = pool.clone();
-                updates.push(SharedUpdate {
-                    sandbox: pod.sandbox.clone(),
-                    container: name.clone(),
-                    container_id: container.id.clone(),
-                    cpus: pool,
-                });
-            }
+    /// Makes a pod hold again what it held before a creation that could not be carried out, and returns what it holds now. Containers
+    /// that made way for it come back with the next [`Node::rebalance`].
+    pub fn put_back(
+        &mut self,
+        sandbox: &SandboxId,
+        before: Option<PodRecord>,
+    ) -> Option<PodRecord> {
+        let failed = self.pods.remove(sandbox);
+        if let Some(before) = before {
+            self.pods.insert(sandbox.clone(), before);
         }
-        updates
+        failed
     }
 
     /// Takes over a pod from before a restart.
@@ -515,24 +488,6 @@ impl Node {
         }
         self.pods.insert(record.sandbox.clone(), record);
         Ok(())
-    }
-
-    /// Exclusive CPUs of all containers but one (or one pod's, when no container is named).
-    fn exclusive_except(&self, except: Option<(&SandboxId, Option<&str>)>) -> CpuSet {
-        let mut taken = CpuSet::new();
-        for pod in self.pods.values() {
-            for (name, container) in &pod.containers {
-                let skipped = except.is_some_and(|(sandbox, container)| {
-                    *sandbox == pod.sandbox && container.is_none_or(|container| container == name)
-                });
-                if let Cpus::Exclusive(cpus) = &container.cpus
-                    && !skipped
-                {
-                    taken.extend(cpus);
-                }
-            }
-        }
-        taken
     }
 
     /// The container's slot: the pod's, the one it had before, or the lowest that is free.

@@ -61,6 +61,12 @@ pub trait Plugin: Send + Sync + 'static {
         ready(Ok(Vec::new()))
     }
 
+    /// The runtime that had configured the plugin is gone: it ended, or gave the plugin up. The runner that connects by itself keeps
+    /// trying, and a new connection begins with [`Plugin::configure`] again.
+    fn disconnected(&self) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
+
     /// A pod is being started. An error fails it.
     fn run_pod_sandbox(&self, pod: PodSandbox) -> impl Future<Output = Result<(), Status>> + Send {
         let _ = pod;

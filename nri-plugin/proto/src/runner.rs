@@ -112,6 +112,7 @@ pub async fn run_external<P: Plugin>(
             Err(error) => error,
         };
         if served {
+            plugin.disconnected().await;
             backoff = BACKOFF_MIN;
             last.clear();
         }

@@ -6,17 +6,17 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use nri_plugin_core::annotations::{INTERFACES, NETWORK, Request, Scope, SocketOwner};
-use nri_plugin_core::paths::{SandboxId, Slot};
+use nri_plugin_core::annotations::{self, INTERFACES, NETWORK, Request, Scope, SocketOwner};
+use nri_plugin_core::paths::{PortId, SandboxId, Slot};
 use nri_plugin_core::plan::PodRecord;
 
-use super::{Allocator, Refusal, State, annotations, convert, describe, ports_of, sysfs};
-use crate::describe::Description;
+use super::state::FRESH;
+use super::{Allocator, Refusal, State, ports_of};
+use crate::describe::{self, Description};
 use crate::vrouter::Session;
+use crate::{convert, sysfs};
 use nri_plugin_proto::api::PodSandbox;
 
-/// How long what was seen of the machine and of the vRouter's workers counts: pods that start together share one look.
-const FRESH: Duration = Duration::from_secs(2);
 /// How long a pod keeps interfaces that no container of it has asked for, while images are fetched, say. Should its end
 /// never be announced, they go then; a container that comes later gets new ones.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -29,7 +29,7 @@ impl Allocator {
     /// [`Refusal`]; everything is as before.
     pub async fn prepare(&self, pod: &PodSandbox) -> Result<bool, Refusal> {
         let Some(mut request) = shared_request(pod)? else { return Ok(false) };
-        super::tell_netns(pod, &mut request)?;
+        super::create::tell_netns(pod, &mut request)?;
         let sandbox = SandboxId::new(&pod.id)?;
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
@@ -38,22 +38,41 @@ impl Allocator {
         }
         let mut session = self.vrouter.session().await?;
         self.look(state, &mut session).await?;
-        let networks = convert::networks(&session.networks().await?, &session.ports().await?)?;
-        self.take_leases(pod, &sandbox, &mut request, &networks).await?;
-        state.node.prepare(&sandbox, &pod.namespace, &pod.name, &request, &networks)?;
-        let Some(record) = state.node.pod(&sandbox).cloned() else { return Ok(false) };
-        match self.make(&record, &mut session).await {
-            Ok(()) => {
-                state.sandboxes.insert(sandbox.clone());
-                state.prepared.insert(sandbox, Instant::now());
-                Ok(true)
-            }
-            Err(refusal) => {
-                state.node.release_pod(&sandbox);
-                self.undo(None, &record).await;
-                Err(refusal)
-            }
+        let seen = state.networks_seen();
+        let mut made = self.make_shared(state, pod, &sandbox, &request, &mut session).await;
+        if let Err(refusal) = &made
+            && state.may_be_outdated(refusal, seen)
+        {
+            made = self.make_shared(state, pod, &sandbox, &request, &mut session).await;
         }
+        made?;
+        state.sandboxes.insert(sandbox.clone());
+        state.prepared.insert(sandbox, Instant::now());
+        Ok(true)
+    }
+
+    /// Plans and makes a pod's interfaces; on failure everything is as before.
+    async fn make_shared(
+        &self,
+        state: &mut State,
+        pod: &PodSandbox,
+        sandbox: &SandboxId,
+        request: &Request,
+        session: &mut Session<'_>,
+    ) -> Result<(), Refusal> {
+        self.see_networks(state, request, session).await?;
+        let mut request = request.clone();
+        self.take_leases(pod, sandbox, &mut request, state.networks()).await?;
+        let (namespace, name) = (&pod.namespace, &pod.name);
+        let networks = state.networks.as_ref().map_or(&[][..], |(_, networks)| networks);
+        state.node.prepare(sandbox, namespace, name, &request, networks)?;
+        let Some(record) = state.node.pod(sandbox).cloned() else { return Ok(()) };
+        let made = self.make(&record, session).await;
+        if made.is_err() {
+            state.node.release_pod(sandbox);
+            self.undo(None, &record).await;
+        }
+        made
     }
 
     /// Record, directory and ports, in this order: whatever is made is found again after a crash.
@@ -85,6 +104,32 @@ impl Allocator {
         state.learn(&session.info().await?);
         state.node.set_topology(sysfs::topology(&self.settings.sysfs_root)?);
         state.looked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Asks the vRouter for its networks and who has addresses there, unless that was done just now. Addresses of pods on record are
+    /// left out: they are known here, and come back when the pod ends. Where an address plugin is asked for a lease, it is asked
+    /// once, so nothing may be outdated.
+    pub(super) async fn see_networks(
+        &self,
+        state: &mut State,
+        request: &Request,
+        session: &mut Session<'_>,
+    ) -> Result<(), Refusal> {
+        let rules = |network: &String| self.settings.networks.get(network);
+        let mut networks = request.interfaces.iter().map(|interface| &interface.network);
+        let leases = networks.any(|it| rules(it).is_some_and(|rules| rules.ipam.is_some()));
+        if !leases && state.networks_seen().is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        let networks = session.networks().await?;
+        let mut ports = session.ports().await?;
+        let on_record = |port: &vrouter_api::v1::Port| {
+            let id = port.spec.as_ref().and_then(|spec| PortId::parse(&spec.id));
+            id.is_some_and(|id| state.node.pod(&id.sandbox).is_some())
+        };
+        ports.retain(|port| !on_record(port));
+        state.networks = Some((Instant::now(), convert::networks(&networks, &ports)?));
         Ok(())
     }
 }

@@ -1,19 +1,27 @@
 //! What the allocator knows: the node, what may exist on it, and what has yet to be told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nri_plugin_core::cpuset::CpuSet;
+use nri_plugin_core::net::Network;
 use nri_plugin_core::paths::{SandboxId, Slot};
-use nri_plugin_core::plan::{AdoptError, Node, PodRecord, SharedUpdate};
+use nri_plugin_core::plan::{
+    AdoptError, Allocation, Ask, Node, PlanError, PodRecord, SharedUpdate,
+};
 use nri_plugin_core::recovery::{self, Action, Observed};
 use ringway_config::NriConfig;
 
-use super::StartError;
+use super::{Refusal, StartError};
 use crate::convert;
 use crate::files::{Files, Found};
 use crate::sysfs;
 use crate::unserved::Unserved;
+use crate::vrouter::VRouterError;
+
+/// How long what was seen of the machine, of the vRouter's workers and of its networks counts: pods that start together share one
+/// look.
+pub(super) const FRESH: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -37,8 +45,13 @@ pub(super) struct State {
     pub untold_others: Vec<(String, CpuSet)>,
     /// When the machine and the vRouter's workers were last looked at.
     pub looked: Option<Instant>,
+    /// The vRouter's networks and when they were last asked for. The addresses in use there are those of ports that are on no
+    /// record of ours.
+    pub networks: Option<(Instant, Vec<Network>)>,
     /// Containers that run without what they opted in to.
     pub unserved: Vec<Unserved>,
+    /// Who has taken the plugin in, for people.
+    pub runtime: Option<String>,
     /// Pods that have interfaces and no container yet, and since when.
     pub prepared: BTreeMap<SandboxId, Instant>,
 }
@@ -93,7 +106,9 @@ impl State {
             containers,
             vrouter_known: false,
             looked: None,
+            networks: None,
             unserved: Vec::new(),
+            runtime: None,
             prepared: BTreeMap::new(),
             callers: BTreeMap::new(),
             untold: Vec::new(),
@@ -105,6 +120,34 @@ impl State {
     pub fn learn(&mut self, info: &vrouter_api::v1::Info) {
         self.node.set_vrouter(convert::vrouter(info));
         self.vrouter_known = true;
+    }
+
+    /// The vRouter's networks as last seen.
+    pub fn networks(&self) -> &[Network] {
+        self.networks.as_ref().map_or(&[], |(_, networks)| networks)
+    }
+
+    /// When that was.
+    pub fn networks_seen(&self) -> Option<Instant> {
+        self.networks.as_ref().map(|(at, _)| *at)
+    }
+
+    /// Decides what a container gets, in the networks as last seen.
+    pub fn grant(&mut self, ask: &Ask<'_>) -> Result<Allocation, PlanError> {
+        let networks = self.networks.as_ref().map_or(&[][..], |(_, networks)| networks);
+        self.node.allocate(ask, networks)
+    }
+
+    /// Whether something was refused that the vRouter may have by now: the networks were not asked for since `seen`. They are
+    /// forgotten then.
+    pub fn may_be_outdated(&mut self, refusal: &Refusal, seen: Option<Instant>) -> bool {
+        let by_them =
+            matches!(refusal, Refusal::Plan(_) | Refusal::VRouter(VRouterError::Refused { .. }));
+        let outdated = by_them && seen.is_some() && seen == self.networks_seen();
+        if outdated {
+            self.networks = None;
+        }
+        outdated
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use nri_plugin_api::is_wrapped;
+use nri_plugin_api::{is_ours_alone, is_wrapped};
 use nri_plugin_core::paths::SandboxId;
 use nri_plugin_core::plan::{PodRecord, SharedUpdate};
 use nri_plugin_proto::api::{Container, PodSandbox};
@@ -142,25 +142,28 @@ impl State {
         }
     }
 
-    /// Those that seem to have ended.
-    pub(super) fn wrapped_gone(&self) -> BTreeSet<SandboxId> {
-        self.node
-            .pods()
-            .filter(|record| is_wrapped(record.sandbox.as_str()))
-            .filter(|record| !self.callers.contains_key(&record.sandbox))
-            .filter(|record| !liveness::is_populated(record))
-            .map(|record| record.sandbox.clone())
-            .collect()
+    /// Those whose end nobody announces: containers of the wrapper that nobody is just creating or deleting, and pods that are older
+    /// than the plugin's connection.
+    pub(super) fn suspects(&self) -> Vec<PodRecord> {
+        let is_suspect = |record: &&PodRecord| {
+            let sandbox = &record.sandbox;
+            if is_wrapped(sandbox.as_str()) {
+                return !self.callers.contains_key(sandbox);
+            }
+            self.inherited.contains(sandbox) && !is_ours_alone(sandbox.as_str())
+        };
+        self.node.pods().filter(is_suspect).cloned().collect()
     }
 }
 
-/// Adds what the runtime does not list, because it does not know of it: every container of the wrapper that is on record.
+/// Adds what the runtime does not list, because it does not know of it: every container of the wrapper and every device that is on
+/// record.
 pub(super) fn add_recorded(
     found: &Found,
     sandboxes: &mut BTreeSet<SandboxId>,
     containers: &mut BTreeSet<String>,
 ) {
-    for record in found.records.iter().filter(|record| is_wrapped(record.sandbox.as_str())) {
+    for record in found.records.iter().filter(|record| is_ours_alone(record.sandbox.as_str())) {
         sandboxes.insert(record.sandbox.clone());
         containers.extend(record.containers.values().map(|container| container.id.clone()));
     }

@@ -4,15 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
+use containerd_client::services::v1::GetContainerRequest;
+use containerd_client::services::v1::containers_client::ContainersClient;
 use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Endpoint;
 use tonic::{Request, Status};
-
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
-mod v1 {
-    tonic::include_proto!("containerd.services.containers.v1");
-}
 
 /// containerd's shim tells its runtime where containerd is.
 const ADDRESS: &str = "GRPC_ADDRESS";
@@ -57,21 +52,15 @@ pub fn ask(
 ) -> Result<BTreeMap<String, String>, LabelsError> {
     let header: AsciiMetadataValue =
         namespace.parse().map_err(|_| LabelsError::Namespace(namespace.to_owned()))?;
-    let mut request = Request::new(v1::GetContainerRequest { id: id.to_owned() });
+    let mut request = Request::new(GetContainerRequest { id: id.to_owned() });
     request.metadata_mut().insert("containerd-namespace", header);
     let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     event_loop.block_on(async {
         let answer = async {
-            let path = socket.to_owned();
-            // The URI is never used: the connector always opens the unix socket.
-            let channel = Endpoint::from_static("http://containerd.invalid")
-                .connect_with_connector(tower::service_fn(move |_| {
-                    let path = path.clone();
-                    async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
-                }))
+            let channel = containerd_client::connect(socket)
                 .await
                 .map_err(|source| LabelsError::Connect { socket: socket.to_owned(), source })?;
-            let mut client = v1::containers_client::ContainersClient::new(channel);
+            let mut client = ContainersClient::new(channel);
             client.get(request).await.map_err(LabelsError::Refused)
         };
         let container = tokio::time::timeout(PATIENCE, answer).await??.into_inner().container;

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod cdi;
+mod explain;
 mod networks;
 mod routes;
 mod uplinks;
@@ -10,9 +12,11 @@ use std::str::FromStr;
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use cdi::{AddDevice, CdiAction, CdiArgs, Listener};
+pub(crate) use explain::{ExplainArgs, Protocol};
 pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
-pub(crate) use uplinks::{AddUplink, Driver, UplinkAction};
+pub(crate) use uplinks::{AddUplink, BindArgs, DevicesArgs, Driver, UnbindArgs, UplinkAction};
 
 /// Shows and changes what this node's vRouter does.
 #[derive(Debug, Parser)]
@@ -43,6 +47,7 @@ Examples:
   ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
+  ringway explain --from shop/cart --to 10.1.0.9   which way a packet would take, and why
   ringway workers set 2,3                       two CPUs for packets, from now on
   ringway doctor                                what is wrong with this node";
 
@@ -53,6 +58,7 @@ Examples:
   ringway routes add red 10.1.0.0/16 via 10.66.0.7   to a pod that knows the way
   ringway stats --watch 1                       packets per second
   ringway drops                                 what was thrown away and why
+  ringway explain --from shop/cart --to 10.1.0.9   which way a packet would take, and why
   ringway workers set 2,3                       two CPUs for packets, from now on
   ringway doctor                                what is wrong with this node
   ringway ports --json | jq -r '.[] | select(.state != \"up\") | .pod'
@@ -84,8 +90,8 @@ pub(crate) enum Command {
         action: Option<NetworkAction>,
     },
 
-    /// Ways out of this host. Without a subcommand: list them.
-    #[command(after_long_help = UPLINKS_JSON)]
+    /// Ways out of this host, and the NICs for them. Without a subcommand: list them.
+    #[command(visible_alias = "uplink", after_long_help = UPLINKS_JSON)]
     Uplinks {
         #[command(subcommand)]
         action: Option<UplinkAction>,
@@ -94,6 +100,10 @@ pub(crate) enum Command {
     /// Routes of a network, beside those to its pods.
     #[command(after_long_help = routes::ROUTES_HELP)]
     Routes(RoutesArgs),
+
+    /// What would become of a packet, and why: its path, route, next hop, tunnel and MTU.
+    #[command(after_long_help = explain::EXPLAIN_HELP)]
+    Explain(Box<ExplainArgs>),
 
     /// The threads that move packets. Without a subcommand: list them.
     #[command(after_long_help = WORKERS_HELP)]
@@ -114,6 +124,10 @@ pub(crate) enum Command {
     #[command(after_long_help = DOCTOR_HELP)]
     Doctor(DoctorArgs),
 
+    /// Interfaces for `--device` of podman, Docker, nerdctl and ctr, told to them by files of the Container Device Interface.
+    #[command(after_long_help = cdi::CDI_HELP)]
+    Cdi(CdiArgs),
+
     /// What there is, and then every change, until interrupted.
     #[command(after_long_help = WATCH_HELP)]
     Watch,
@@ -131,13 +145,20 @@ pub(crate) struct DoctorArgs {
     /// The directory of the pods' sockets, as in nri.toml and vrouter.toml.
     #[arg(long, value_name = "PATH", default_value = "/run/ringway")]
     pub(crate) run_dir: PathBuf,
+    /// Mends what can be mended from here: ends opted-in containers that run without their interfaces, so that kubelet starts them
+    /// again with them, and deletes ports whose containers and records are gone.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// containerd's configuration, where it is not where containerd looks by itself (k3s, a second one).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) containerd_config: Option<PathBuf>,
     /// Where the machine's files are.
     #[arg(long, hide = true, default_value = "/")]
     pub(crate) root: PathBuf,
 }
 
 const DOCTOR_HELP: &str = "\
-Changes nothing. Ends with 1 if something that was asked for does not work (FAILURE).
+Changes nothing without --repair. Ends with 1 if something that was asked for does not work (FAILURE).
 
 JSON: an array of {check, status, what, remedy}; status is ok, note, warning or failure, remedy null where nothing has to
 be done.";
@@ -231,7 +252,7 @@ JSON: an array of
   mtu, routes, stations        numbers
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
-  tunnel                       null, or {vni, underlay, local}
+  tunnel                       null, or {vni, label: number or null, underlay, local}
   external                     true or false; an external one has no addresses of its own
   kernel_table, kernel_vrf     the kernel's table that its routes come from: number or null, string or null
   kernel_port                  null, or {name, mtu, packets_per_second, burst_packets, mac, reason}; reason may be null
@@ -333,6 +354,10 @@ mod tests {
             "ringway workers set 1,2",
             "ringway workers pin a/0/net0 1",
             "ringway workers pin a/0/net0 auto",
+            "ringway uplink devices",
+            "ringway uplink bind eth1 --yes",
+            "ringway uplinks bind 0000:01:00.0 --driver uio_pci_generic --force",
+            "ringway uplink unbind 0000:01:00.0",
         ] {
             assert!(parse(good).is_ok(), "{good}");
         }
@@ -342,6 +367,7 @@ mod tests {
             "ringway networks add red",
             "ringway networks add red --ipv4 10.0.0.0/24 --gateway x",
             "ringway networks add red --ipv4 10.0.0.0/24 --mtu 67",
+            "ringway networks add red --ipv4 10.0.0.0/24 --label 15 --underlay f --local ::1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 7 --underlay fabric",
             "ringway networks add red --ipv4 10.0.0.0/24 --local 192.0.2.1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 16777216 --underlay f --local ::1",

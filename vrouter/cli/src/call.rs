@@ -53,6 +53,12 @@ impl Vrouter {
         Ok(())
     }
 
+    pub(crate) async fn delete_port(&mut self, id: &str) -> Result<(), Failure> {
+        let answer = self.client.delete_port(v1::DeletePortRequest { id: id.to_owned() });
+        answered(&self.socket, &format!("port {id} not deleted"), answer).await?;
+        Ok(())
+    }
+
     pub(crate) async fn uplinks(&mut self) -> Result<Vec<v1::Uplink>, Failure> {
         let answer = self.client.list_uplinks(v1::ListUplinksRequest {});
         Ok(answered(&self.socket, "uplinks", answer).await?.uplinks)
@@ -89,6 +95,13 @@ impl Vrouter {
     ) -> Result<u64, Failure> {
         let answer = self.client.change_routes(request);
         Ok(answered(&self.socket, what, answer).await?.routes)
+    }
+
+    pub(crate) async fn explain(
+        &mut self,
+        request: v1::ExplainRequest,
+    ) -> Result<v1::Explanation, Failure> {
+        answered(&self.socket, "explain", self.client.explain(request)).await
     }
 
     pub(crate) async fn set_workers(&mut self, cpus: Vec<u32>) -> Result<(), Failure> {

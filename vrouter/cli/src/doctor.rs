@@ -2,6 +2,8 @@
 
 mod facts;
 mod judge;
+mod repair;
+mod runtime;
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -58,15 +60,33 @@ pub(crate) async fn run(
     doctor: &DoctorArgs,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let served = served(&args.socket).await;
-    let facts = Facts::gather(&doctor.root, &doctor.run_dir, served);
-    let findings = judge::judge(&facts);
+    let mut facts = look(args, doctor).await;
+    let mut findings = Vec::new();
+    if doctor.repair {
+        findings = repair::repair(&facts, &args.socket).await;
+        facts = look(args, doctor).await;
+    }
+    findings.extend(judge::judge(&facts));
     show(out, args.json, &findings, |findings| text(findings))?;
     let failures = findings.iter().filter(|finding| finding.status == Status::Failure).count();
     if failures == 0 {
         return Ok(());
     }
     Err(Failure::Unwell { failures })
+}
+
+async fn look(args: &Args, doctor: &DoctorArgs) -> Facts {
+    let served = served(&args.socket).await;
+    let mut facts = Facts::gather(doctor, served);
+    if !facts.unserved.is_empty() {
+        let ids = facts.unserved.iter().map(|container| container.id.clone()).collect();
+        match runtime::running(&facts.containerd.socket, ids).await {
+            Ok(running) => facts.unserved.retain(|container| running.contains(&container.id)),
+            // What the plugin says has to do.
+            Err(why) => facts.containerd.unasked = Some(why),
+        }
+    }
+    facts
 }
 
 /// What the vRouter says of itself.

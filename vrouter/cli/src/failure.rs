@@ -29,6 +29,14 @@ pub(crate) enum Failure {
         /// What to do about it.
         remedy: &'static str,
     },
+    /// The node's allocator cannot be reached.
+    #[error("cannot reach ringway-nri at {}: {why}; start ringway-nri, or name its run_dir", socket.display())]
+    NoPlugin {
+        /// The socket of the node API.
+        socket: PathBuf,
+        /// What the system said.
+        why: String,
+    },
     /// What was given to read is wrong.
     #[error("{what}: {why}")]
     Input {
@@ -57,7 +65,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Refused { .. } | Self::Unwell { .. } | Self::Output(_) => 1,
             Self::Input { .. } => 2,
-            Self::Unreachable { .. } => 3,
+            Self::Unreachable { .. } | Self::NoPlugin { .. } => 3,
         })
     }
 

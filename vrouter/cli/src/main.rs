@@ -12,6 +12,8 @@ mod args;
 mod call;
 mod doctor;
 mod failure;
+mod nics;
+mod pcap;
 mod routes;
 mod run;
 mod table;

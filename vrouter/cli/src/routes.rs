@@ -68,6 +68,13 @@ pub(crate) enum Target {
         /// The router behind it; without, it has the MAC address of the network's gateway.
         mac: Option<String>,
     },
+    /// The same by MPLS over UDP.
+    Mpls {
+        /// The other end.
+        end: IpAddr,
+        /// What it knows the network by.
+        label: u32,
+    },
     /// To this host's kernel, in an external network.
     Local,
     /// To a neighbour behind an uplink, in an external network.
@@ -102,6 +109,16 @@ impl Target {
                 })?,
                 mac: mac.last().map(|&mac| mac.to_owned()),
             }),
+            ["mpls", end, "label", label] => Ok(Self::Mpls {
+                end: end.parse().map_err(|_| {
+                    format!(
+                        "{end:?} is no address; use that of the tunnel's other end, as 192.0.2.2"
+                    )
+                })?,
+                label: label
+                    .parse()
+                    .map_err(|_| format!("{label:?} is no label; use 16 to 1048575"))?,
+            }),
             ["link", uplink, "mac", mac] => {
                 Ok(Self::Link { uplink: uplink.to_owned(), mac: mac.to_owned() })
             }
@@ -110,7 +127,7 @@ impl Target {
             ["unreachable"] => Ok(Self::Unreachable),
             ["drop" | "blackhole"] => Ok(Self::Drop),
             _ => Err(format!(
-                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `unreachable` or `drop`; in an external \
+                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `mpls ADDRESS label N`, `unreachable` or `drop`; in an external \
                  network `local` or `link UPLINK mac MAC`",
                 words.join(" ")
             )),
@@ -118,8 +135,14 @@ impl Target {
     }
 }
 
-/// The route on a line; `None` if there is none.
+/// What is behind a route of the kernel's where it is listed.
+const MIRRORED: &str = "# kernel's";
+
+/// The route on a line; `None` if there is none. One that is listed as the kernel's is left to the kernel.
 pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
+    if line.trim_end().ends_with(MIRRORED) {
+        return Ok(None);
+    }
     let line = line.split('#').next().unwrap_or_default();
     let mut words: Vec<&str> = line.split_whitespace().collect();
     if words.is_empty() {
@@ -132,7 +155,7 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
     let (prefix, rest) = (words[0], &words[1..]);
     let prefix: Prefix = prefix.parse().map_err(|remedy| format!("{prefix:?}: {remedy}"))?;
     let of_target = match rest {
-        ["vxlan" | "link", _, "mac", ..] => 4,
+        ["vxlan" | "link", _, "mac", ..] | ["mpls", _, "label", ..] => 4,
         ["via" | "vxlan", ..] => 2,
         _ => 1,
     };
@@ -151,7 +174,7 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
 /// For the wire.
 pub(crate) fn route(prefix: &Prefix, target: Target) -> v1::Route {
     let prefix = prefix.text(Some(&target));
-    let mut uplink = String::new();
+    let (mut uplink, mut label) = (String::new(), 0);
     let (kind, via, mac) = match target {
         Target::Link { uplink: behind, mac } => {
             uplink = behind;
@@ -161,11 +184,15 @@ pub(crate) fn route(prefix: &Prefix, target: Target) -> v1::Route {
         Target::Kernel => (v1::RouteKind::Kernel, String::new(), None),
         Target::Via(via) => (v1::RouteKind::Via, via.to_string(), None),
         Target::Vxlan { vtep, mac } => (v1::RouteKind::Vxlan, vtep.to_string(), mac),
+        Target::Mpls { end, label: known_by } => {
+            label = known_by;
+            (v1::RouteKind::Mpls, end.to_string(), None)
+        }
         Target::Unreachable => (v1::RouteKind::Unreachable, String::new(), None),
         Target::Drop => (v1::RouteKind::Drop, String::new(), None),
     };
     let mac = mac.unwrap_or_default();
-    v1::Route { prefix, kind: kind.into(), via, mac, uplink, ..v1::Route::default() }
+    v1::Route { prefix, kind: kind.into(), via, mac, uplink, label, ..v1::Route::default() }
 }
 
 /// All routes of a text; the first line that is none is the error.
@@ -185,8 +212,12 @@ pub(crate) struct Route {
     pub(crate) via: Option<String>,
     pub(crate) mac: Option<String>,
     pub(crate) uplink: Option<String>,
+    /// Of the kind `mpls`.
+    pub(crate) label: Option<u32>,
     /// Of the kind `multipath`.
     pub(crate) paths: Vec<Path>,
+    /// From the kernel's routing table.
+    pub(crate) mirrored: bool,
 }
 
 /// One of several paths.
@@ -203,6 +234,7 @@ impl From<v1::Route> for Route {
             v1::RouteKind::Unreachable => "unreachable",
             v1::RouteKind::Drop => "drop",
             v1::RouteKind::Vxlan => "vxlan",
+            v1::RouteKind::Mpls => "mpls",
             v1::RouteKind::Local => "local",
             v1::RouteKind::Link => "link",
             v1::RouteKind::Kernel => "kernel",
@@ -219,7 +251,9 @@ impl From<v1::Route> for Route {
             via: filled(route.via),
             mac: filled(route.mac),
             uplink: filled(route.uplink),
+            label: (route.label != 0).then_some(route.label),
             paths: route.paths.into_iter().map(path).collect(),
+            mirrored: route.mirrored,
         }
     }
 }
@@ -227,17 +261,20 @@ impl From<v1::Route> for Route {
 impl Route {
     /// As a line that [`line()`] reads, but for several paths, which are only shown.
     pub(crate) fn text(&self) -> String {
-        format!("{} {}\n", self.prefix, self.target())
+        let source = if self.mirrored { format!("  {MIRRORED}") } else { String::new() };
+        format!("{} {}{source}\n", self.prefix, self.target())
     }
 
-    fn target(&self) -> String {
+    /// Where it leads.
+    pub(crate) fn target(&self) -> String {
         let kind = self.kind;
         let to = self.via.as_ref().or(self.uplink.as_ref());
         let mac = self.mac.as_ref().map(|mac| format!(" mac {mac}")).unwrap_or_default();
+        let label = self.label.map(|label| format!(" label {label}")).unwrap_or_default();
         let path = |Path { route, weight }: &Path| format!(" {} weight {weight}", route.target());
         let paths: Vec<_> = self.paths.iter().map(path).collect();
         let to = to.map(|to| format!(" {to}")).unwrap_or_default();
-        format!("{kind}{to}{mac}{}", paths.join(","))
+        format!("{kind}{to}{mac}{label}{}", paths.join(","))
     }
 }
 
@@ -276,6 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn those_of_the_kernel_are_marked_and_not_loaded() {
+        use vrouter_api::v1;
+        let route = v1::Route {
+            prefix: "10.1.0.0/16".into(),
+            kind: v1::RouteKind::Vxlan.into(),
+            via: "192.0.2.2".into(),
+            mirrored: true,
+            ..v1::Route::default()
+        };
+        let text = Route::from(route).text();
+        assert_eq!(text, "10.1.0.0/16 vxlan 192.0.2.2  # kernel's\n");
+        assert_eq!(line(text.trim_end()), Ok(None));
+        assert_eq!(read(&format!("{text}10.2.0.0/16 drop\n")).unwrap().len(), 1);
+    }
+
+    #[test]
     fn what_ip_route_prints_and_what_is_listed() {
         for (text, expected) in [
             ("10.1.0.0/16 via 10.66.0.7", "10.1.0.0/16 via 10.66.0.7\n"),
@@ -293,6 +346,8 @@ mod tests {
             ),
             ("  2001:db8::/32\tdrop  # for now", "2001:db8::/32 drop\n"),
             ("10.5.0.0/16 link up0 mac 02:0:0:0:0:9", "10.5.0.0/16 link up0 mac 02:0:0:0:0:9\n"),
+            ("10.7.0.0/16 mpls 192.0.2.2 label 0100", "10.7.0.0/16 mpls 192.0.2.2 label 100\n"),
+            ("10.8.0.0/16 via 10.66.0.7  # kernel's", ""),
             ("192.0.2.1 local", "192.0.2.1/32 local\n"),
             ("10.6.0.0/16 kernel", "10.6.0.0/16 kernel\n"),
             ("# nothing", ""),
@@ -316,6 +371,9 @@ mod tests {
             ("10.1.0.0/16 via 10.66.0.7 weight 3", &["\"weight\" cannot be followed"]),
             ("10.1.0.0/16 via 10.66.0.7 dev", &["\"dev\" cannot be followed"]),
             ("unreachable", &["\"unreachable\"", "use a prefix"]),
+            ("10.1.0.0/16 mpls red label 99", &["\"red\" is no address", "192.0.2.2"]),
+            ("10.1.0.0/16 mpls 192.0.2.2 label x", &["\"x\" is no label", "16 to 1048575"]),
+            ("10.1.0.0/16 mpls 192.0.2.2", &["mpls ADDRESS label N"]),
             ("10.1.0.0/16 vxlan red", &["\"red\" is no address", "192.0.2.2"]),
             ("10.1.0.0/16 vxlan 192.0.2.2 mac", &["\"vxlan 192.0.2.2 mac\" is no way"]),
             ("10.1.0.0/16 vxlan 192.0.2.2 via 1.2.3.4", &["\"via\" cannot be followed"]),

@@ -1,5 +1,7 @@
 //! The commands: ask, convert, print.
 
+mod cdi;
+mod explain;
 mod networks;
 mod routes;
 mod uplinks;
@@ -28,6 +30,14 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
     if let Command::Doctor(doctor) = &args.command {
         return doctor::run(args, doctor, out).await;
     }
+    if let Command::Cdi(cdi) = &args.command {
+        return cdi::run(cdi, args.json, out).await;
+    }
+    if let Command::Uplinks { action: Some(action) } = &args.command
+        && action.is_about_machine()
+    {
+        return uplinks::run_on_machine(action, args.json, out);
+    }
     let mut vrouter = Vrouter::connect(args.socket.clone()).await?;
     match &args.command {
         Command::Info => {
@@ -55,6 +65,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             uplinks::run(&mut vrouter, action.as_ref(), args.json, out).await
         }
         Command::Routes(routes) => routes::run(&mut vrouter, routes, args.json, out).await,
+        Command::Explain(packet) => explain::run(&mut vrouter, packet, args.json, out).await,
         Command::Workers { action: None } => show_workers(&mut vrouter, args.json, out).await,
         Command::Workers { action: Some(WorkerAction::Set { cpus }) } => {
             vrouter.set_workers(cpus.clone()).await?;
@@ -77,7 +88,7 @@ pub(crate) async fn run(args: &Args, out: &mut impl Write) -> Result<(), Failure
             show(out, args.json, &drops, text::drops)
         }
         Command::Watch => watch(&mut vrouter, args.json, out).await,
-        Command::Doctor(_) | Command::Completions { .. } => Ok(()),
+        Command::Doctor(_) | Command::Cdi(_) | Command::Completions { .. } => Ok(()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tables for people.
 
+pub(crate) mod explain;
+
 use crate::table::Align::{Left, Right};
 use crate::table::{Table, plain};
 use crate::view::uplinks::{Uplink, UplinkCounters};
@@ -48,8 +50,10 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ("TUNNEL", Left),
         ("KERNEL", Left),
     ];
-    let tunnel = |Tunnel { vni, underlay, local }: &Tunnel| {
-        format!("vni {vni} from {local} over {underlay}")
+    let tunnel = |Tunnel { vni, label, underlay, local }: &Tunnel| {
+        let numbers = [vni.map(|vni| format!("vni {vni}")), label.map(|it| format!("label {it}"))];
+        let numbers: Vec<_> = numbers.into_iter().flatten().collect();
+        format!("{} from {local} over {underlay}", numbers.join(", "))
     };
     let mut table = Table::new(&columns);
     for network in networks {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use vrouter_api::v1;
 
+pub(crate) mod explain;
 mod latency;
 mod networks;
 mod rates;

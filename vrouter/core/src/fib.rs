@@ -4,6 +4,7 @@ mod rib;
 mod trie;
 
 use crate::hops::{HopIndex, Hops};
+use core::net::Ipv4Addr;
 use rib::Rib;
 use trie::Trie;
 use vrouter_net::Ipv4Prefix;
@@ -28,6 +29,14 @@ impl Fib {
     #[inline]
     pub fn lookup(&self, address: u32) -> HopIndex {
         self.trie.lookup(address)
+    }
+
+    /// The entry that an address is found by, and whether it is the network's own.
+    pub fn entry_of(&self, address: Ipv4Addr) -> Option<(Ipv4Prefix, bool)> {
+        let host = Ipv4Prefix::host(address);
+        let (rib, all) = (&self.rib, Ipv4Prefix::ALL);
+        let route = rib.get(host).or_else(|| rib.cover(host)).or_else(|| rib.get(all))?;
+        Some((route.prefix, route.own.is_some()))
     }
 
     /// Routes the operator gave.

@@ -67,6 +67,20 @@ impl Fib6 {
         found.map_or(HopIndex::NO_ROUTE, |leads| leads.hop())
     }
 
+    /// The entry that an address is found by, and whether it is the network's own.
+    pub fn entry_of(&self, address: Ipv6Addr) -> Option<(Ipv6Prefix, bool)> {
+        let get = |length: u8| {
+            let prefix = Ipv6Prefix::containing(address, length);
+            let leads = self.routes.get(Key { bits: prefix.network().to_bits(), kind: length })?;
+            Some((prefix, leads.own.is_some()))
+        };
+        let never = address.to_bits() >> 32 == 0
+            || LINK_LOCAL.contains(address)
+            || MULTICAST.contains(address);
+        let shorter = || self.lengths.iter().find_map(|length| get(length.bits));
+        get(128).or_else(|| if never { None } else { shorter() })
+    }
+
     /// Sets or takes away a route of the network itself, which comes before one of the operator.
     pub fn set_own(&mut self, prefix: Ipv6Prefix, hop: Option<HopIndex>) {
         self.change(prefix, |leads| leads.own = hop);
@@ -187,7 +201,17 @@ mod tests {
                                     || bits >> 120 == 0xff
                             );
                         }
-                        hop => assert_eq!(hop, expected.unwrap_or(HopIndex::NO_ROUTE), "{address}"),
+                        hop => {
+                            assert_eq!(hop, expected.unwrap_or(HopIndex::NO_ROUTE), "{address}");
+                            let entry = fib.entry_of(address);
+                            assert_eq!(entry.is_some(), expected.is_some(), "{address}");
+                            let of = |map: &BTreeMap<_, _>, prefix| map.get(&prefix).copied();
+                            let leads = entry.map(|(prefix, is_own)| {
+                                assert!(prefix.contains(address));
+                                of(if is_own { &own } else { &fixed }, prefix)
+                            });
+                            assert_eq!(leads.flatten(), expected, "{address}");
+                        }
                     }
                 }
             }

@@ -6,7 +6,7 @@
 //! tunnels between networks and take them out (VXLAN, MPLS over UDP); forward between uplinks and hand to the kernel what is
 //! its own ([`PortRole`]); spread flows over several paths and around links that are down; write ICMP errors
 //! ([`icmp_error`]); limit those, floods and what the kernel gets ([`PortLimits`]); name every reason a packet is dropped for
-//! ([`DropReason`]).
+//! ([`DropReason`]); say what would become of a packet and why ([`explain()`]).
 //!
 //! Does not: touch guest memory, rings, threads, clocks or sockets; count (the caller counts verdicts in
 //! [`Counters`]). It sees a
@@ -22,6 +22,7 @@ extern crate alloc;
 extern crate std;
 
 mod counters;
+mod explain;
 mod fib;
 mod fib6;
 mod group;
@@ -42,6 +43,7 @@ mod tunnels;
 mod verdict;
 
 pub use counters::Counters;
+pub use explain::{Asked, Explanation, Found, Lookup, OuterHeader, TunnelNumber, explain};
 pub use group::Group;
 pub use hops::{NextHop, PortHop, TunnelHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};

@@ -9,8 +9,8 @@ use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop};
 use crate::index::{Index, Key};
 use crate::stations::Stations;
 use crate::{
-    FloodLimit, FloodLimiter, Mode, NetworkPolicy, PortIndex, PortPolicy, PortRole, PuntLimiter,
-    Timestamp,
+    FloodLimit, FloodLimiter, Found, Mode, NetworkPolicy, PortIndex, PortPolicy, PortRole,
+    PuntLimiter, Timestamp,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -252,6 +252,15 @@ impl Network {
         }
     }
 
+    /// The entry that an address is found by. `None`: none contains it, or it is of a kind that is never routed.
+    pub(crate) fn found_by(&self, address: IpAddr) -> Option<Found> {
+        let found = match address {
+            IpAddr::V4(address) => self.fib.entry_of(address).map(|(it, own)| (it.into(), own)),
+            IpAddr::V6(address) => self.fib6.entry_of(address).map(|(it, own)| (it.into(), own)),
+        };
+        found.map(|(prefix, own)| Found { prefix, own })
+    }
+
     /// How many routes the operator gave it.
     pub fn routes(&self) -> usize {
         self.fib.fixed_routes() + self.fib6.fixed_routes()
@@ -270,6 +279,13 @@ impl Network {
     /// In a bridged network, the stations behind its trunks.
     pub(crate) fn learned(&self) -> Option<&Stations> {
         self.bridge.stations.as_deref()
+    }
+
+    /// From now on learns stations for itself, beside those that are known.
+    pub(crate) fn leave_stations(&mut self) {
+        if let Some(stations) = &mut self.bridge.stations {
+            *stations = Arc::new(stations.copy());
+        }
     }
 
     /// In a bridged network, how many frames are repeated.

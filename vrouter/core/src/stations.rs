@@ -112,6 +112,19 @@ impl Stations {
         Self(buckets)
     }
 
+    /// Those that are known now, to be learned into apart.
+    pub fn copy(&self) -> Self {
+        let copy = Self::new();
+        let pairs =
+            self.0.iter().zip(copy.0.iter()).flat_map(|(from, to)| from.0.iter().zip(&to.0));
+        for (from, to) in pairs {
+            if let Some((key, value)) = from.read() {
+                to.replace(EMPTY, key, value);
+            }
+        }
+        copy
+    }
+
     /// Whoever chooses addresses can choose them for one bucket. What that costs others, [`victim`] bounds.
     fn bucket(&self, key: u64) -> &[Entry; WAYS] {
         let at = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55) as usize;

@@ -182,6 +182,25 @@ impl Tables {
         self.ports.get(usize::from(index.0))?.as_ref().map(|port| &port.policy)
     }
 
+    /// Tables that judge what comes from a port as these do, and remember nothing of it: without its policer, and with
+    /// stations of its network's that are learned by nobody else.
+    pub(crate) fn for_trial(&self, ingress: PortIndex) -> Self {
+        let mut tables = self.clone();
+        let slot = usize::from(ingress.0);
+        let Some(port) = Arc::make_mut(&mut tables.ports).get_mut(slot).and_then(Option::as_mut)
+        else {
+            return tables;
+        };
+        port.policer = None;
+        let at = usize::from(port.policy.network.0);
+        if let Some(network) = tables.networks.get_mut(at).and_then(Option::as_mut)
+            && network.learned().is_some()
+        {
+            Arc::make_mut(network).leave_stations();
+        }
+        tables
+    }
+
     /// The ports that get a frame from `ingress` whose verdict is [`crate::Verdict::Flood`].
     pub fn flood(&self, ingress: PortIndex, flood: Flood) -> impl Iterator<Item = PortIndex> {
         let network = self.ingress(ingress).map(|(_, network)| network);

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* For rte_dev_event_callback_register, which has been there since 18.05. */
+#define ALLOW_EXPERIMENTAL_API
 #include "ringway_shim.h"
 
 #include <errno.h>
@@ -11,6 +13,7 @@
 #include <unistd.h>
 
 #include <rte_cycles.h>
+#include <rte_dev.h>
 #include <rte_prefetch.h>
 
 int ringway_errno(void)
@@ -50,6 +53,52 @@ int ringway_mbuf_alloc_bulk_len(struct rte_mempool *pool, struct rte_mbuf **mbuf
 		mbuf->pkt_len = len;
 	}
 	return 0;
+}
+
+int ringway_mbuf_alloc_chain(struct rte_mempool *pool, struct rte_mbuf **mbuf, uint32_t len)
+{
+	uint32_t room = rte_pktmbuf_data_room_size(pool) - RTE_PKTMBUF_HEADROOM;
+	uint32_t count = (uint32_t)(((uint64_t)len + room - 1) / room);
+	struct rte_mbuf *segments[RINGWAY_MBUF_CHAIN_MAX];
+	uint32_t left = len;
+	int status;
+
+	if (count == 0 || count > RINGWAY_MBUF_CHAIN_MAX)
+		return -EINVAL;
+	status = rte_pktmbuf_alloc_bulk(pool, segments, count);
+	if (status != 0)
+		return status;
+	for (uint32_t i = 0; i < count; i++) {
+		segments[i]->data_len = RTE_MIN(left, room);
+		left -= segments[i]->data_len;
+		segments[i]->next = i + 1 < count ? segments[i + 1] : NULL;
+	}
+	segments[0]->pkt_len = len;
+	segments[0]->nb_segs = count;
+	*mbuf = segments[0];
+	return 0;
+}
+
+void ringway_mbuf_offload(struct rte_mbuf *mbuf, const struct ringway_mbuf_offload *want)
+{
+	mbuf->tx_offload = 0;
+	mbuf->l2_len = want->link_bytes;
+	mbuf->l3_len = want->ip_bytes;
+	mbuf->l4_len = want->transport_bytes;
+	mbuf->tso_segsz = want->segment_bytes;
+	mbuf->ol_flags |= want->ipv6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4;
+	mbuf->ol_flags |= want->udp ? RTE_MBUF_F_TX_UDP_CKSUM : RTE_MBUF_F_TX_TCP_CKSUM;
+	if (want->segment_bytes != 0)
+		mbuf->ol_flags |= RTE_MBUF_F_TX_TCP_SEG;
+	if (want->ip_checksum)
+		mbuf->ol_flags |= RTE_MBUF_F_TX_IP_CKSUM;
+	if (want->outer_ip_bytes == 0)
+		return;
+	mbuf->outer_l2_len = RTE_ETHER_HDR_LEN;
+	mbuf->outer_l3_len = want->outer_ip_bytes;
+	mbuf->ol_flags |= RTE_MBUF_F_TX_TUNNEL_VXLAN;
+	mbuf->ol_flags |= want->outer_ipv6 ? RTE_MBUF_F_TX_OUTER_IPV6 :
+					     RTE_MBUF_F_TX_OUTER_IPV4 | RTE_MBUF_F_TX_OUTER_IP_CKSUM;
 }
 
 void ringway_mbuf_free_bulk_pool(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count)
@@ -131,6 +180,36 @@ int ringway_ethdev_disown(uint16_t port, uint64_t owner)
 	return rte_eth_dev_owner_unset(port, owner);
 }
 
+/* By port: somebody wants the device back. Written by DPDK's interrupt thread. */
+static uint8_t wanted_back[RTE_MAX_ETHPORTS];
+
+static void device_event(const char *name, enum rte_dev_event_type type, void *port)
+{
+	(void)name;
+	if (type == RTE_DEV_EVENT_REMOVE)
+		__atomic_store_n(&wanted_back[(uintptr_t)port], 1, __ATOMIC_RELAXED);
+}
+
+int ringway_ethdev_watch(uint16_t port, const char *name)
+{
+	if (port >= RTE_MAX_ETHPORTS)
+		return -EINVAL;
+	__atomic_store_n(&wanted_back[port], 0, __ATOMIC_RELAXED);
+	return rte_dev_event_callback_register(name, device_event, (void *)(uintptr_t)port);
+}
+
+void ringway_ethdev_unwatch(uint16_t port, const char *name)
+{
+	/* The callback may be running just now; it takes no time. */
+	while (rte_dev_event_callback_unregister(name, device_event, (void *)(uintptr_t)port) == -EAGAIN)
+		;
+}
+
+int ringway_ethdev_wanted_back(uint16_t port)
+{
+	return port < RTE_MAX_ETHPORTS && __atomic_load_n(&wanted_back[port], __ATOMIC_RELAXED);
+}
+
 int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)
 {
 	struct rte_eth_dev_info from;
@@ -166,11 +245,20 @@ int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info)
 	info->tx_udp_checksum = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_UDP_CKSUM) != 0;
 	info->tx_tcp_checksum = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_CKSUM) != 0;
 	info->tx_tcp_segmentation = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_TCP_TSO) != 0;
+	info->tx_vxlan_segmentation = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_VXLAN_TNL_TSO) != 0;
+	info->tx_outer_checksum = (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_OUTER_IPV4_CKSUM) != 0;
+	info->tx_buffers = 1;
+	if (from.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS) {
+		info->tx_buffers = from.tx_desc_lim.nb_seg_max;
+		/* 0 is said by drivers that say nothing. */
+		if (info->tx_buffers == 0 || info->tx_buffers > RINGWAY_MBUF_CHAIN_MAX)
+			info->tx_buffers = RINGWAY_MBUF_CHAIN_MAX;
+	}
 	return 0;
 }
 
 int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu,
-			     int interrupts)
+			     int interrupts, int tx_offloads, int rx_checksums)
 {
 	struct rte_eth_conf conf = { .rxmode = { .mtu = mtu } };
 	struct rte_eth_dev_info info;
@@ -179,6 +267,15 @@ int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queu
 	if (status != 0)
 		return status;
 	conf.intr_conf.rxq = interrupts != 0;
+	if (tx_offloads)
+		conf.txmode.offloads = info.tx_offload_capa &
+				       (RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM |
+					RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_TSO |
+					RTE_ETH_TX_OFFLOAD_VXLAN_TNL_TSO | RTE_ETH_TX_OFFLOAD_OUTER_IPV4_CKSUM |
+					RTE_ETH_TX_OFFLOAD_MULTI_SEGS);
+	if (rx_checksums)
+		conf.rxmode.offloads = info.rx_offload_capa &
+				       (RTE_ETH_RX_OFFLOAD_UDP_CKSUM | RTE_ETH_RX_OFFLOAD_TCP_CKSUM);
 	if (rx_queues > 1) {
 		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
 						   (RTE_ETH_RSS_IP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_TCP);
@@ -300,6 +397,11 @@ int ringway_interface_mac(const char *name, const uint8_t mac[6])
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
 	return rte_eth_rx_burst(port, queue, mbufs, count);
+}
+
+uint16_t ringway_ethdev_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
+{
+	return rte_eth_tx_prepare(port, queue, mbufs, count);
 }
 
 uint16_t ringway_ethdev_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)

@@ -31,13 +31,30 @@ static const uint16_t RINGWAY_MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM;
 /* lcore id of a thread that DPDK does not know. */
 static const uint32_t RINGWAY_LCORE_ID_ANY = LCORE_ID_ANY;
 
-/* Where struct rte_mbuf has its `void *buf_addr`, and its `uint16_t` data_off, data_len and buf_len, and its
- * `uint32_t` pkt_len. */
+/* Where struct rte_mbuf has its `void *buf_addr`, and its `uint16_t` data_off, data_len and buf_len, its
+ * `uint32_t` pkt_len, its `uint64_t` ol_flags, and its `struct rte_mbuf *` next. */
 static const size_t RINGWAY_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr);
 static const size_t RINGWAY_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off);
 static const size_t RINGWAY_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len);
 static const size_t RINGWAY_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len);
 static const size_t RINGWAY_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len);
+static const size_t RINGWAY_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags);
+static const size_t RINGWAY_MBUF_NEXT = offsetof(struct rte_mbuf, next);
+
+/* What ol_flags says of a received packet's transport checksum: which bits, and that they say it is right. */
+static const uint64_t RINGWAY_RX_L4_CHECKSUM = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t RINGWAY_RX_L4_CHECKSUM_GOOD = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+
+/* Where struct rte_mbuf has its `uint32_t` packet_type, which bits of it say in what tunnel a packet came, and which what
+ * is the transport inside: TCP, or UDP. The checksum above is the inner one's then. */
+static const size_t RINGWAY_MBUF_PACKET_TYPE = offsetof(struct rte_mbuf, packet_type);
+static const uint32_t RINGWAY_PTYPE_TUNNEL = RTE_PTYPE_TUNNEL_MASK;
+static const uint32_t RINGWAY_PTYPE_INNER_L4 = RTE_PTYPE_INNER_L4_MASK;
+static const uint32_t RINGWAY_PTYPE_INNER_TCP = RTE_PTYPE_INNER_L4_TCP;
+static const uint32_t RINGWAY_PTYPE_INNER_UDP = RTE_PTYPE_INNER_L4_UDP;
+
+/* Most buffers of one packet. */
+#define RINGWAY_MBUF_CHAIN_MAX 64
 
 /* rte_errno of the calling thread. */
 int ringway_errno(void);
@@ -55,6 +72,33 @@ int ringway_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, u
  * bytes are what the buffers held last. */
 int ringway_mbuf_alloc_bulk_len(struct rte_mempool *pool, struct rte_mbuf **mbufs, uint32_t count,
 				uint16_t len);
+
+/* One packet of `len` bytes in as many buffers of `pool` as it takes, chained, each but the last full; -EINVAL when
+ * those are more than RINGWAY_MBUF_CHAIN_MAX or none. Their bytes are what the buffers held last. */
+int ringway_mbuf_alloc_chain(struct rte_mempool *pool, struct rte_mbuf **mbuf, uint32_t len);
+
+/* What a device is to do with a packet that is to be sent. */
+struct ringway_mbuf_offload {
+	/* Bytes in front of the IP header, of that, and of the transport header behind it. */
+	uint16_t link_bytes;
+	uint16_t ip_bytes;
+	uint16_t transport_bytes;
+	/* Payload bytes of each piece that TCP is cut into; 0: it is not cut. */
+	uint16_t segment_bytes;
+	/* Not 0: IPv6, or IPv4. */
+	uint8_t ipv6;
+	/* Not 0: UDP, or TCP. */
+	uint8_t udp;
+	/* Not 0: the IPv4 header's checksum as well. */
+	uint8_t ip_checksum;
+	/* Not 0: inside VXLAN, whose outer IP header has so many bytes and is one of IPv6 (not 0) or IPv4; the
+	 * outer Ethernet header is not part of `link_bytes` then, nor that one. */
+	uint8_t outer_ip_bytes;
+	uint8_t outer_ipv6;
+};
+
+/* Has the device that the packet is sent by fill in the transport checksum, and do what else is said. */
+void ringway_mbuf_offload(struct rte_mbuf *mbuf, const struct ringway_mbuf_offload *want);
 
 /* Returns `count` buffers to `pool`, which they must all be from; chained ones with their chain. Every segment
  * must be direct and referenced once. */
@@ -101,6 +145,11 @@ struct ringway_ethdev_info {
 	uint8_t tx_udp_checksum;
 	uint8_t tx_tcp_checksum;
 	uint8_t tx_tcp_segmentation;
+	/* Not 0: it cuts TCP packets inside VXLAN; fills in the checksum of the outer IPv4 header. */
+	uint8_t tx_vxlan_segmentation;
+	uint8_t tx_outer_checksum;
+	/* Most buffers of a packet to be sent; 1 when it must be in one. */
+	uint16_t tx_buffers;
 };
 
 /* Where a device's cable stands. */
@@ -139,13 +188,20 @@ int ringway_ethdev_by_name(const char *name, uint16_t *port);
 int ringway_ethdev_own(uint16_t port, uint64_t *owner);
 int ringway_ethdev_disown(uint16_t port, uint64_t owner);
 
+/* From now on it is seen that somebody wants the device `name` back, which has the number `port`: the kernel waits with taking
+ * a device away that VFIO has given out until it is closed. */
+int ringway_ethdev_watch(uint16_t port, const char *name);
+void ringway_ethdev_unwatch(uint16_t port, const char *name);
+int ringway_ethdev_wanted_back(uint16_t port);
+
 int ringway_ethdev_info(uint16_t port, struct ringway_ethdev_info *info);
 
 /* All of these return 0 or a negative errno. */
-/* `interrupts`: receive queues are to have descriptors that tell of packets, if the driver can. Packets are spread
- * over several receive queues by flow, if it can. */
+/* `interrupts`: receive queues are to have descriptors that tell of packets, if the driver can. `tx_offloads`: what is
+ * described above of packets to be sent is to be had, as far as the device can; `rx_checksums`: the same for looking at
+ * the transport checksums of those received. Packets are spread over several receive queues by flow, if it can. */
 int ringway_ethdev_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu,
-			     int interrupts);
+			     int interrupts, int tx_offloads, int rx_checksums);
 int ringway_ethdev_rx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool);
 /* `free_threshold` 0: the driver's own. */
 int ringway_ethdev_tx_queue(uint16_t port, uint16_t queue, uint16_t descriptors, uint16_t free_threshold);
@@ -166,6 +222,9 @@ int ringway_interface_mac(const char *name, const uint8_t mac[6]);
 
 /* Up to `count` packets received; how many there are. */
 uint16_t ringway_ethdev_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+
+/* Has the driver check and complete packets for what they leave to the device; how many from the first on it takes. */
+uint16_t ringway_ethdev_tx_prepare(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
 
 /* Hands over the first buffers of `mbufs`; how many it took. */
 uint16_t ringway_ethdev_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);

@@ -1,5 +1,6 @@
 //! Ethernet devices: opened by name, started once with their queues, closed when nothing of them is left.
 
+pub(crate) mod offload;
 pub(crate) mod plug;
 pub(crate) mod queue;
 
@@ -12,6 +13,7 @@ use vrouter_dpdk_sys as sys;
 
 use crate::eal::{Eal, Running};
 use crate::pool::Pool;
+use offload::{Offloads, vouches};
 use queue::{RxQueue, TxQueue};
 
 /// Why a device cannot be used.
@@ -111,21 +113,10 @@ pub struct Info {
     pub rx_descriptors: (u16, u16),
     /// Fewest and most descriptors of a send queue.
     pub tx_descriptors: (u16, u16),
-    /// What it can do with packets to be sent.
+    /// What it can do with packets to be sent, with an MTU of 1500 bytes.
     pub offloads: Offloads,
-}
-
-/// What a device can do with packets to be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Offloads {
-    /// Fill in the checksum of an IPv4 header.
-    pub ipv4_checksum: bool,
-    /// Fill in that of UDP.
-    pub udp_checksum: bool,
-    /// Fill in that of TCP.
-    pub tcp_checksum: bool,
-    /// Cut a TCP packet into pieces.
-    pub tcp_segmentation: bool,
+    /// [`EthdevConfig::rx_checksums`] has no price.
+    pub vouches: bool,
 }
 
 /// How a device is started.
@@ -148,6 +139,11 @@ pub struct EthdevConfig {
     pub tx_free_threshold: u16,
     /// Receive queues are to have a descriptor that tells of packets ([`RxQueue::interrupt`]), if the driver has that.
     pub interrupts: bool,
+    /// Packets to be sent may leave work to the device ([`TxQueue::offloads`]).
+    pub tx_offloads: bool,
+    /// The device is to look at the checksums of what it receives ([`crate::Packet::checksum_is_good`]), if it can. Drivers for
+    /// which [`Info::vouches`] is false may then hand over packets without a checksum.
+    pub rx_checksums: bool,
 }
 
 /// State of a device's link.
@@ -199,6 +195,10 @@ pub struct Ethdev {
     started: bool,
 }
 
+/// Reads the link of a device, from whatever thread. The device is not closed before this is gone.
+#[derive(Debug)]
+pub struct LinkReader(Arc<Device>);
+
 /// The device behind an [`Ethdev`] and its queues; dropping it closes the device.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -207,6 +207,8 @@ pub(crate) struct Device {
     name: String,
     /// Pools with buffers that the device may hold. They must outlive it: it gives the buffers back when closed.
     pools: Mutex<Vec<Pool>>,
+    /// Who reads the link has it.
+    asking: Mutex<()>,
     /// It was made by [`Ethdev::plug`] and goes when it is closed.
     plugged: Option<plug::Plugged>,
     /// After `pools`: everything goes before the environment it lies in.
@@ -247,7 +249,8 @@ impl Ethdev {
             owner,
             name: name.to_owned(),
             pools: Mutex::default(),
-            plugged,
+            asking: Mutex::default(),
+            plugged: plugged.map(|plugged| plugged.watch(port)),
             _eal: Arc::clone(eal.running()),
         };
         let ethdev = Self { device: Arc::new(device), started: false };
@@ -263,14 +266,21 @@ impl Ethdev {
     /// # Errors
     /// `Refused`.
     pub fn info(&self) -> Result<Info, EthdevError> {
+        self.info_with(1500)
+    }
+
+    fn info_with(&self, mtu: u16) -> Result<Info, EthdevError> {
         let mut info = sys::ringway_ethdev_info::default();
         // SAFETY: an open device, and a place for the answer.
         let status = unsafe { sys::ringway_ethdev_info(self.device.port, &raw mut info) };
         self.device.check("describe it", status)?;
         let driver = info.driver.map(i8::cast_unsigned);
         let driver = CStr::from_bytes_until_nul(&driver).unwrap_or_default();
+        let driver = driver.to_string_lossy().into_owned();
+        let offloads = Offloads::of(&info, &driver, mtu);
         Ok(Info {
-            driver: driver.to_string_lossy().into_owned(),
+            vouches: vouches(&driver),
+            driver,
             mac: Mac(info.mac),
             max_rx_queues: info.max_rx_queues,
             max_tx_queues: info.max_tx_queues,
@@ -278,12 +288,7 @@ impl Ethdev {
             max_mtu: info.max_mtu,
             rx_descriptors: (info.min_rx_descriptors, info.max_rx_descriptors),
             tx_descriptors: (info.min_tx_descriptors, info.max_tx_descriptors),
-            offloads: Offloads {
-                ipv4_checksum: info.tx_ipv4_checksum != 0,
-                udp_checksum: info.tx_udp_checksum != 0,
-                tcp_checksum: info.tx_tcp_checksum != 0,
-                tcp_segmentation: info.tx_tcp_segmentation != 0,
-            },
+            offloads,
         })
     }
 
@@ -299,6 +304,8 @@ impl Ethdev {
         }
         device.keep(&config.rx_pool);
         let port = device.port;
+        let Info { driver, offloads, .. } = self.info_with(config.mtu)?;
+        let offloads = if config.tx_offloads { offloads } else { Offloads::NONE };
         // SAFETY: an open device without queues; DPDK checks the numbers.
         let status = unsafe {
             sys::ringway_ethdev_configure(
@@ -307,6 +314,8 @@ impl Ethdev {
                 config.tx_queues,
                 u32::from(config.mtu),
                 i32::from(config.interrupts),
+                i32::from(config.tx_offloads),
+                i32::from(config.rx_checksums),
             )
         };
         device.check("configure it", status)?;
@@ -327,9 +336,9 @@ impl Ethdev {
         device.check("start it", status)?;
         let rx = |queue| {
             let pool = config.rx_pool.clone();
-            RxQueue::new(Arc::clone(device), port, queue, pool, config.interrupts)
+            RxQueue::new(Arc::clone(device), port, queue, pool, config.interrupts, &driver)
         };
-        let tx = |queue| TxQueue::new(Arc::clone(device), port, queue);
+        let tx = |queue| TxQueue::new(Arc::clone(device), port, queue, offloads);
         Ok(Queues {
             rx: (0..config.rx_queues).map(rx).collect(),
             tx: (0..config.tx_queues).map(tx).collect(),
@@ -362,17 +371,24 @@ impl Ethdev {
         Ok(())
     }
 
+    /// Somebody wants the device back: it is being taken out of the machine, or another driver is to have it. Nothing goes on
+    /// there before it is closed. Seen only of NICs of VFIO that were opened by [`Ethdev::plug`].
+    pub fn is_wanted_back(&self) -> bool {
+        // SAFETY: reads a flag of a number that is a device's.
+        unsafe { sys::ringway_ethdev_wanted_back(self.device.port) != 0 }
+    }
+
     /// State of the link, without waiting for one that is being negotiated.
     ///
     /// # Errors
     /// `Refused`.
     pub fn link(&self) -> Result<Link, EthdevError> {
-        let mut link = sys::ringway_ethdev_link::default();
-        // SAFETY: an open device, and a place for the answer.
-        let status = unsafe { sys::ringway_ethdev_link(self.device.port, &raw mut link) };
-        self.device.check("read its link", status)?;
-        let speed = (link.speed != u32::MAX).then_some(link.speed);
-        Ok(Link { up: link.up != 0, speed })
+        self.device.link()
+    }
+
+    /// The same for another thread.
+    pub fn link_reader(&self) -> LinkReader {
+        LinkReader(Arc::clone(&self.device))
     }
 
     /// The device's counters.
@@ -503,7 +519,28 @@ fn done(status: i32) -> Result<(), Errno> {
 /// Bytes of a frame in a buffer beyond its MTU: Ethernet header and one VLAN tag.
 const FRAME_OVERHEAD: u16 = 18;
 
+impl LinkReader {
+    /// See [`Ethdev::link`].
+    ///
+    /// # Errors
+    /// `Refused`.
+    pub fn link(&self) -> Result<Link, EthdevError> {
+        self.0.link()
+    }
+}
+
 impl Device {
+    fn link(&self) -> Result<Link, EthdevError> {
+        // Drivers may write down what they find.
+        let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = sys::ringway_ethdev_link::default();
+        // SAFETY: an open device, and a place for the answer.
+        let status = unsafe { sys::ringway_ethdev_link(self.port, &raw mut link) };
+        self.check("read its link", status)?;
+        let speed = (link.speed != u32::MAX).then_some(link.speed);
+        Ok(Link { up: link.up != 0, speed })
+    }
+
     fn check(&self, action: &'static str, status: i32) -> Result<(), EthdevError> {
         match status {
             0 => Ok(()),

@@ -24,12 +24,14 @@ pub use clock::tsc;
 pub use cpu::{CpuId, NumaNode, allowed_cpus, pin_current_thread};
 pub use eal::config::{EalConfig, LogLevel, Memory};
 pub use eal::{Eal, EalError, version};
+pub use ethdev::offload::{Offloads, TxWork};
 pub use ethdev::plug::{Bus, Plug};
 pub use ethdev::queue::{RxQueue, TxQueue};
 pub use ethdev::{
-    Ethdev, EthdevConfig, EthdevError, Info, Link, Mac, Offloads, Queues, Stats, set_interface_mac,
-    set_interface_mtu,
+    Ethdev, EthdevConfig, EthdevError, Info, Link, LinkReader, Mac, Queues, Stats,
+    set_interface_mac, set_interface_mtu,
 };
+pub use mbuf::chain::Chain;
 pub use mbuf::{AllocError, Mbuf, MbufBatch, NoRoom, Packet, Spread, WrongPool};
 pub use nix::errno::Errno;
 pub use pool::{Pool, PoolConfig, PoolError};

@@ -1,5 +1,7 @@
 //! Packet buffers: one, or a batch of them.
 
+pub(crate) mod chain;
+
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;

@@ -50,6 +50,8 @@ fn config(rx_pool: &Pool) -> EthdevConfig {
         mtu: 1500,
         tx_free_threshold: 0,
         interrupts: false,
+        tx_offloads: false,
+        rx_checksums: false,
     }
 }
 

@@ -40,6 +40,8 @@ fn config(rx_pool: &Pool) -> EthdevConfig {
         mtu: 1500,
         tx_free_threshold: 0,
         interrupts: true,
+        tx_offloads: true,
+        rx_checksums: true,
     }
 }
 
@@ -110,7 +112,7 @@ fn a_packet_socket_and_a_tap_carry_frames_and_go_again() {
     let mac = "02:5a:00:00:00:07";
     let mut host = plug("net_tap_t", &format!("iface={tap},mac={mac}")).unwrap();
     assert_eq!(host.info().unwrap().mac, Mac([2, 0x5a, 0, 0, 0, 7]));
-    assert!(host.info().unwrap().offloads.tcp_segmentation);
+    assert!(host.info().unwrap().offloads.tcp4_segmentation);
     let mut host_queues = host.start(&config(&rx_pool)).unwrap();
     host.set_mtu(1400).unwrap();
     assert!(set_interface_mtu(&tap, 1).is_err() && set_interface_mtu("rw-none", 1500).is_err());

@@ -498,6 +498,21 @@ mod tests {
         }
     }
 
+    /// The short way for the region that was used last, to the byte.
+    #[test]
+    fn a_segment_ends_with_its_region() {
+        let m = memory(&[(0x1000, 0x1000)]);
+        let len = |gpa, len| m.regions[0].segment(gpa, len).map(|segment| segment.len());
+        for (gpa, bytes) in [(0x1000, 0x1000), (0x1ffe, 2), (0x1fff, 1), (0x1fff, 0)] {
+            assert_eq!(len(gpa, bytes), Some(bytes), "{gpa:#x}+{bytes}");
+        }
+        for (gpa, bytes) in
+            [(0x1000, 0x1001), (0x1fff, 2), (0x2000, 0), (0x2000, 1), (0xfff, 2), (u64::MAX, 1)]
+        {
+            assert_eq!(len(gpa, bytes), None, "{gpa:#x}+{bytes}");
+        }
+    }
+
     #[test]
     fn a_ring_must_lie_aligned_in_one_region() {
         let m = memory(&[(0x1000, 0x1000), (0x2000, 0x1000)]);

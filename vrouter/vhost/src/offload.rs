@@ -4,6 +4,8 @@
 pub(crate) const NET_HEADER_FIELDS: usize = 10;
 
 const FLAG_NEEDS_CSUM: u8 = 1;
+/// Only from a device to its driver.
+const FLAG_DATA_VALID: u8 = 2;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
@@ -24,6 +26,16 @@ pub enum Segmentation {
 impl Offload {
     /// Nothing is left to do.
     pub const NONE: Self = Self([0; NET_HEADER_FIELDS]);
+
+    /// Nothing is left to do, and the transport checksum has been found right. For receivers that have checksums left to them
+    /// ([`crate::queue::RxLease::takes_word`]).
+    pub const VALID: Self = Self([FLAG_DATA_VALID, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+
+    /// The first fields of a virtio-net header as they are: flags, kind of segmentation, bytes of all headers, of each piece's
+    /// payload, where the checksum starts, and from there where it goes. Nothing is checked.
+    pub fn of_fields(fields: [u8; 10]) -> Self {
+        Self(fields)
+    }
 
     /// Whether nothing is left to do.
     #[inline(always)]

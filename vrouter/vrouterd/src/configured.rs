@@ -32,9 +32,12 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
             burst_bits: policer.burst_bits,
         }),
         tunnel: network.tunnel.as_ref().map(|tunnel| v1::Tunnel {
-            vni: tunnel.vni,
+            vni: tunnel.vni.unwrap_or(0),
+            no_vni: tunnel.vni.is_none(),
+            label: tunnel.label.unwrap_or(0),
             underlay: tunnel.underlay.clone(),
             local: tunnel.local.to_string(),
+            gateways: tunnel.gateways,
         }),
         kernel_port: network.kernel_port.as_ref().map(|port| v1::KernelPort {
             name: port.name.clone(),
@@ -81,8 +84,10 @@ fn route(route: &RouteSettings) -> v1::Route {
         RouteAction::Unreachable => v1::RouteKind::Unreachable,
         RouteAction::Drop => v1::RouteKind::Drop,
         RouteAction::Vxlan => v1::RouteKind::Vxlan,
+        RouteAction::Mpls => v1::RouteKind::Mpls,
     };
     let via = route.via.map(|via| via.to_string()).unwrap_or_default();
     let mac = route.mac.clone().unwrap_or_default();
-    v1::Route { prefix: route.prefix.clone(), kind: kind.into(), via, mac, ..v1::Route::default() }
+    let (prefix, label) = (route.prefix.clone(), route.label.unwrap_or(0));
+    v1::Route { prefix, kind: kind.into(), via, mac, label, ..v1::Route::default() }
 }

@@ -6,10 +6,11 @@ mod limits;
 mod link;
 pub mod mirrored;
 mod stats;
+mod tunnel;
 pub mod uplinks;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use vrouter_api::v1;
@@ -19,7 +20,6 @@ use vrouter_core::{
 };
 use vrouter_dpdk::PoolError;
 use vrouter_kernel::fib::Source;
-use vrouter_net::vxlan::Vni;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
@@ -29,6 +29,7 @@ use addresses::{gateway_mac, ipv6_network, named_mac};
 pub use kernel::KernelRequest;
 pub use link::LinkRequest;
 pub use stats::{port_stats, worker_stats};
+pub use tunnel::TunnelRequest;
 pub use uplinks::{Driver, UplinkRequest};
 
 /// Longest name of a network, and of the words people see.
@@ -83,11 +84,33 @@ pub enum Refusal {
         /// The name of one that it carries.
         carried: String,
     },
+    /// Two networks with one number on one underlay.
+    #[error("{what} {number} is network {other:?}'s on {underlay:?}; choose another")]
+    NumberTaken {
+        /// `vni` or `label`.
+        what: &'static str,
+        /// The number.
+        number: u32,
+        /// Whose it is.
+        other: String,
+        /// Where.
+        underlay: String,
+    },
     /// No room.
     #[error("all {limit} ports are in use; raise limits.ports")]
     Full {
         /// How many there can be.
         limit: usize,
+    },
+    /// A packet can't come in there.
+    #[error("unknown {what} {name:?}; known ones: {known}")]
+    UnknownIngress {
+        /// Port or uplink.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Some that there are.
+        known: String,
     },
     /// No worker has the number.
     #[error("worker {worker}: no such worker; use one of {known}, or leave it out")]
@@ -179,7 +202,7 @@ impl From<Refusal> for tonic::Status {
             | Refusal::Socket(SocketError::TooLong { .. } | SocketError::NotAbsolute { .. }) => {
                 Code::InvalidArgument
             }
-            Refusal::UnknownNetwork { .. } => Code::NotFound,
+            Refusal::UnknownNetwork { .. } | Refusal::UnknownIngress { .. } => Code::NotFound,
             Refusal::NetworkInUse { .. }
             | Refusal::NetworkCarries { .. }
             | Refusal::Socket(_)
@@ -191,6 +214,7 @@ impl From<Refusal> for tonic::Status {
             | Refusal::Buffers(_) => Code::FailedPrecondition,
             Refusal::Exists { .. }
             | Refusal::DeviceTaken { .. }
+            | Refusal::NumberTaken { .. }
             | Refusal::Policy(
                 PolicyError::DuplicateAddress { .. }
                 | PolicyError::DuplicateMac { .. }
@@ -245,33 +269,6 @@ pub struct NetworkRequest {
     pub table: Option<Source>,
     /// The kernel as a router of it.
     pub kernel: Option<KernelRequest>,
-}
-
-/// A tunnel as asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TunnelRequest {
-    /// The network's number on the wire.
-    pub vni: Vni,
-    /// Name of the network that carries its packets.
-    pub underlay: String,
-    /// This end's address there.
-    pub local: IpAddr,
-}
-
-impl TunnelRequest {
-    fn read(wire: &v1::Tunnel) -> Result<Self, Refusal> {
-        let v1::Tunnel { vni, underlay, local } = wire;
-        let vni = Vni::new(*vni).ok_or_else(|| invalid("tunnel.vni", vni, "use 0 to 16777215"))?;
-        let local = local.parse().map_err(|_| {
-            invalid("tunnel.local", local, "use an IPv4 or IPv6 address of the underlay")
-        })?;
-        Ok(Self { vni, underlay: underlay.clone(), local })
-    }
-
-    fn write(&self) -> v1::Tunnel {
-        let (vni, local) = (self.vni.number(), self.local.to_string());
-        v1::Tunnel { vni, underlay: self.underlay.clone(), local }
-    }
 }
 
 impl NetworkRequest {
@@ -383,11 +380,12 @@ impl NetworkRequest {
         find: impl Fn(&str) -> Option<NetworkIndex>,
     ) -> NetworkPolicy {
         let Self { prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, external, .. } = *self;
-        let tunnel = self.tunnel.as_ref().map(|TunnelRequest { vni, underlay, local }| {
-            // A network over itself: refused like any other that is not there.
-            let underlay = find(underlay).unwrap_or(index);
-            Tunnel { vni: Some(*vni), label: None, underlay, local: *local }
-        });
+        let tunnel =
+            self.tunnel.as_ref().map(|TunnelRequest { vni, label, underlay, local, .. }| {
+                // A network over itself: refused like any other that is not there.
+                let underlay = find(underlay).unwrap_or(index);
+                Tunnel { vni: *vni, label: *label, underlay, local: *local }
+            });
         let punts = self.kernel.as_ref().map_or_else(PuntRates::default, KernelRequest::punts);
         NetworkPolicy {
             index,
@@ -562,6 +560,15 @@ impl PortRequest {
         let strip =
             |r: &Self| v1::PortSpec { peer_cgroups: Vec::new(), worker: None, ..r.spec.clone() };
         strip(self) == strip(other)
+    }
+}
+
+/// Name of a port's state, as people see it.
+pub fn port_state(state: State) -> &'static str {
+    match state {
+        State::Waiting => "waiting",
+        State::Connected => "connected",
+        State::Up => "up",
     }
 }
 

@@ -19,6 +19,8 @@ use vrouter_vhost::wake::Token;
 use crate::convert::{
     Driver, KernelRequest, LinkRequest, NetworkRequest, PortRequest, Refusal, UplinkRequest,
 };
+use crate::privileges::may_load_programs;
+use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
 
@@ -144,19 +146,18 @@ impl Devices {
             }
             Driver::AfXdp => {
                 check_interface(device).map_err(refuse)?;
+                if !may_load_programs() {
+                    return Err(refuse(
+                        "af_xdp loads a program into the kernel, which this vRouter gave up when it started (CAP_BPF): name \
+                         an uplink with driver = \"af_xdp\" in vrouter.toml and restart it, or use af_packet"
+                            .to_owned(),
+                    ));
+                }
                 let arguments = format!("iface={device},start_queue=0,queue_count={queues}");
                 virtual_device("net_af_xdp", name, arguments)
             }
         };
-        let ethdev = match &plug {
-            // One that was named when DPDK started is there already.
-            Plug { bus: Bus::Pci, name, .. } => match Ethdev::open(&self.eal, name) {
-                Err(EthdevError::Unknown { .. }) => Ethdev::plug(&self.eal, &plug),
-                opened => opened,
-            },
-            plug => Ethdev::plug(&self.eal, plug),
-        }
-        .map_err(|error| refuse(text(&error)))?;
+        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
         let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
         let made = request.driver == Driver::Tap;
         self.start(ethdev, *queues, *mtu, interface, made, port).map_err(refuse)
@@ -252,9 +253,10 @@ impl Devices {
             rx_pool: pool.clone(),
             mtu: mtu.clamp(info.min_mtu, info.max_mtu.max(info.min_mtu)),
             tx_free_threshold: 0,
-            // A packet socket has none. A TAP has, but its driver receives nothing before the process has handled a signal
-            // of the kernel's, on whatever thread, so that a descriptor that tells of packets comes too early.
-            interrupts: interface.is_none(),
+            // A socket on an interface has none, and DPDK complains of being asked.
+            interrupts: made || interface.is_none(),
+            tx_offloads: true,
+            rx_checksums: info.vouches,
         };
         if queues > info.max_rx_queues {
             return Err(format!(
@@ -349,13 +351,31 @@ impl Device {
 
     /// How it is with its link. That of an interface is the kernel's word: a packet socket always says yes.
     pub fn state(&self) -> State {
-        let up = |up| if up { State::Up } else { State::Down };
-        match &self.interface {
-            Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
-            Some((name, _)) if !self.made => up(has_carrier(name)),
-            // A TAP always has somebody at its other end: us.
-            Some(_) => State::Up,
-            None => up(self.link().is_some_and(|link| link.up)),
+        if self.interface.is_none() && self.is_taken_out() {
+            return State::Gone;
+        }
+        let of_device = || self.link().is_some_and(|link| link.up);
+        state(self.interface.as_ref(), self.made, of_device)
+    }
+
+    /// Says whether its link is up, to whoever looks. It has to be gone before the device is closed.
+    pub fn look(&self) -> Look {
+        let (interface, made) = (self.interface.clone(), self.made);
+        let link = match &self.kind {
+            Kind::Ethdev(ethdev) => Some(ethdev.link_reader()),
+            Kind::Tap(_) => None,
+        };
+        Box::new(move || {
+            let of_device = || link.as_ref().is_some_and(|it| it.link().is_ok_and(|link| link.up));
+            state(interface.as_ref(), made, of_device) == State::Up
+        })
+    }
+
+    /// A NIC that is no longer there, or that the kernel takes away as soon as it is closed here.
+    fn is_taken_out(&self) -> bool {
+        match &self.kind {
+            Kind::Ethdev(ethdev) => ethdev.is_wanted_back() || !pci_path(ethdev.name()).exists(),
+            Kind::Tap(_) => false,
         }
     }
 
@@ -374,10 +394,14 @@ impl Device {
         }
     }
 
-    /// The device's own counters, or the kernel's of a TAP.
+    /// The device's own counters, with that of packets that left work to it; or the kernel's of a TAP.
     pub fn counters(&self) -> Vec<(String, u64)> {
         match (&self.kind, &self.interface) {
-            (Kind::Ethdev(ethdev), _) => ethdev.extended_stats().unwrap_or_default(),
+            (Kind::Ethdev(ethdev), _) => {
+                let mut counters = ethdev.extended_stats().unwrap_or_default();
+                counters.push(("tx_offloaded_packets".to_owned(), self.wire.left_to_device()));
+                counters
+            }
             (Kind::Tap(_), Some((name, _))) => kernel_counters(name),
             (Kind::Tap(_), None) => Vec::new(),
         }
@@ -400,6 +424,18 @@ impl Device {
     /// Gives the device back.
     pub fn close(self) {
         self.wire.close();
+    }
+}
+
+/// How it is with the link of a device that is an interface with this number, or none.
+fn state(interface: Option<&(String, u32)>, made: bool, of_device: impl Fn() -> bool) -> State {
+    let up = |up| if up { State::Up } else { State::Down };
+    match interface {
+        Some((name, number)) if interface_number(name) != Some(*number) => State::Gone,
+        Some((name, _)) if !made => up(has_carrier(name)),
+        // A TAP always has somebody at its other end: us.
+        Some(_) => State::Up,
+        None => up(of_device()),
     }
 }
 
@@ -482,10 +518,16 @@ fn check_interface(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn pci_path(address: &str) -> PathBuf {
+    Path::new("/sys/bus/pci/devices").join(address)
+}
+
 fn check_pci(address: &str) -> Result<(), String> {
-    let device = Path::new("/sys/bus/pci/devices").join(address);
+    let device = pci_path(address);
     if !device.exists() {
-        return Err(format!("there is no PCI device {address}; `lspci -D` lists them"));
+        return Err(format!(
+            "there is no PCI device {address}; `ringway uplink devices` lists NICs"
+        ));
     }
     let driver = fs::read_link(device.join("driver")).ok();
     let driver = driver.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
@@ -494,11 +536,11 @@ fn check_pci(address: &str) -> Result<(), String> {
     match driver {
         Some(driver) if !FREE.contains(&driver.as_str()) => Err(format!(
             "device {address} is in use by the kernel's driver {driver}; bind it to vfio-pci \
-             (dpdk-devbind.py -b vfio-pci {address}), or name its interface instead"
+             (ringway uplink bind {address} --yes), or name its interface instead"
         )),
         Some(_) => Ok(()),
         None => Err(format!(
-            "device {address} has no driver; bind it to vfio-pci (dpdk-devbind.py -b vfio-pci {address})"
+            "device {address} has no driver; bind it to vfio-pci (ringway uplink bind {address} --yes)"
         )),
     }
 }

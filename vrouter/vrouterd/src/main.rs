@@ -4,6 +4,7 @@
 //! `vrouter-vhost`. Nobody depends on it.
 #![forbid(unsafe_code)]
 
+mod announce;
 mod args;
 mod assign;
 mod configured;
@@ -12,10 +13,13 @@ mod counters;
 mod crew;
 mod dataplane;
 mod device;
+mod explain;
 mod forward;
 mod kicks;
 mod mirror;
+mod offload;
 mod privileges;
+mod publish;
 mod registry;
 mod rota;
 mod routes;
@@ -37,7 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
 use clap::Parser;
-use ringway_config::VrouterConfig;
+use ringway_config::{UplinkDriver, UplinkSettings, VrouterConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
@@ -58,7 +62,8 @@ use crate::worker::Pace;
 /// Buffers for packets made here (ICMP errors), for all workers; each worker may keep 1.5 x the cache.
 const MBUFS: u32 = 4095;
 const MBUF_CACHE: u32 = 128;
-/// How often links are looked at. Traffic goes round one that is lost at the next look.
+/// How often links are looked at, and then what else has become of uplinks. Traffic goes round a link that is lost at the
+/// next look.
 const LOOK_AT_LINKS_EVERY: Duration = Duration::from_millis(50);
 /// How often the load of the workers is looked at: one queue moves in that time at most.
 const BALANCE_EVERY: Duration = Duration::from_secs(1);
@@ -144,7 +149,10 @@ fn run(config: &VrouterConfig) -> Result<()> {
     };
     put_back_what_is_left(config, &keepers);
     registry::sweep();
-    privileges::drop_unneeded().context("cannot drop privileges")?;
+    privileges::allow_locked_memory();
+    let af_xdp = |uplink: &UplinkSettings| uplink.driver == UplinkDriver::AfXdp;
+    privileges::drop_unneeded(config.uplinks.iter().any(af_xdp))
+        .context("cannot drop privileges")?;
     let private_dir = directories(&config.run_dir)?;
     let eal = Arc::new(start_dpdk(config)?);
     let pool = Pool::new(
@@ -192,6 +200,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
         routes::read(&configured::routes(network), &[])
             .and_then(|changes| registry.change_routes(&network.name, &changes, false))
             .with_context(|| format!("routes of the configured network {:?}", network.name))?;
+        registry.note_configured(&network.name);
     }
     for uplink in &config.uplinks {
         UplinkRequest::read(&configured::uplink(uplink))
@@ -200,7 +209,9 @@ fn run(config: &VrouterConfig) -> Result<()> {
     }
     let registry = Arc::new(Mutex::new(registry));
 
+    let announcing = announce::start(config, &registry)?;
     let served = serve(config, &eal, &registry);
+    announcing.end();
 
     // In this order: ports close while workers still run, so that what pods have sent is forwarded.
     let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -278,6 +289,9 @@ async fn serve(
     let balanced = tokio::spawn(regularly(Arc::clone(registry), BALANCE_EVERY, |registry| {
         registry.balance(tsc());
     }));
+    let published = Arc::clone(registry.lock().unwrap_or_else(PoisonError::into_inner).published());
+    let _links = publish::Watch::start(published, LOOK_AT_LINKS_EVERY)
+        .context("cannot start the thread that looks at links")?;
     let links = Arc::clone(registry);
     let looked = tokio::spawn(regularly(links, LOOK_AT_LINKS_EVERY, Registry::look_at_links));
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -1,12 +1,14 @@
 //! Which networks and ports there are. Each change ends in one new snapshot for the workers.
 
 mod end;
+mod explain;
 mod kernel;
 mod mirrored;
 mod uplinks;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +25,7 @@ use crate::counters::{PortCounts, since};
 use crate::crew::Crew;
 use crate::dataplane::{DataPort, Dataplane, Layout, Slot};
 use crate::device::Devices;
+use crate::publish::Published;
 use crate::routes::Routes;
 use end::End;
 use kernel::KernelRecord;
@@ -38,6 +41,8 @@ struct NetworkRecord {
     request: NetworkRequest,
     /// The operator's.
     routes: Routes,
+    /// Those of them that the configuration file has.
+    configured: Routes,
     /// The kernel's.
     mirrored: Routes,
     /// The kernel as a router of it.
@@ -101,9 +106,7 @@ pub struct Registry {
     uplinks: BTreeMap<String, UplinkRecord>,
     devices: Devices,
     tables: Tables,
-    slot: Slot,
-    /// Snapshots that workers may still have.
-    retired: Vec<Arc<Dataplane>>,
+    published: Arc<Published>,
     crew: Crew,
     assignment: Assignment,
     balancer: Balancer,
@@ -135,8 +138,7 @@ impl Registry {
             uplinks: BTreeMap::new(),
             devices,
             tables,
-            slot,
-            retired: Vec::new(),
+            published: Arc::new(Published::new(slot)),
             crew,
             assignment,
             balancer: Balancer::default(),
@@ -157,6 +159,17 @@ impl Registry {
         now.extend(self.uplinks().into_iter().map(event::Event::UplinkAdded));
         now.push(event::Event::Synced(v1::Synced {}));
         (events, now.into_iter().map(|e| v1::Event { event: Some(e) }).collect())
+    }
+
+    /// All that happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<v1::Event> {
+        self.events.subscribe()
+    }
+
+    /// The addresses of a network's ports.
+    pub fn addresses(&self, network: &str) -> Vec<IpAddr> {
+        let network = self.networks.get(network);
+        network.into_iter().flat_map(|record| self.hosts(record.index)).collect()
     }
 
     fn tell(&self, event: event::Event) {
@@ -189,6 +202,9 @@ impl Registry {
         }
         if let Some(tunnel) = &request.tunnel {
             self.known_network(&tunnel.underlay)?;
+            for (name, other) in &self.networks {
+                other.request.tunnel.iter().try_for_each(|it| tunnel.beside(it, name))?;
+            }
         }
         self.check_table(&request)?;
         let taken: Vec<_> = self.networks.values().map(|n| n.index.0).collect();
@@ -201,6 +217,7 @@ impl Registry {
             index: NetworkIndex(index),
             request: request.clone(),
             routes: Routes::default(),
+            configured: Routes::default(),
             mirrored: Routes::default(),
             kernel,
             creation: self.creations,
@@ -444,18 +461,13 @@ impl Registry {
 
     /// Hands the workers new tables. Those asleep find them when they wake.
     fn publish_tables(&mut self) {
-        let layout = Arc::clone(&self.slot.load().layout);
-        self.replace(Dataplane { tables: self.tables.clone(), layout });
+        let layout = self.published.layout();
+        self.published.replace(Dataplane { tables: self.tables.clone(), layout });
     }
 
-    fn replace(&mut self, plane: Dataplane) {
-        self.retired.push(self.slot.swap(Arc::new(plane)));
-        self.bury();
-    }
-
-    /// Frees the snapshots that no worker has any more. The workers never do: a million routes take their time.
-    fn bury(&mut self) {
-        self.retired.retain(|plane| Arc::strong_count(plane) > 1);
+    /// Where snapshots go to the workers from.
+    pub fn published(&self) -> &Arc<Published> {
+        &self.published
     }
 
     /// Hands the workers the new state. Those asleep are woken, so that they look at it.
@@ -467,7 +479,7 @@ impl Registry {
         let wires = self.wires();
         let layout = Arc::new(Layout::new(ports.chain(wires), self.crew.wakes()));
         let tables = self.tables.clone();
-        self.replace(Dataplane { tables, layout: Arc::clone(&layout) });
+        self.published.replace(Dataplane { tables, layout: Arc::clone(&layout) });
         layout.nudge_all();
     }
 

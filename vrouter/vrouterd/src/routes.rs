@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::ops::Bound;
 
 use vrouter_api::v1;
-use vrouter_core::{Path, Paths, PortIndex, RouteChange, RouteTarget, Vtep};
+use vrouter_core::{MplsEnd, Path, Paths, PortIndex, RouteChange, RouteTarget, Vtep};
 use vrouter_net::IpPrefix;
+use vrouter_net::mpls::Label;
 
 use crate::convert::Refusal;
 
@@ -17,7 +18,7 @@ pub const PAGE: usize = 20_000;
 pub type Uplinks<'a> = &'a [(String, PortIndex)];
 
 /// The routes of one network, for people to read; what packets are judged by is in the tables.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Routes(BTreeMap<IpPrefix, RouteTarget>);
 
 impl Routes {
@@ -95,7 +96,8 @@ impl Routes {
     }
 }
 
-fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1::Route {
+/// A route as it is listed.
+pub fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1::Route {
     let prefix = prefix.to_string();
     let route = |kind: v1::RouteKind| v1::Route {
         prefix: prefix.clone(),
@@ -134,9 +136,11 @@ fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1::Ro
         RouteTarget::Drop => route(v1::RouteKind::Drop),
         RouteTarget::Local => route(v1::RouteKind::Local),
         RouteTarget::Kernel => route(v1::RouteKind::Kernel),
-        RouteTarget::MplsUdp(end) => {
-            v1::Route { via: end.address.to_string(), ..route(v1::RouteKind::Unspecified) }
-        }
+        RouteTarget::MplsUdp(end) => v1::Route {
+            via: end.address.to_string(),
+            label: end.label.number(),
+            ..route(v1::RouteKind::Mpls)
+        },
     }
 }
 
@@ -195,8 +199,16 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
             });
         }
     }
+    if route.label != 0 && kind != Ok(v1::RouteKind::Mpls) {
+        return Err(Refusal::Invalid {
+            field: "label",
+            value: format!("{} of route {}", route.label, route.prefix),
+            remedy: "only a route of the kind mpls has one; leave it out".to_owned(),
+        });
+    }
     match kind {
         Ok(v1::RouteKind::Vxlan) => vtep(route),
+        Ok(v1::RouteKind::Mpls) => mpls(route),
         Ok(v1::RouteKind::Unspecified | v1::RouteKind::Via) => match route.via.parse::<IpAddr>() {
             Ok(via) => Ok(RouteTarget::Via(via)),
             Err(_) => invalid("use the address of a port, or another kind of route"),
@@ -213,7 +225,7 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
         Err(_) => Err(Refusal::Invalid {
             field: "kind",
             value: route.kind.to_string(),
-            remedy: "use via, unreachable, drop, vxlan, local, link, kernel or multipath"
+            remedy: "use via, unreachable, drop, vxlan, mpls, local, link, kernel or multipath"
                 .to_owned(),
         }),
     }
@@ -251,7 +263,7 @@ fn multipath(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Ref
     let path = |path: &v1::Path| {
         let wire = path.route.clone().unwrap_or_default();
         if matches!(wire.kind(), v1::RouteKind::Multipath) {
-            return Err(invalid("multipath".to_owned(), "use via, vxlan or link".to_owned()));
+            return Err(invalid("multipath".to_owned(), "use via, vxlan, mpls or link".to_owned()));
         }
         let named = v1::Route { prefix: route.prefix.clone(), ..wire };
         let weight = u16::try_from(path.weight.max(1))
@@ -280,6 +292,22 @@ fn vtep(route: &v1::Route) -> Result<RouteTarget, Refusal> {
     Ok(RouteTarget::Vxlan(Vtep { address, mac }))
 }
 
+fn mpls(route: &v1::Route) -> Result<RouteTarget, Refusal> {
+    let invalid = |field, text: &str, remedy: &str| Refusal::Invalid {
+        field,
+        value: format!("{text} of route {}", route.prefix),
+        remedy: remedy.to_owned(),
+    };
+    let address = route.via.parse().map_err(|_| {
+        invalid("via", &route.via, "use the address of the tunnel's other end in the underlay")
+    })?;
+    let label = Label::new(route.label).ok_or_else(|| {
+        let remedy = "use the label that the other end knows the network by, 16 to 1048575";
+        invalid("label", &route.label.to_string(), remedy)
+    })?;
+    Ok(RouteTarget::MplsUdp(MplsEnd { address, label }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +328,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_comes_first_and_of_one_prefix_the_last_counts() {
-        use v1::RouteKind::{Drop, Unreachable, Unspecified, Via, Vxlan};
+        use v1::RouteKind::{Drop, Mpls, Unreachable, Unspecified, Via, Vxlan};
         let request = request(
             &["10.1.0.0/16", "10.9.0.0/16"],
             vec![
@@ -314,6 +342,7 @@ mod tests {
                     mac: "02:00:00:00:00:09".into(),
                     ..route("10.5.0.0/16", Vxlan, "192.0.2.2")
                 },
+                v1::Route { label: 1_000, ..route("10.6.0.0/16", Mpls, "192.0.2.2") },
             ],
         );
         let far = request.set[5..].to_vec();
@@ -331,12 +360,12 @@ mod tests {
         let none = Routes::default();
         assert_eq!(
             (routes.page(&none, None, 9, &[]), routes.len()),
-            ((expected.clone(), false), 6)
+            ((expected.clone(), false), 7)
         );
         // Page by page, also from behind a prefix that is not there.
         assert_eq!(routes.page(&none, None, 3, &[]), (expected[..3].to_vec(), true));
         let behind = after(&expected[2].prefix).unwrap();
-        assert_eq!(routes.page(&none, behind, 3, &[]), (expected[3..].to_vec(), false));
+        assert_eq!(routes.page(&none, behind, 4, &[]), (expected[3..].to_vec(), false));
         assert_eq!(
             routes.page(&none, after("10.1.128.0/17").unwrap(), 1, &[]),
             (expected[2..3].to_vec(), true)
@@ -373,7 +402,7 @@ mod tests {
                     paths: vec![v1::Path { route: Some(both.clone()), weight: 1 }],
                     ..both.clone()
                 },
-                "use via, vxlan or link",
+                "use via, vxlan, mpls or link",
             ),
         ] {
             let error = read(&request(&[], vec![bad]), &uplinks).unwrap_err().to_string();
@@ -429,7 +458,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        use v1::RouteKind::{Drop, Via, Vxlan};
+        use v1::RouteKind::{Drop, Mpls, Via, Vxlan};
+        let label = |kind, label| v1::Route { label, ..route("10.1.0.0/16", kind, "192.0.2.2") };
         let mac = |kind, via: &str, mac: &str| v1::Route {
             mac: mac.into(),
             ..route("10.1.0.0/16", kind, via)
@@ -459,6 +489,22 @@ mod tests {
             (
                 request(&[], vec![mac(Vxlan, "192.0.2.2", "02")]),
                 "mac \"02 of route 10.1.0.0/16\": use the form",
+            ),
+            (
+                request(&[], vec![label(Mpls, 15)]),
+                "label \"15 of route 10.1.0.0/16\": use the label that the other end",
+            ),
+            (
+                request(&[], vec![label(Mpls, 1 << 20)]),
+                "label \"1048576 of route 10.1.0.0/16\": use the label",
+            ),
+            (
+                request(&[], vec![label(Vxlan, 100)]),
+                "label \"100 of route 10.1.0.0/16\": only a route of the kind mpls",
+            ),
+            (
+                request(&[], vec![route("10.1.0.0/16", Mpls, "")]),
+                "via \" of route 10.1.0.0/16\": use the address of the tunnel's other end",
             ),
             (
                 request(&[], vec![mac(Via, "10.66.0.2", "02:00:00:00:00:01")]),

@@ -14,6 +14,7 @@ use vrouter_core::Timestamp;
 use vrouter_dpdk::tsc;
 
 use crate::convert::{NetworkRequest, PortRequest, UplinkRequest};
+use crate::explain::Question;
 use crate::registry::Registry;
 use crate::routes;
 
@@ -202,6 +203,13 @@ impl VRouter for Service {
             kernel_ports: r.kernel_port_stats(),
         };
         Ok(Response::new(self.with_registry(counted).await?))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::Explanation> {
+        let question = Question::read(request.into_inner())?;
+        let time = self.time();
+        let answer = self.with_registry(move |r| r.explain(&question, time)).await??;
+        Ok(Response::new(answer))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;

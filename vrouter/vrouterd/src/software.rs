@@ -15,7 +15,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 const FRONT_BYTES: usize = vxlan::OUTER_ROOM;
 /// Most pieces of one frame: 64 KiB in pieces of 128 bytes. TCP does not go below 536 bytes of payload but for tiny MTUs
 /// (RFC 9293 section 3.7.1); a pod that asks for pieces of one byte would have the worker send 65,000 frames for one.
-const MOST_PIECES: usize = 512;
+pub const MOST_PIECES: usize = 512;
 
 /// Room for one frame and one piece of it; allocated once per worker.
 pub struct Software {

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vrouter_dpdk::{MbufBatch, Pool, Queues, RxQueue, TxQueue};
+use vrouter_dpdk::{MbufBatch, Offloads, Pool, Queues, RxQueue, TxQueue};
 use vrouter_vhost::queue::BURST;
 use vrouter_vhost::wake::{Token, Wake};
 
@@ -25,6 +26,8 @@ pub struct Wire {
     token: Token,
     /// Each receive queue has a descriptor that tells of packets.
     tells: bool,
+    /// For each send queue, packets that left work to the device.
+    left: Vec<Arc<AtomicU64>>,
 }
 
 /// Where packets come from.
@@ -62,7 +65,7 @@ impl Source {
     /// Whether it has said that there is no more. A device that tells is asked to before it is looked at.
     fn drained(&self) -> bool {
         match self {
-            Self::Device(_) => true,
+            Self::Device(queue) => !queue.may_have_more(),
             Self::Tap(tap) => tap.drained(),
         }
     }
@@ -88,6 +91,10 @@ pub struct TxSide {
     queue: Sink,
     /// The packets.
     pub batch: MbufBatch,
+    /// Some of them leave work to the device.
+    leaves: bool,
+    /// How many did so far; only whoever has the queue counts.
+    left: Arc<AtomicU64>,
 }
 
 impl RxSide {
@@ -115,7 +122,22 @@ impl RxSide {
 
 impl TxSide {
     fn new(queue: Sink, pool: &Pool) -> Self {
-        Self { queue, batch: pool.batch(BATCH) }
+        Self { queue, batch: pool.batch(BATCH), leaves: false, left: Arc::default() }
+    }
+
+    /// What packets may leave to the device.
+    #[inline]
+    pub fn offloads(&self) -> &Offloads {
+        match &self.queue {
+            Sink::Device(queue) => queue.offloads(),
+            Sink::Tap(_) => &Offloads::NONE,
+        }
+    }
+
+    /// A packet of the batch leaves work to the device.
+    pub fn leaves_work(&mut self) {
+        self.leaves = true;
+        self.left.store(self.left.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// Hands over the packets; returns number and bytes of those that the device did not take, which are lost.
@@ -124,19 +146,22 @@ impl TxSide {
         if self.batch.is_empty() {
             return (0, 0);
         }
+        let mut lost = (0, 0);
         match &mut self.queue {
             Sink::Device(queue) => {
+                if std::mem::take(&mut self.leaves) {
+                    lost = queue.prepare(&mut self.batch);
+                }
                 queue.send(&mut self.batch);
             }
             Sink::Tap(tap) => return tap.send(&mut self.batch),
         }
-        if self.batch.is_empty() {
-            return (0, 0);
+        if !self.batch.is_empty() {
+            lost.0 += u64::from(self.batch.len());
+            lost.1 += self.batch.bytes();
+            self.batch.clear();
         }
-        let bytes = self.batch.iter().map(|packet| packet.len() as u64).sum();
-        let lost = u64::from(self.batch.len());
-        self.batch.clear();
-        (lost, bytes)
+        lost
     }
 }
 
@@ -153,11 +178,19 @@ impl Wire {
             let batch = queue.batch(BATCH);
             Mutex::new(Some(RxSide { queue: Source::Device(queue), batch, wake: None }))
         });
-        let tx = queues
-            .tx
-            .into_iter()
-            .map(|queue| Mutex::new(Some(TxSide::new(Sink::Device(queue), pool))));
-        Self { rx: rx.collect(), tx: tx.collect(), token, tells }
+        let tx = queues.tx.into_iter().map(|queue| TxSide::new(Sink::Device(queue), pool));
+        Self::of_sides(rx.collect(), tx.collect(), token, tells)
+    }
+
+    fn of_sides(
+        rx: Vec<Mutex<Option<RxSide>>>,
+        tx: Vec<TxSide>,
+        token: Token,
+        tells: bool,
+    ) -> Self {
+        let left = tx.iter().map(|side| Arc::clone(&side.left)).collect();
+        let tx = tx.into_iter().map(|side| Mutex::new(Some(side))).collect();
+        Self { rx, tx, token, tells, left }
     }
 
     /// Of a TAP whose packets live in `pool`.
@@ -165,8 +198,12 @@ impl Wire {
         let reader = tap.reader(pool);
         let batch = reader.batch(BATCH);
         let rx = vec![Mutex::new(Some(RxSide { queue: Source::Tap(reader), batch, wake: None }))];
-        let tx = vec![Mutex::new(Some(TxSide::new(Sink::Tap(tap), pool)))];
-        Self { rx, tx, token, tells: true }
+        Self::of_sides(rx, vec![TxSide::new(Sink::Tap(tap), pool)], token, true)
+    }
+
+    /// Packets that left work to the device: checksums, or being cut into pieces.
+    pub fn left_to_device(&self) -> u64 {
+        self.left.iter().map(|left| left.load(Ordering::Relaxed)).sum()
     }
 
     /// Receive queues.

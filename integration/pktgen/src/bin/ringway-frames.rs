@@ -6,6 +6,11 @@
 //!
 //! ```text
 //! send QUEUE COUNT HEX    sends a frame so many times; answered by `sent COUNT` when the ring has taken all
+//! leave QUEUE WORK HEX    sends a frame that leaves work to its device; answered by `sent 1`, or `refused 1`
+//!                         when the device can't. WORK is IP,HEADER,PIECES,KIND:
+//!                         bytes of the IP header, bytes of the next, payload bytes of each piece that TCP is to be cut
+//!                         into or 0, and `tcp4`, `tcp6`, `udp4` or `udp6`
+//! checked                 answered by `checked COUNT`: frames received since the start whose checksum the device calls good
 //! report                  answered by `got COUNT HEX` for each frame received since the last report, and `end`
 //! ```
 //! `ready` is said when the device has started. The end of the input is the end of the program.
@@ -22,7 +27,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use vrouter_dpdk::{
     CpuId, Eal, EalConfig, Ethdev, EthdevConfig, LogLevel, MbufBatch, Memory, Pool, PoolConfig,
-    RxQueue, TxQueue, pin_current_thread,
+    RxQueue, TxQueue, TxWork, pin_current_thread,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -35,6 +40,9 @@ const STUCK: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_millis(1);
 /// Longest frame: an MTU of 1500 with a VLAN tag.
 const FRAME_MAX: usize = 1518;
+/// The same of one that is to be cut.
+const WHOLE_MAX: usize = 65_535;
+const LINK_BYTES: u16 = 14;
 
 /// Sends the frames it is told on standard input and tells the ones it gets on standard output.
 #[derive(Debug, Parser)]
@@ -58,11 +66,16 @@ struct Args {
     /// Hugepage memory to take, MiB
     #[arg(long, default_value_t = 32)]
     memory_mb: u32,
+    /// Agree on checksums and TCP segmentation with the vRouter, both ways
+    #[arg(long)]
+    offloads: bool,
 }
 
 enum Order {
     Send { queue: usize, count: u64, frame: Vec<u8> },
+    Leave { queue: usize, work: TxWork, frame: Vec<u8> },
     Report,
+    Checked,
 }
 
 fn main() -> ExitCode {
@@ -107,6 +120,8 @@ fn run(args: &Args) -> Result<()> {
         mtu: 1500,
         tx_free_threshold: 0,
         interrupts: false,
+        tx_offloads: args.offloads,
+        rx_checksums: args.offloads,
     })?;
     let receive = |queue: RxQueue| (queue.batch(BURST), queue);
     let mut pod = Pod {
@@ -114,6 +129,7 @@ fn run(args: &Args) -> Result<()> {
         tx: started.tx,
         batch: pool("frames-tx")?.batch(BURST),
         got: BTreeMap::new(),
+        checked: 0,
     };
     println!("ready");
     pod.serve(&orders())
@@ -140,14 +156,39 @@ fn order(line: &str) -> Option<Order> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
         ["report"] => Some(Order::Report),
+        ["checked"] => Some(Order::Checked),
         ["send", queue, count, hex] => {
-            let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-            let frame: Option<Vec<u8>> = (0..hex.len()).step_by(2).map(byte).collect();
-            let frame = frame.filter(|frame| frame.len() <= FRAME_MAX)?;
+            let frame = bytes(hex).filter(|frame| frame.len() <= FRAME_MAX)?;
             Some(Order::Send { queue: queue.parse().ok()?, count: count.parse().ok()?, frame })
+        }
+        ["leave", queue, work, hex] => {
+            let frame = bytes(hex).filter(|frame| frame.len() <= WHOLE_MAX)?;
+            Some(Order::Leave { queue: queue.parse().ok()?, work: self::work(work)?, frame })
         }
         _ => None,
     }
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
+fn work(text: &str) -> Option<TxWork> {
+    let words: Vec<&str> = text.split(',').collect();
+    let [ip, header, pieces, kind] = words[..] else { return None };
+    let (transport, family) = kind.split_at_checked(3)?;
+    Some(TxWork {
+        link_bytes: LINK_BYTES,
+        ip_bytes: ip.parse().ok()?,
+        transport_bytes: header.parse().ok()?,
+        is_ipv6: family == "6",
+        is_udp: transport == "udp",
+        segment_bytes: pieces.parse().ok()?,
+        // A virtual device has none: the header's own is right.
+        ip_checksum: false,
+        outer_is_ipv6: None,
+    })
 }
 
 struct Pod {
@@ -156,6 +197,8 @@ struct Pod {
     batch: MbufBatch,
     /// Frames received, and how often.
     got: BTreeMap<Vec<u8>, u64>,
+    /// Those whose checksum the device calls good.
+    checked: u64,
 }
 
 impl Pod {
@@ -164,7 +207,12 @@ impl Pod {
             let received = self.receive()?;
             match orders.try_recv() {
                 Ok(Order::Send { queue, count, frame }) => self.send(queue, count, &frame)?,
+                Ok(Order::Leave { queue, work, frame }) => self.leave(queue, &work, &frame)?,
                 Ok(Order::Report) => self.report()?,
+                Ok(Order::Checked) => {
+                    while self.receive()? > 0 {}
+                    println!("checked {}", self.checked);
+                }
                 Err(TryRecvError::Empty) if received == 0 => thread::sleep(IDLE),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => return Ok(()),
@@ -177,6 +225,8 @@ impl Pod {
         let mut received = 0;
         for (batch, queue) in &mut self.rx {
             received += queue.receive(batch)?;
+            let good = batch.packets().filter(|packet| packet.checksum_is_good()).count();
+            self.checked += u64::try_from(good)?;
             for frame in batch.iter() {
                 match self.got.get_mut(frame) {
                     Some(count) => *count += 1,
@@ -216,6 +266,31 @@ impl Pod {
             self.receive()?;
         }
         println!("sent {count}");
+        Ok(())
+    }
+
+    fn leave(&mut self, queue: usize, work: &TxWork, frame: &[u8]) -> Result<()> {
+        let tx = self.tx.get_mut(queue).ok_or("no such queue")?;
+        let mut chain = self.batch.push_chain(u32::try_from(frame.len())?)?;
+        chain.leave(work);
+        let mut left = frame;
+        while let Some(room) = chain.piece() {
+            let (now, later) = left.split_at_checked(room.len()).ok_or("a longer packet")?;
+            room.copy_from_slice(now);
+            left = later;
+        }
+        if tx.prepare(&mut self.batch) != (0, 0) {
+            println!("refused 1");
+            return Ok(());
+        }
+        let begun = Instant::now();
+        while tx.send(&mut self.batch) == 0 {
+            if begun.elapsed() > STUCK {
+                return Err("the ring takes no frames".into());
+            }
+            thread::sleep(IDLE);
+        }
+        println!("sent 1");
         Ok(())
     }
 

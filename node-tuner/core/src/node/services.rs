@@ -46,6 +46,9 @@ pub struct Vrouter {
     pub ports: u32,
     /// Most that can exist, if its configuration could be read.
     pub ports_max: Option<u32>,
+    /// Networks it has.
+    #[serde(default)]
+    pub networks: Vec<String>,
 }
 
 pub(super) fn parse(files: Files<'_>, vrouters: &[Vrouter]) -> Services {

@@ -83,7 +83,9 @@ impl Planner<'_> {
         let total = sizes.fold(others, u64::saturating_add);
         let Some(memory) = numa.memory else { return };
         let percent = self.profile.limits.hugepage_percent;
-        let most = memory / 100 * u64::from(percent);
+        // Half of a node's memory is allowed where half may be: not rounded before it is multiplied.
+        let most = u128::from(memory) * u128::from(percent) / 100;
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
         if total <= most || largest == 0 {
             return;
         }

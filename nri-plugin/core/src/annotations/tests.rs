@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use super::{
     AnnotationError, CpusRequest, MAX_INTERFACES, NumaPolicy, RawInterface, Request, Scope,
-    SocketOwner, effective, is_opted_in, parse,
+    SocketOwner, VrouterMode, effective, is_opted_in, parse, placement, vrouter_mode,
 };
 use crate::cpuset::NodeId;
 
@@ -98,6 +98,24 @@ fn networks_become_interfaces() {
     assert_eq!(request.scope, Scope::Pod);
     assert_eq!((request.cpus, request.numa), (CpusRequest::Default, NumaPolicy::Preferred));
     assert!(request.hugepages.is_empty());
+}
+
+#[test]
+fn what_placement_reads_and_writes() {
+    let request = granted(&[("network.ringway.dev", "red"), ("placement.ringway.dev", "numa=3")]);
+    assert_eq!(request.promised, Some(NodeId(3)));
+    assert_eq!(placement(NodeId(3)), "numa=3");
+    // A hint that says nothing is as good as none.
+    let request = granted(&[("network.ringway.dev", "red"), ("placement.ringway.dev", "far away")]);
+    assert_eq!(request.promised, None);
+    let mode = |value: &str| {
+        let annotations = BTreeMap::from([("mode.ringway.dev/container.app".into(), value.into())]);
+        vrouter_mode(&annotations, "app").map_err(|error| error.to_string())
+    };
+    assert_eq!(mode("kernel"), Ok(Some(VrouterMode::Kernel)));
+    assert_eq!(mode("dpdk"), Ok(Some(VrouterMode::Dpdk)));
+    let told = "annotation mode.ringway.dev/container.app: \"fast\" must be dpdk or kernel";
+    assert_eq!(mode("fast"), Err(told.to_owned()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::annotations::{InterfaceRequest, Leased, SocketOwner};
 use crate::net::{AnyPrefix, Mac, Network, Network6};
 
-use super::{Interface, Ipv6, Node, PlanError, PodRecord};
+use super::{Interface, Ipv6, Node, PlanError};
 
 /// Addresses in use in one network.
 #[derive(Default)]
@@ -24,7 +24,8 @@ impl Node {
         networks: &[Network],
     ) -> Result<Vec<Interface>, PlanError> {
         let mut used: BTreeMap<&str, Used> = BTreeMap::new();
-        for network in networks {
+        let asked = |name: &str| requests.iter().any(|request| request.network == name);
+        for network in networks.iter().filter(|network| asked(&network.name)) {
             let entry = used.entry(&network.name).or_default();
             entry.addresses.extend(&network.used_addresses);
             entry.addresses.insert(network.gateway);
@@ -34,7 +35,8 @@ impl Node {
             }
             entry.macs.extend(network.used_macs.iter().chain(&network.gateway_mac));
         }
-        for (_, interface) in self.pods().flat_map(PodRecord::ports) {
+        let held = self.pods().flat_map(|pod| pod.slots.values().flatten());
+        for interface in held.filter(|interface| asked(&interface.network)) {
             let entry = used.entry(&interface.network).or_default();
             entry.addresses.insert(interface.ip);
             entry.addresses6.extend(interface.ipv6.map(|ipv6| ipv6.address));

@@ -91,14 +91,16 @@ impl Node {
                 (Some(vrouter), _) => only(vrouter),
                 (None, Some(home)) => only(home),
                 (None, None) => {
-                    Ok(self.ranked(limits).into_iter().map(|node| vec![node]).collect())
+                    Ok(self.ranked_for(ask, limits).into_iter().map(|node| vec![node]).collect())
                 }
             },
-            NumaPolicy::Off => Ok(vec![self.ranked(limits)]),
+            NumaPolicy::Off => Ok(vec![self.ranked_for(ask, limits)]),
             NumaPolicy::Preferred => {
                 let mut groups: Vec<Vec<NodeId>> = match home {
                     Some(home) => vec![vec![home]],
-                    None => self.ranked(limits).into_iter().map(|node| vec![node]).collect(),
+                    None => {
+                        self.ranked_for(ask, limits).into_iter().map(|node| vec![node]).collect()
+                    }
                 };
                 let first = groups.first().and_then(|group| group.first()).copied();
                 let near =
@@ -133,6 +135,13 @@ impl Node {
         nodes.sort_by_key(|node| {
             (!self.has_free_hugepages(*node, limits), distance(*node), pods(*node), *node)
         });
+        nodes
+    }
+
+    /// The same, with the node that placement has promised first.
+    fn ranked_for(&self, ask: &Ask<'_>, limits: &Limits) -> Vec<NodeId> {
+        let mut nodes = self.ranked(limits);
+        nodes.sort_by_key(|node| ask.request.promised != Some(*node));
         nodes
     }
 

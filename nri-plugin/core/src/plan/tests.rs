@@ -74,6 +74,7 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
         cpus: NonZeroU32::new(cpus).map_or(CpusRequest::Shared, CpusRequest::Exclusive),
         numa,
         hugepages: Vec::new(),
+        promised: None,
     }
 }
 
@@ -245,6 +246,20 @@ fn one_container_on_an_empty_machine() {
         let mut node = node_with(name, reserved, workers, vrouter);
         let allocation = allocate(&mut node, "a", "app", &request(cpus, numa)).map(|a| shown(&a));
         assert_eq!(allocation.as_deref(), Ok(expected), "{name} {cpus} {numa:?}");
+    }
+}
+
+#[test]
+fn the_node_that_placement_promised_comes_first() {
+    for numa in [NumaPolicy::Strict, NumaPolicy::Preferred, NumaPolicy::Off] {
+        for (promised, first) in [(Some(NodeId(2)), 2), (None, 0), (Some(NodeId(77)), 0)] {
+            let mut node = node_with("4-nodes", "", "", None);
+            let request = Request { promised, ..request(2, numa) };
+            let allocation = allocate(&mut node, "a", "app", &request).unwrap();
+            let at: BTreeSet<_> = allocation.cpus.set().iter().map(|cpu| cpu.0 / 4).collect();
+            let told = shown(&allocation);
+            assert_eq!(at, BTreeSet::from([first]), "{numa:?} {promised:?}: {told}");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args as ClapArgs, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkAction {
@@ -27,6 +27,7 @@ Examples:
   ringway networks add far --ipv4 10.69.0.0/24 --vni 7 --underlay red --local 10.66.0.9";
 
 #[derive(Debug, ClapArgs)]
+#[command(group(ArgGroup::new("tunnel").multiple(true).args(["vni", "label"])))]
 pub(crate) struct AddNetwork {
     /// Its name: lower case letters, digits and `-`, at most 63. What annotations say.
     pub(crate) name: String,
@@ -73,11 +74,14 @@ pub(crate) struct AddNetwork {
     /// Number of the network in VXLAN packets to and from other hosts.
     #[arg(long, requires = "underlay", requires = "local", value_parser = clap::value_parser!(u32).range(0..=0xff_ffff))]
     pub(crate) vni: Option<u32>,
+    /// Label of MPLS packets for the network from other hosts (MPLS over UDP).
+    #[arg(long, requires = "underlay", requires = "local", value_parser = clap::value_parser!(u32).range(16..=0xf_ffff))]
+    pub(crate) label: Option<u32>,
     /// The network that carries those packets.
-    #[arg(long, value_name = "NETWORK", requires = "vni")]
+    #[arg(long, value_name = "NETWORK", requires = "tunnel")]
     pub(crate) underlay: Option<String>,
     /// This end's address in that network, IPv4 or IPv6: its gateway's, or one that no pod has.
-    #[arg(long, value_name = "ADDRESS", requires = "vni")]
+    #[arg(long, value_name = "ADDRESS", requires = "tunnel")]
     pub(crate) local: Option<IpAddr>,
     /// The kernel's routing table that its routes come from, 254 (`main`) for external networks only.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]

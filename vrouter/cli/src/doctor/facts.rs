@@ -1,12 +1,14 @@
 //! What is there to be judged. Reads and runs, decides nothing; what cannot be read is absent.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vrouter_api::v1::Port;
 
+use crate::args::DoctorArgs;
 use crate::view;
 
 /// All that the judge looks at.
@@ -29,13 +31,25 @@ pub(super) struct Facts {
     pub kubelet_cpus: Option<String>,
     /// Process of the plugin that has the run directory.
     pub nri: Option<u32>,
-    /// Containers that run without their interfaces, as `namespace/pod/container: reason`.
-    pub unserved: Vec<String>,
+    /// The plugin says that no runtime has taken it in.
+    pub unregistered: bool,
+    /// Containers that run without their interfaces.
+    pub unserved: Vec<Unserved>,
     /// Names of the pods' directories below `run_dir`.
     pub pods: Vec<String>,
     pub vrouter: Option<Result<Served, String>>,
     /// Of the cgroups that ports name, those that are gone.
     pub dead_cgroups: BTreeSet<String>,
+}
+
+/// A container that runs without its interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unserved {
+    /// containerd's id.
+    pub id: String,
+    /// `namespace/pod/container`.
+    pub name: String,
+    pub reason: String,
 }
 
 /// A NUMA node.
@@ -79,8 +93,12 @@ pub(super) struct Containerd {
     pub version: Option<String>,
     /// What `containerd config dump` says.
     pub config: Option<String>,
-    /// Its socket is there.
+    /// Its socket.
+    pub socket: PathBuf,
+    /// That is there.
     pub runs: bool,
+    /// Why it could not be asked which containers run.
+    pub unasked: Option<String>,
     /// Its NRI socket is there.
     pub nri_socket: bool,
 }
@@ -95,10 +113,12 @@ pub(super) struct Served {
 
 impl Facts {
     /// `root` is `/`, but for tests; programs are run only there.
-    pub fn gather(root: &Path, run_dir: &Path, served: Result<Served, String>) -> Self {
+    pub fn gather(doctor: &DoctorArgs, served: Result<Served, String>) -> Self {
+        let root = &doctor.root;
         let at = |path: &str| root.join(path.trim_start_matches('/'));
         let cgroup = cgroup(root);
-        let run_dir = at(&run_dir.display().to_string());
+        let run_dir = at(&doctor.run_dir.display().to_string());
+        let status = status(&run_dir.join("nri-status.json"));
         let dead_cgroups = served.as_ref().map_or_else(
             |_| BTreeSet::new(),
             |served| {
@@ -114,7 +134,7 @@ impl Facts {
             iommu: !names(&at("/sys/class/iommu")).is_empty(),
             vfio: at("/sys/bus/pci/drivers/vfio-pci").exists(),
             cgroup,
-            containerd: containerd(root),
+            containerd: containerd(root, doctor.containerd_config.as_deref()),
             nri_plugins: names(&at("/opt/nri/plugins")),
             nri_unit: fs::symlink_metadata(at(
                 "/etc/systemd/system/multi-user.target.wants/ringway-nri.service",
@@ -122,7 +142,8 @@ impl Facts {
             .is_ok(),
             kubelet_cpus: kubelet_cpus(&at("/var/lib/kubelet/cpu_manager_state")),
             nri: holder(root, &run_dir.join("nri.lock")),
-            unserved: unserved(&run_dir.join("nri-status.json")),
+            unregistered: status.get("runtime").is_some_and(serde_json::Value::is_null),
+            unserved: unserved(&status),
             pods: names(&run_dir.join("pods")),
             vrouter: Some(served),
             dead_cgroups,
@@ -143,18 +164,21 @@ fn names(path: &Path) -> Vec<String> {
     names
 }
 
-/// What the plugin says in its status file (`unserved` in docs/operations.md); nothing if there is none.
-fn unserved(path: &Path) -> Vec<String> {
-    let status = text(path).and_then(|text| serde_json::from_str(&text).ok());
-    let status: serde_json::Value = status.unwrap_or_default();
+/// What the plugin says in its status file; null if there is none.
+fn status(path: &Path) -> serde_json::Value {
+    text(path).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// Containers without their interfaces, as the status names them (`unserved` in docs/operations.md).
+fn unserved(status: &serde_json::Value) -> Vec<Unserved> {
     let word = |entry: &serde_json::Value, key: &str| {
         entry.get(key).and_then(serde_json::Value::as_str).unwrap_or("?").to_owned()
     };
     let list = status.get("unserved").and_then(serde_json::Value::as_array);
     let shown = |entry: &serde_json::Value| {
-        let [namespace, pod, container, reason] =
-            ["namespace", "pod", "container", "reason"].map(|key| word(entry, key));
-        format!("{namespace}/{pod}/{container}: {reason}")
+        let [id, namespace, pod, container, reason] =
+            ["id", "namespace", "pod", "container", "reason"].map(|key| word(entry, key));
+        Unserved { id, name: format!("{namespace}/{pod}/{container}"), reason }
     };
     list.into_iter().flatten().map(shown).collect()
 }
@@ -230,19 +254,49 @@ fn cgroup_exists(root: &Path, path: &str) -> bool {
     base.join(path).is_dir() || names(&base).iter().any(|name| base.join(name).join(path).is_dir())
 }
 
-fn containerd(root: &Path) -> Containerd {
-    let run = |arguments: &[&str]| -> Option<String> {
+fn containerd(root: &Path, file: Option<&Path>) -> Containerd {
+    let run = |arguments: &[&OsStr]| -> Option<String> {
         // Of another root nothing is run.
         (root == Path::new("/")).then_some(())?;
         let output = Command::new("containerd").args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    Containerd {
-        version: run(&["--version"]).map(|text| text.trim().to_owned()),
-        config: run(&["config", "dump"]),
-        runs: root.join("run/containerd/containerd.sock").exists(),
-        nri_socket: root.join("var/run/nri/nri.sock").exists(),
+    let mut dump: Vec<&OsStr> = Vec::new();
+    if let Some(file) = file {
+        dump.extend(["--config".as_ref(), file.as_os_str()]);
     }
+    dump.extend::<[&OsStr; 2]>(["config".as_ref(), "dump".as_ref()]);
+    let config = run(&dump);
+    let socket = |section: &str, key: &str, usual: &str| {
+        let said = config.as_deref().and_then(|config| containerd_key(config, section, key));
+        let said = said.map(|text| text.trim_matches(['\'', '"'])).filter(|text| !text.is_empty());
+        root.join(said.unwrap_or(usual).trim_start_matches('/'))
+    };
+    let own = socket("[grpc]", "address", "/run/containerd/containerd.sock");
+    Containerd {
+        version: run(&["--version".as_ref()]).map(|text| text.trim().to_owned()),
+        runs: own.exists(),
+        socket: own,
+        unasked: None,
+        nri_socket: socket(NRI, "socket_path", "/var/run/nri/nri.sock").exists(),
+        config,
+    }
+}
+
+/// The name of containerd's section about NRI.
+pub(super) const NRI: &str = "io.containerd.nri.v1.nri";
+
+/// A key of one of containerd's sections, as `containerd config dump` writes it: the sections in order, one key a line.
+pub(super) fn containerd_key<'a>(config: &'a str, section: &str, key: &str) -> Option<&'a str> {
+    let lines = config
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| !(line.starts_with('[') && line.contains(section)));
+    let mut pairs = lines
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split_once('='));
+    pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
 }
 
 fn kubelet_cpus(path: &Path) -> Option<String> {

@@ -1,8 +1,9 @@
 //! What the facts mean. Pure.
 
-use vrouter_api::v1::PortState;
+use nri_plugin_api::is_ours_alone;
+use vrouter_api::v1::{PortSpec, PortState};
 
-use super::facts::{Facts, Nic, Served};
+use super::facts::{Facts, NRI, Nic, Served, Unserved, containerd_key};
 use super::{Finding, Status};
 
 /// Every check, in the order in which an operator would look.
@@ -210,17 +211,24 @@ fn runtime(facts: &Facts) -> Vec<Finding> {
 fn nri(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(config) = &facts.containerd.config {
-        if nri_key(config, "disable") == Some("true") {
+        if containerd_key(config, NRI, "disable") == Some("true") {
             let what = "NRI is switched off in containerd: no pod gets an interface";
             let remedy = "see /usr/share/ringway/ringway-1.7.toml (or -2.x), put it into /etc/containerd/conf.d and restart containerd";
             findings.push(finding("nri", Status::Failure, what).remedy(remedy));
         } else if facts.containerd.runs && !facts.containerd.nri_socket {
-            let what = "NRI is on, but its socket /var/run/nri/nri.sock is not there";
+            let what = "NRI is on, but its socket is not there";
             let remedy = "set disable_connections = false and socket_path, or have containerd start the plugin";
             findings.push(finding("nri", Status::Warning, what).remedy(remedy));
         }
     }
     match (facts.nri, facts.containerd.runs) {
+        (Some(pid), true) if facts.unregistered => {
+            let what = format!(
+                "ringway-nri runs (process {pid}), and containerd has not taken it in: opted-in pods start without their interfaces"
+            );
+            let remedy = "see the log of ringway-nri; `nri_socket` in nri.toml and `socket_path` in containerd's section io.containerd.nri.v1.nri must be the same, and NRI on";
+            findings.push(finding("nri", Status::Failure, what).remedy(remedy));
+        }
         (Some(pid), _) => {
             findings.push(finding("nri", Status::Ok, format!("ringway-nri runs (process {pid})")))
         }
@@ -237,24 +245,33 @@ fn nri(facts: &Facts) -> Vec<Finding> {
             "ringway-nri does not run, nor does containerd",
         )),
     }
-    findings.extend(facts.unserved.iter().map(|container| {
-        let remedy = "create the pod again; to have such containers refused, see required_plugins in /usr/share/ringway/ringway-2.x.toml";
-        finding("nri", Status::Failure, container.clone()).remedy(remedy)
+    findings.extend(facts.unserved.iter().map(|Unserved { name, reason, .. }| {
+        let remedy = "create the pod again, or `ringway doctor --repair`, which ends the container so that kubelet starts it again; to have such containers refused, see required_plugins in /usr/share/ringway/ringway-2.x.toml";
+        finding("nri", Status::Failure, format!("{name}: {reason}")).remedy(remedy)
     }));
+    if let Some(why) = &facts.containerd.unasked {
+        let what = format!("containerd cannot be asked whether these containers still run: {why}");
+        findings.push(
+            finding("nri", Status::Warning, what).remedy("run as root, with containerd running"),
+        );
+    }
     findings
 }
 
-/// A key of containerd's NRI section, as `containerd config dump` writes it.
-fn nri_key<'a>(config: &'a str, key: &str) -> Option<&'a str> {
-    let section = config
-        .lines()
-        .map(str::trim)
-        .skip_while(|line| !(line.starts_with('[') && line.contains("io.containerd.nri.v1.nri")));
-    let mut pairs = section
-        .skip(1)
-        .take_while(|line| !line.starts_with('['))
-        .filter_map(|line| line.split_once('='));
-    pairs.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
+/// Ports that were a pod's, of containers that are gone, and of which no record is left: nobody will ever use them.
+pub(super) fn leaked(facts: &Facts) -> Vec<&str> {
+    let Some(served) = served(facts) else { return Vec::new() };
+    let gone = |path: &String| facts.dead_cgroups.contains(path);
+    let leaked = |spec: &&PortSpec| {
+        let sandbox = spec.id.split('/').next().unwrap_or_default();
+        let ours = is_ours_alone(sandbox)
+            || (sandbox.len() == 64 && sandbox.bytes().all(|it| it.is_ascii_hexdigit()));
+        ours && !spec.peer_cgroups.is_empty()
+            && spec.peer_cgroups.iter().all(gone)
+            && !facts.pods.iter().any(|pod| pod == sandbox)
+    };
+    let specs = served.ports.iter().filter_map(|port| port.spec.as_ref());
+    specs.filter(leaked).map(|spec| spec.id.as_str()).collect()
 }
 
 fn plugins(facts: &Facts) -> Vec<Finding> {
@@ -388,7 +405,7 @@ fn ports(facts: &Facts) -> Vec<Finding> {
 /// What nobody uses any more.
 fn leaks(facts: &Facts) -> Vec<Finding> {
     let Some(served) = served(facts) else { return Vec::new() };
-    const MEND: &str = "systemctl restart ringway-nri: at its start the plugin mends what differs";
+    const MEND: &str = "systemctl restart ringway-nri: at its start the plugin mends what differs; `ringway doctor --repair` deletes ports of pods that are gone";
     let mut findings = Vec::new();
     let specs = || served.ports.iter().filter_map(|port| port.spec.as_ref());
     for spec in specs() {

@@ -7,6 +7,7 @@ use vrouter_api::v1::{Port, PortSpec, PortState};
 use super::facts::{Facts, Served};
 use super::judge::judge;
 use super::{Finding, Status, text};
+use crate::args::DoctorArgs;
 use crate::view::{Info, Worker};
 
 /// A root directory with these files; a path that ends in `/` is a directory.
@@ -47,7 +48,13 @@ fn port(id: &str, cgroup: &str, state: PortState) -> Port {
 }
 
 fn look(root: &Path, served: Result<Served, String>) -> Vec<Finding> {
-    judge(&Facts::gather(root, Path::new("/run/ringway"), served))
+    let doctor = DoctorArgs {
+        run_dir: "/run/ringway".into(),
+        repair: false,
+        containerd_config: None,
+        root: root.to_owned(),
+    };
+    judge(&Facts::gather(&doctor, served))
 }
 
 /// The findings of one check, as status and text.
@@ -165,6 +172,28 @@ fn containers_without_their_interfaces_are_failures() {
     for status in [r#"{"version": 1, "pods": 1, "unserved": []}"#, "{", ""] {
         let findings = look(machine(status).path(), served(Vec::new()));
         assert_eq!(of(&findings, "nri").len(), 1, "{status}");
+    }
+}
+
+#[test]
+fn a_plugin_that_no_runtime_has_taken_in_does_not_count() {
+    let look = |status, socket: &'static [(&str, &str)]| {
+        let files = [CPU, V2, ("run/ringway/nri.lock", "77\n"), ("proc/77/comm", "ringway-nri\n")];
+        let status = [("run/ringway/nri-status.json", status)];
+        look(machine(&[&files[..], &status, socket].concat()).path(), served(Vec::new()))
+    };
+    const RUNS: &[(&str, &str)] = &[("run/containerd/containerd.sock", "")];
+    let left = look(r#"{"version": 1, "runtime": null, "unserved": []}"#, RUNS);
+    assert_eq!(of(&left, "nri")[0].0, Status::Failure);
+    for (status, socket) in [
+        // Without containerd there is nobody to take it in.
+        (r#"{"version": 1, "runtime": null, "unserved": []}"#, &[][..]),
+        (r#"{"version": 1, "runtime": "containerd v2.1.9", "unserved": []}"#, RUNS),
+        // As an older plugin writes it.
+        (r#"{"version": 1, "unserved": []}"#, RUNS),
+    ] {
+        let found = look(status, socket);
+        assert_eq!(of(&found, "nri"), [(Status::Ok, "ringway-nri runs (process 77)")], "{status}");
     }
 }
 

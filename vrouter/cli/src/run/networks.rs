@@ -37,10 +37,13 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
         mode: mode.into(),
         flood_limit,
         policer: (policer != v1::Policer::default()).then_some(policer),
-        tunnel: network.vni.map(|vni| v1::Tunnel {
-            vni,
+        tunnel: (network.vni.is_some() || network.label.is_some()).then(|| v1::Tunnel {
+            vni: network.vni.unwrap_or(0),
+            no_vni: network.vni.is_none(),
+            label: network.label.unwrap_or(0),
             underlay: network.underlay.clone().unwrap_or_default(),
             local: network.local.map(|local| local.to_string()).unwrap_or_default(),
+            gateways: false,
         }),
         kernel_table: network.kernel_table.unwrap_or(0),
         kernel_vrf: network.kernel_vrf.clone().unwrap_or_default(),
@@ -97,6 +100,9 @@ mod tests {
         let expected = v1::KernelPort { name: "red0".into(), mtu: 1400, ..Default::default() };
         assert_eq!(port.kernel_port, Some(expected));
         let (underlay, local) = ("blue".into(), "fd00:1::9".into());
-        assert_eq!(full.tunnel, Some(v1::Tunnel { vni: 7, underlay, local }));
+        let both = v1::Tunnel { vni: 7, underlay, local, ..v1::Tunnel::default() };
+        assert_eq!(full.tunnel, Some(both.clone()));
+        let mpls = add("red --ipv4 10.66.0.0/24 --label 99 --underlay blue --local fd00:1::9");
+        assert_eq!(mpls.tunnel, Some(v1::Tunnel { vni: 0, label: 99, no_vni: true, ..both }));
     }
 }

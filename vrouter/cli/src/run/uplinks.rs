@@ -8,6 +8,7 @@ use super::{Deleted, show};
 use crate::args::{AddUplink, Driver, UplinkAction};
 use crate::call::Vrouter;
 use crate::failure::Failure;
+use crate::nics;
 use crate::text;
 use crate::view::uplinks::{Uplink, uplinks};
 
@@ -31,6 +32,21 @@ pub(super) async fn run(
             let deleted = Deleted { deleted: name.clone() };
             show(out, json, &deleted, |_| format!("uplink {name} is gone\n"))
         }
+        Some(about_machine) => run_on_machine(about_machine, json, out),
+    }
+}
+
+/// What needs no vRouter.
+pub(super) fn run_on_machine(
+    action: &UplinkAction,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    match action {
+        UplinkAction::Devices(devices) => nics::devices(devices, json, out),
+        UplinkAction::Bind(bind) => nics::bind(bind, json, out),
+        UplinkAction::Unbind(unbind) => nics::unbind(unbind, json, out),
+        UplinkAction::List | UplinkAction::Add(_) | UplinkAction::Delete { .. } => Ok(()),
     }
 }
 

@@ -49,7 +49,7 @@ fn networks_table() {
         ..network.clone()
     };
     let (vni, underlay, local) = (7, "red".into(), "10.66.0.9".into());
-    let tunnel = Some(v1::Tunnel { vni, underlay, local });
+    let tunnel = Some(v1::Tunnel { vni, underlay, local, ..v1::Tunnel::default() });
     let far = v1::Network { name: "far".into(), tunnel, ..network.clone() };
     let (name, reason) = ("red0".into(), "gone".into());
     let kernel_port = Some(v1::KernelPort { name, reason, ..Default::default() });

@@ -52,7 +52,8 @@ impl From<v1::KernelPort> for KernelPort {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Tunnel {
-    pub(crate) vni: u32,
+    pub(crate) vni: Option<u32>,
+    pub(crate) label: Option<u32>,
     pub(crate) underlay: String,
     pub(crate) local: String,
 }
@@ -118,10 +119,11 @@ impl From<v1::Network> for Network {
             kernel_table: (network.kernel_table != 0).then_some(network.kernel_table),
             kernel_vrf: filled(network.kernel_vrf),
             kernel_port: network.kernel_port.map(KernelPort::from),
-            tunnel: network.tunnel.map(|v1::Tunnel { vni, underlay, local }| Tunnel {
-                vni,
-                underlay,
-                local,
+            tunnel: network.tunnel.map(|tunnel| Tunnel {
+                vni: (!tunnel.no_vni).then_some(tunnel.vni),
+                label: (tunnel.label != 0).then_some(tunnel.label),
+                underlay: tunnel.underlay,
+                local: tunnel.local,
             }),
         }
     }

@@ -14,6 +14,14 @@ struct SlowFib {
 }
 
 impl SlowFib {
+    fn entry_of(&self, address: Ipv4Addr) -> Option<(Ipv4Prefix, bool)> {
+        (0..=32).rev().find_map(|length| {
+            let prefix = Ipv4Prefix::containing(address, length);
+            let own = self.own.contains_key(&prefix);
+            (own || self.fixed.contains_key(&prefix)).then_some((prefix, own))
+        })
+    }
+
     fn lookup(&self, address: Ipv4Addr) -> Option<HopIndex> {
         (0..=32).rev().find_map(|length| {
             let prefix = Ipv4Prefix::containing(address, length);
@@ -111,6 +119,7 @@ fn agrees_with_the_slow_match_through_any_changes() {
         }
         for &address in &edges {
             assert_eq!(lookup(&fast, default, address), slow.lookup(address), "{address}");
+            assert_eq!(fast.entry_of(address), slow.entry_of(address), "{address}");
         }
         // What workers still use does not change under them.
         let look = |address: &Ipv4Addr| lookup(&before, before_default, *address);

@@ -157,7 +157,7 @@ fn flow(packet: &Packet) -> u16 {
 
 /// The flow a packet belongs to, for choosing one of several ways.
 #[inline]
-pub(super) fn path(packet: &Packet) -> u32 {
+pub(crate) fn path(packet: &Packet) -> u32 {
     of_head(packet, flow::hash)
 }
 

@@ -6,6 +6,7 @@
 mod bridge;
 mod checksums;
 mod edges;
+mod explain;
 mod reference;
 mod tunnel;
 mod uplink;
@@ -465,6 +466,7 @@ fn check(policy: &Policy, tables: &Tables, routes: &[(IpPrefix, RouteTarget)], r
                 panic!("frame {frame:02x?}\n got {got:02x?}\n not {sent:02x?}");
             }
             assert_eq!(after.header[visible..], before[i].header[visible..]);
+            explain::check(tables, port.index, &before[i], after);
             tunnel::count(&verdict);
             targets.push(match verdict {
                 Verdict::Forward(to) | Verdict::Encapsulate(to) | Verdict::Decapsulate(to) => {

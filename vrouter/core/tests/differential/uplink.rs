@@ -404,6 +404,7 @@ fn check(reference: &Reference<'_>, tables: &Tables, recipes: &[Recipe]) {
         let outcome = process(tables, now, port.index, &mut batch, &mut limits);
         for (i, (frame, segment)) in frames.iter().enumerate() {
             let after = &batch[i];
+            crate::explain::check(tables, port.index, &before[i], after);
             let visible = usize::from(before[i].header_len);
             let start = after.removed();
             let end = start + usize::try_from(after.frame_len).unwrap();

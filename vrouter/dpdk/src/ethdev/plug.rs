@@ -34,14 +34,30 @@ pub struct Plug {
 pub(super) struct Plugged {
     bus: CString,
     name: CString,
+    /// Its number, if it is watched for somebody who wants it back.
+    watched: Option<u16>,
 }
 
 /// DPDK's lists of devices are not made for two threads that change them.
 static CHANGING: Mutex<()> = Mutex::new(());
 
 impl Plugged {
+    /// Has it seen, from now on, when somebody wants the device back. What can't be watched is not seen to go: its link is.
+    pub(super) fn watch(mut self, port: u16) -> Self {
+        if self.bus.as_bytes() == b"pci" {
+            // SAFETY: the number of an open device, and a C string, which DPDK copies.
+            let status = unsafe { sys::ringway_ethdev_watch(port, self.name.as_ptr()) };
+            self.watched = (status == 0).then_some(port);
+        }
+        self
+    }
+
     /// Takes the device away. The last act of whoever had opened it.
     pub(super) fn remove(self) {
+        if let Some(port) = self.watched {
+            // SAFETY: the number it was watched by, and a C string.
+            unsafe { sys::ringway_ethdev_unwatch(port, self.name.as_ptr()) };
+        }
         let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         // A device that can't be taken away stays without a user, and its name with it: nothing to be done here.
         // SAFETY: two C strings; the environment is up, for the device holds it. Nobody uses the device any more.
@@ -50,7 +66,8 @@ impl Plugged {
 }
 
 impl Ethdev {
-    /// Makes a device and takes it. It is gone when this and all its queues are.
+    /// Makes a device and takes it. It is gone when this and all its queues are: a NIC is its driver's in the kernel again, and
+    /// can be taken out, or given to another process. A NIC that DPDK has found when it started is taken as it is.
     ///
     /// What can't be made can take a while to fail, and DPDK's log says why.
     ///
@@ -68,6 +85,13 @@ impl Ethdev {
             Bus::Pci => "pci",
         };
         let (bus, name, arguments) = (text(bus)?, text(&plug.name)?, text(&plug.arguments)?);
+        let plugged = || Plugged { bus: bus.clone(), name: name.clone(), watched: None };
+        if plug.bus == Bus::Pci {
+            match Self::take(eal, &plug.name, Some(plugged())) {
+                Err(EthdevError::Unknown { .. }) => {}
+                taken => return taken,
+            }
+        }
         let status = {
             let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: `eal` proves that the environment is up; three C strings, which DPDK copies.
@@ -76,11 +100,10 @@ impl Ethdev {
         if status != 0 {
             return Err(not_made(Errno::from_raw(status.wrapping_neg())));
         }
-        let again = Plugged { bus: bus.clone(), name: name.clone() };
-        let opened = Self::take(eal, &plug.name, Some(Plugged { bus, name }));
+        let opened = Self::take(eal, &plug.name, Some(plugged()));
         if let Err(EthdevError::Unknown { .. }) = &opened {
             // Made, but no Ethernet device.
-            again.remove();
+            plugged().remove();
         }
         opened
     }

@@ -3,9 +3,11 @@
 use std::os::fd::{BorrowedFd, RawFd};
 use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vrouter_dpdk_sys as sys;
 
 use super::Device;
+use super::offload::Offloads;
 use crate::mbuf::{MbufBatch, WrongPool};
 use crate::pool::Pool;
 
@@ -16,6 +18,8 @@ pub struct RxQueue {
     queue: u16,
     /// Of the driver's, negative: none. Asked for once: DPDK logs an error where there is none.
     interrupt: RawFd,
+    /// That descriptor is the packets' own, and readable while there are some.
+    is_source: bool,
     pool: Pool,
     /// After `pool`, though either order is sound: the device holds a handle to it, too.
     _keep: Arc<Device>,
@@ -28,8 +32,12 @@ pub struct TxQueue {
     queue: u16,
     /// Pools that were seen here, and are therefore kept by the device. Few: a look-up per burst.
     seen: Vec<Pool>,
+    offloads: Offloads,
     keep: Arc<Device>,
 }
+
+/// Drivers whose descriptors of receive queues are those that packets are read from.
+const SOURCES: [&str; 1] = ["net_tap"];
 
 impl RxQueue {
     pub(super) fn new(
@@ -38,13 +46,15 @@ impl RxQueue {
         queue: u16,
         pool: Pool,
         interrupts: bool,
+        driver: &str,
     ) -> Self {
         let mut interrupt = -1;
         if interrupts {
             // SAFETY: a started device and one of its queues.
             interrupt = unsafe { sys::rte_eth_dev_rx_intr_ctl_q_get_fd(device, queue) };
         }
-        Self { device, queue, interrupt, pool, _keep: keep }
+        let is_source = SOURCES.contains(&driver);
+        Self { device, queue, interrupt, is_source, pool, _keep: keep }
     }
 
     /// The descriptor that becomes readable when packets arrive, if the driver has one and the device was started with
@@ -67,6 +77,17 @@ impl RxQueue {
             // SAFETY: as above.
             unsafe { sys::rte_eth_dev_rx_intr_disable(self.device, self.queue) == 0 }
         }
+    }
+
+    /// Whether packets may be there although [`RxQueue::receive`] has just found none. DPDK's driver of TAPs looks for some
+    /// only after the process has handled a signal of the kernel's, on whatever thread, and [`RxQueue::interrupt`] told of
+    /// them before that.
+    pub fn may_have_more(&self) -> bool {
+        let Some(descriptor) = self.interrupt().filter(|_| self.is_source) else { return false };
+        let mut looked_at = [PollFd::new(descriptor, PollFlags::POLLIN)];
+        let readable = |fd: &PollFd<'_>| fd.revents() == Some(PollFlags::POLLIN);
+        poll(&mut looked_at, PollTimeout::ZERO).is_ok_and(|n| n > 0)
+            && looked_at.iter().all(readable)
     }
 
     /// An empty batch for packets from this queue.
@@ -98,8 +119,26 @@ impl RxQueue {
 }
 
 impl TxQueue {
-    pub(super) fn new(keep: Arc<Device>, device: u16, queue: u16) -> Self {
-        Self { device, queue, seen: Vec::new(), keep }
+    pub(super) fn new(keep: Arc<Device>, device: u16, queue: u16, offloads: Offloads) -> Self {
+        Self { device, queue, seen: Vec::new(), offloads, keep }
+    }
+
+    /// What packets sent here may leave to the device.
+    #[inline]
+    pub fn offloads(&self) -> &Offloads {
+        &self.offloads
+    }
+
+    /// Has the driver look at packets that leave work to the device ([`crate::Chain::leave`]), as it must before they are sent.
+    /// Those that it can't do that for are taken out; returns their number and bytes.
+    pub fn prepare(&mut self, batch: &mut MbufBatch) -> (u64, u64) {
+        let (device, queue) = (self.device, self.queue);
+        let check = |mbufs, count| {
+            // SAFETY: as for `send`: the queue is started and ours alone, and there are `count` live buffers at `mbufs`.
+            unsafe { sys::ringway_ethdev_tx_prepare(device, queue, mbufs, count) }
+        };
+        // SAFETY: drivers look at the packets and write their headers; none is taken or freed.
+        unsafe { batch.sift(check) }
     }
 
     /// Sends packets from the front of `batch`, as many as the queue takes, and returns how many. The others stay

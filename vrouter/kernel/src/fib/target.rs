@@ -83,6 +83,9 @@ pub struct Tunnel {
     pub vni: u32,
     /// This end's address.
     pub local: IpAddr,
+    /// A router behind an uplink that a route of the network names is the other end of this tunnel. That is what a
+    /// routing protocol says that knows nothing of tunnels.
+    pub gateways: bool,
 }
 
 /// What has to be known of a network to mirror the kernel's routes into it.

@@ -306,7 +306,9 @@ fn route(body: &[u8]) -> Result<Option<Route>, DecodeError> {
         return Ok(None);
     };
     let Some(flags) = u32_at(body, 8) else { return Ok(None) };
-    if flags & RTM_F_CLONED != 0 || !matches!(family, AF_INET | AF_INET6) {
+    // Those that announce pods lead nowhere; where the pods are, the vRouter knows.
+    let announces = protocol == crate::announce::PROTOCOL;
+    if flags & RTM_F_CLONED != 0 || !matches!(family, AF_INET | AF_INET6) || announces {
         return Ok(None);
     }
     let v6 = family == AF_INET6;

@@ -1,7 +1,7 @@
 //! All that is not a route: links, addresses, neighbours, nexthop objects, rules.
 
 use super::event::{Encap, Hop, Link, LinkKind, Object, Remote, Rule, Via};
-use super::{Mac, NetworkSpec, Source, Target};
+use super::{Mac, NetworkSpec, Source, Target, Tunnel};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -230,7 +230,14 @@ impl World {
         let mac = next.and_then(|next| self.neighbours.get(&(next, hop.link))).copied();
         match &hop.encap {
             Encap::None if self.uplinks.contains(&link.name) => {
-                Some(Target::Link { uplink: hop.link, mac: mac? })
+                let end = hop.gateway.filter(|gateway| {
+                    let same = |it: Tunnel| it.gateways && it.local.is_ipv4() == gateway.is_ipv4();
+                    spec.tunnel.is_some_and(same)
+                });
+                match end {
+                    Some(remote) => Some(Target::Vxlan { remote, mac: None }),
+                    None => Some(Target::Link { uplink: hop.link, mac: mac? }),
+                }
             }
             Encap::None => self.behind_vxlan(spec, link, mac?),
             Encap::Ip { id, remote, local } => {

@@ -7,7 +7,7 @@ use vrouter_kernel::fib::reader::Config;
 use vrouter_kernel::fib::{NetworkSpec, Source, Target, Tunnel};
 
 fn config() -> Config {
-    let tunnel = Tunnel { vni: 5000, local: IpAddr::from([10, 0, 0, 1]) };
+    let tunnel = Tunnel { vni: 5000, local: IpAddr::from([10, 0, 0, 1]), gateways: false };
     let red = NetworkSpec { source: Source::Table(100), tunnel: Some(tunnel), device: None };
     let mut config = main_config();
     config.networks.insert("red".to_owned(), red);
@@ -63,6 +63,43 @@ pub fn encapsulations() -> Result<()> {
     ip("link set vx down")?;
     watch.expect("red", "10.8.0.0/16", None)?;
     watch.expect("red", "10.1.0.0/16", None)
+}
+
+/// Routes of a protocol that knows nothing of tunnels: its routers are the other ends.
+pub fn gateways() -> Result<()> {
+    uplink("u0", "10.0.0.1/24")?;
+    ip("link add other type veth peer name other-far")?;
+    ip("link set other up")?;
+    ip("addr add 10.9.0.1/24 dev other")?;
+    ip("addr add 2001:db8::1/64 dev u0 nodad")?;
+    let mut config = config();
+    for spec in config.networks.values_mut() {
+        spec.tunnel = spec.tunnel.map(|tunnel| Tunnel { gateways: true, ..tunnel });
+    }
+    let mut watch = Watch::start(config)?;
+    let end = |last: u8| Target::Vxlan { remote: IpAddr::from([10, 0, 0, last]), mac: None };
+    // Whether the neighbour is known makes no difference.
+    ip("route add 10.1.0.0/16 via 10.0.0.2 dev u0 table 100")?;
+    watch.expect("red", "10.1.0.0/16", Some(end(2)))?;
+    ip("neigh add 10.0.0.2 lladdr 02:00:00:00:00:01 dev u0 nud permanent")?;
+    watch.expect("red", "10.1.0.0/16", Some(end(2)))?;
+    ip(
+        "route replace 10.1.0.0/16 table 100 nexthop via 10.0.0.2 dev u0 nexthop via 10.0.0.3 dev u0 weight 2",
+    )?;
+    watch.expect("red", "10.1.0.0/16", Some(multipath(vec![(end(2), 1), (end(3), 2)])))?;
+    ip("nexthop add id 9 via 10.0.0.4 dev u0")?;
+    ip("route replace 10.1.0.0/16 nhid 9 table 100")?;
+    watch.expect("red", "10.1.0.0/16", Some(end(4)))?;
+    // No router, none behind an uplink, and one of the other family.
+    ip("route add 10.2.0.0/16 dev u0 table 100")?;
+    watch.expect("red", "10.2.0.0/16", Some(Target::Kernel))?;
+    ip("route add 10.3.0.0/16 via 10.9.0.2 dev other table 100")?;
+    watch.expect("red", "10.3.0.0/16", Some(Target::Kernel))?;
+    ip("route add 2001:db8:1::/48 via 2001:db8::2 dev u0 table 100")?;
+    watch.expect("red", "2001:db8:1::/48", Some(Target::Kernel))?;
+    // The node's own network goes there itself.
+    ip("route add 10.4.0.0/16 via 10.0.0.2 dev u0")?;
+    watch.expect("main", "10.4.0.0/16", Some(link("u0", 1)?))
 }
 
 /// As FRR's zebra leaves routes of type 5 in the kernel: a bridge for the VRF with the VXLAN device of its VNI as port.

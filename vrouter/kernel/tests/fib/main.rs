@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::expect_used, reason = "a test fails by panicking, its helpers included")]
 
+mod announce;
 mod bed;
 mod evpn;
 mod full;
 mod kernelport;
 mod overrun;
 mod routes;
+mod vrf;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -16,7 +18,19 @@ use std::process::ExitCode;
 
 type Test = fn() -> Result<()>;
 
-const TESTS: [(&str, Test); 16] = [
+/// Name, what `ip link add` is to make, and the test.
+type DeviceTest = (&'static str, &'static str, fn(&str) -> Result<()>);
+
+/// Tests of what not every kernel has.
+const DEVICES: [DeviceTest; 5] = [
+    ("vrf_devices", "vrf table 100", |_| vrf::devices()),
+    ("gre", "gre local 10.0.0.1 remote 10.0.0.2", vrf::tunnel),
+    ("ipip", "ipip local 10.0.0.1 remote 10.0.0.2", vrf::tunnel),
+    ("wireguard", "wireguard", vrf::tunnel),
+    ("xfrm", "xfrm dev lo if_id 7", vrf::tunnel),
+];
+
+const TESTS: [(&str, Test); 19] = [
     ("routes_come_and_go", routes::come_and_go),
     ("routes_of_one_prefix", routes::of_one_prefix),
     ("kinds", routes::kinds),
@@ -28,6 +42,9 @@ const TESTS: [(&str, Test); 16] = [
     ("tables_of_networks", routes::tables),
     ("encapsulations", evpn::encapsulations),
     ("evpn", evpn::evpn),
+    ("gateways_are_ends_of_tunnels", evpn::gateways),
+    ("pods_are_announced", announce::come_and_go),
+    ("many_pods_are_announced", announce::many),
     ("overrun", overrun::floods),
     ("a_kernel_port_is_kept", kernelport::kept),
     ("what_a_killed_one_leaves_is_swept", kernelport::swept),
@@ -40,14 +57,23 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(1);
     let unfit =
         (!nix::unistd::geteuid().is_root()).then_some("needs root to make network namespaces");
-    if let (Some(reason), false) = (unfit, arguments.list) {
-        TESTS.iter().for_each(|(name, _)| println!("SKIP {name}: {reason}"));
-        println!("SKIP: {} tests cannot run on this machine", TESTS.len());
+    let unfit = unfit.map(str::to_owned);
+    let mut trials = Vec::new();
+    let mut add =
+        |name: &str, unfit: Option<String>, test: Box<dyn FnOnce() -> Result<()> + Send>| {
+            if let (Some(reason), false) = (&unfit, arguments.list) {
+                println!("SKIP {name}: {reason}");
+            }
+            let test =
+                move || bed::in_namespace(test).map_err(|error| Failed::from(format!("{error:#}")));
+            trials.push(Trial::test(name, test).with_ignored_flag(unfit.is_some()));
+        };
+    for (name, test) in TESTS {
+        add(name, unfit.clone(), Box::new(test));
     }
-    let trials = TESTS.map(|(name, test)| {
-        let test =
-            move || bed::in_namespace(test).map_err(|error| Failed::from(format!("{error:#}")));
-        Trial::test(name, test).with_ignored_flag(unfit.is_some())
-    });
-    libtest_mimic::run(&arguments, trials.into()).exit_code()
+    for (name, device, test) in DEVICES {
+        let unfit = unfit.clone().or_else(|| vrf::lacks(device));
+        add(name, unfit, Box::new(move || test(device)));
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

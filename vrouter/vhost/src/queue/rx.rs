@@ -96,6 +96,12 @@ impl<'q> RxLease<'q> {
         active.ring.look_ahead();
     }
 
+    /// Whether the pod may be told that a frame's checksum is right (virtio 1.2, 5.1.6.4.1): only one that has agreed to
+    /// checksums being left to it.
+    pub fn takes_word(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.format.offloads.checksum)
+    }
+
     /// Delivers frames of a plain burst as [`Self::forward`] does, until one needs more than one plain buffer; returns how
     /// many.
     #[inline(always)]

@@ -553,3 +553,61 @@ fn a_head_of_another_length_goes_in_front_of_the_rest() {
     let got = receiver.read(at[0], 12 + 70 + 60 + 339);
     assert_eq!(got[12..], [&longer, &head, &frame[60..399]].concat());
 }
+
+#[test]
+fn a_body_is_read_from_anywhere() {
+    for cuts in [vec![], vec![30], vec![12, 40, 41, 100]] {
+        let mut a = Driver::new(64);
+        let tx = start(&a, Direction::FromGuest, PLAIN, None);
+        let sent = frame(200);
+        send(&mut a, 0, &sent, &cuts);
+        let mut burst = TxBurst::new();
+        let mut from = tx.lease_tx(&mut burst).unwrap();
+        from.fetch();
+        for skip in [0, 1, 18, 28, 29, 88, 149, 150, 199] {
+            let body = from.body(0, 1).first(150).skip(skip);
+            let mut got = vec![0; 200];
+            assert_eq!(body.read(&mut got), 150_usize.saturating_sub(skip), "{cuts:?} {skip}");
+            assert_eq!(got[..body.len()], sent[1..][..150][skip.min(150)..], "{cuts:?} {skip}");
+        }
+    }
+}
+
+#[test]
+fn a_receiver_is_told_that_a_checksum_is_right_if_it_listens() {
+    for (format, listens) in [(PLAIN, false), (CHECKSUM, true)] {
+        let mut b = Driver::new(64);
+        let rx = start(&b, Direction::ToGuest, format, None);
+        let at = receive(&mut b, &[2048]);
+        let mut scratch = RxScratch::new();
+        let mut lease = rx.lease_rx(&mut scratch).unwrap();
+        assert_eq!(lease.takes_word(), listens);
+        let word = if listens { Offload::VALID } else { Offload::NONE };
+        assert!(word.checksum().is_none() && word.segmentation().is_none());
+        lease.push(&frame(60), Body::EMPTY, &word).unwrap();
+        drop(lease);
+        assert_eq!(b.read(at[0], 10), [if listens { 2 } else { 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+}
+
+/// The short way for ordinary frames, to the byte.
+#[test]
+fn a_frame_that_just_fits_arrives_and_a_longer_one_does_not() {
+    let (mut a, mut b) = (Driver::new(64), Driver::new(64));
+    let tx = start(&a, Direction::FromGuest, PLAIN, None);
+    let rx = start(&b, Direction::ToGuest, PLAIN, None);
+    let at = receive(&mut b, &[112, 112]);
+    send(&mut a, 0, &frame(100), &[]);
+    send(&mut a, 1, &frame(101), &[]);
+    let (mut burst, mut scratch) = (TxBurst::new(), RxScratch::new());
+    let mut from = tx.lease_tx(&mut burst).unwrap();
+    assert_eq!(from.fetch(), 2);
+    let mut to = rx.lease_rx(&mut scratch).unwrap();
+    to.prepare(2);
+    assert_eq!(to.forward(&from, 0, &frame(64), &Offload::NONE), Ok(()));
+    let error = to.forward(&from, 1, &frame(64), &Offload::NONE);
+    assert_eq!(error, Err(PushError::BufferTooSmall));
+    drop(to);
+    assert_eq!((b.used_index(), b.used(0)), (1, (0, 112)));
+    assert_eq!(b.read(at[0] + 12, 100), frame(100));
+}

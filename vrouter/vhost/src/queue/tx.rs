@@ -107,6 +107,20 @@ impl Body<'_> {
         Self { len: self.len.min(len), ..self }
     }
 
+    /// What comes behind its first `bytes` bytes; nothing when it has fewer.
+    pub fn skip(mut self, bytes: usize) -> Self {
+        let mut left = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.len);
+        self.len -= left;
+        while left >= self.first.len()
+            && let Some((next, rest)) = self.rest.split_first()
+        {
+            left -= self.first.len();
+            (self.first, self.rest) = (*next, rest);
+        }
+        self.first = self.first.skip(left);
+        self
+    }
+
     /// Copies all of it into private memory, once; `into` gets as much as it has room for. Returns how many bytes.
     pub fn read(&self, into: &mut [u8]) -> usize {
         let room = into.len().min(self.len());

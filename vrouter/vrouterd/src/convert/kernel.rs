@@ -151,7 +151,11 @@ impl NetworkRequest {
         let tunnel = self.tunnel.as_ref();
         Some(NetworkSpec {
             source: self.table.clone()?,
-            tunnel: tunnel.map(|it| Tunnel { vni: it.vni.number(), local: it.local }),
+            // The kernel puts nothing into MPLS over UDP.
+            tunnel: tunnel.and_then(|it| {
+                let vni = it.vni?.number();
+                Some(Tunnel { vni, local: it.local, gateways: it.gateways })
+            }),
             device: self.kernel.as_ref().map(|kernel| kernel.name.clone()),
         })
     }

@@ -1,6 +1,8 @@
 //! What is read from the wire, what is filled in and what is refused.
 
 use super::*;
+use vrouter_net::mpls::Label;
+use vrouter_net::vxlan::Vni;
 
 fn network() -> v1::Network {
     v1::Network { name: "red".into(), ipv4: "10.66.0.0/24".into(), ..Default::default() }
@@ -19,12 +21,28 @@ fn a_network_gets_its_defaults() {
 #[test]
 fn a_bad_network_is_refused_by_field_and_value() {
     type Spoil = fn(&mut v1::Network);
-    fn tunnel(vni: u32, local: &str) -> Option<v1::Tunnel> {
-        Some(v1::Tunnel { vni, underlay: "fabric".into(), local: local.into() })
+    fn numbers(change: fn(&mut v1::Tunnel)) -> Option<v1::Tunnel> {
+        let mut tunnel = tunnel(0, "192.0.2.1")?;
+        change(&mut tunnel);
+        Some(tunnel)
     }
-    let cases: [(Spoil, &str); 13] = [
+    fn tunnel(vni: u32, local: &str) -> Option<v1::Tunnel> {
+        let (underlay, local) = ("fabric".into(), local.into());
+        Some(v1::Tunnel { vni, underlay, local, ..v1::Tunnel::default() })
+    }
+    let cases: [(Spoil, &str); 17] = [
         (|n| n.tunnel = tunnel(1 << 24, "192.0.2.1"), "tunnel.vni \"16777216\""),
         (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
+        (|n| n.tunnel = numbers(|it| it.label = 15), "tunnel.label \"15\": use 16 to 1048575"),
+        (|n| n.tunnel = numbers(|it| it.label = 1 << 20), "tunnel.label \"1048576\""),
+        (
+            |n| n.tunnel = numbers(|it| it.no_vni = true),
+            "tunnel.label \"0\": give it a VNI, a label or both",
+        ),
+        (
+            |n| n.tunnel = numbers(|it| (it.no_vni, it.vni, it.label) = (true, 7, 99)),
+            "tunnel.vni \"7\": leave it out",
+        ),
         (|n| n.name = "Red".into(), "name \"Red\""),
         (|n| n.name = "red-".into(), "name \"red-\""),
         (|n| n.name = String::new(), "name \"\""),
@@ -165,4 +183,29 @@ fn refusals_have_the_codes_of_the_contract() {
     let long = SocketError::TooLong { path: "/x".into(), len: 200 };
     assert_eq!(tonic::Status::from(Refusal::Socket(long)).code(), Code::InvalidArgument);
     assert_eq!(tonic::Status::from(Refusal::Full { limit: 1 }).code(), Code::ResourceExhausted);
+}
+
+#[test]
+fn numbers_of_tunnels_are_one_networks() {
+    let tunnel = |vni, label, underlay: &str| TunnelRequest {
+        vni: Vni::new(vni),
+        label: Label::new(label),
+        underlay: underlay.into(),
+        local: [192, 0, 2, 1].into(),
+        gateways: false,
+    };
+    let red = tunnel(77, 700, "fabric");
+    let refused = |other: TunnelRequest| other.beside(&red, "red").err().map(|it| it.to_string());
+    assert_eq!(refused(tunnel(78, 701, "fabric")), None);
+    assert_eq!(refused(tunnel(77, 700, "other")), None);
+    // Neither has one: 15 is no label.
+    let without = tunnel(78, 15, "fabric");
+    assert_eq!(without.beside(&tunnel(79, 15, "fabric"), "red").ok(), Some(()));
+    let vni = refused(tunnel(77, 701, "fabric"));
+    assert_eq!(vni.as_deref(), Some("vni 77 is network \"red\"'s on \"fabric\"; choose another"));
+    let label = refused(tunnel(78, 700, "fabric"));
+    assert_eq!(
+        label.as_deref(),
+        Some("label 700 is network \"red\"'s on \"fabric\"; choose another")
+    );
 }

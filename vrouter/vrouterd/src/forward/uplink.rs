@@ -14,6 +14,7 @@ use super::send::Sending;
 use super::{LINE, Mask, Origin, Pipeline, Sent, headed, refused, sent_bytes};
 use crate::counters::{PortTally, WorkerTally};
 use crate::dataplane::{Dataplane, Ends};
+use crate::offload::is_vouched_for;
 use crate::wire::{RxSide, Wire};
 
 impl Pipeline {
@@ -57,7 +58,10 @@ impl Pipeline {
                 continue;
             }
             copy_head(arrived.data(), packet);
-            *origin = Origin { frame, offload: Offload::NONE };
+            // What goes to a pod comes out of a tunnel.
+            let good = arrived.inner_checksum_is_good();
+            let offload = if good { Offload::VALID } else { Offload::NONE };
+            *origin = Origin { frame, offload };
             used += 1;
         }
         let packets = self.packets.get_mut(..used).unwrap_or(&mut []);
@@ -154,6 +158,7 @@ impl Arrived<'_, '_> {
             return self.lose(group);
         };
         lease.prepare(group.count_ones() as usize);
+        let takes_word = lease.takes_word();
         let mut sent = Sent::default();
         for at in places(group) {
             let (Some(packet), Some(origin)) = (self.packets.get(at), self.origins.get(at)) else {
@@ -163,7 +168,10 @@ impl Arrived<'_, '_> {
             let Some(arrived) = self.frames.packet(frame) else { continue };
             let rest = arrived.data().get(skip as usize..).unwrap_or(&[]);
             let body = Body::of_private(rest).first(len);
-            match lease.push_behind(front, head, body, &Offload::NONE) {
+            let is_inner = packet.removed() > 0 && front.is_empty();
+            let told = takes_word && is_inner && is_vouched_for(head);
+            let offload = if told { origin.offload } else { Offload::NONE };
+            match lease.push_behind(front, head, body, &offload) {
                 Ok(()) => {
                     sent.packets += 1;
                     sent.bytes += sent_bytes(packet);

@@ -39,6 +39,11 @@ impl KernelRecord {
         &self.port
     }
 
+    /// Whether there is a TAP.
+    pub fn is_there(&self) -> bool {
+        self.port.device.is_some()
+    }
+
     /// Gives everything back.
     pub fn close(self) {
         self.port.device.into_iter().for_each(Device::close);
@@ -82,7 +87,9 @@ impl KernelRecord {
         let index = self.port.index;
         let tables = &mut self.tables;
         let mut made = None;
-        uplinks::look(&mut self.port, &mut reasons, &mut changed, name, || {
+        // Nobody else looks at its link.
+        let forget = || {};
+        uplinks::look(&mut self.port, &mut reasons, &mut changed, name, forget, || {
             // What the one that is gone had in the tables goes first.
             *tables = None;
             let (device, tables) = devices.open_kernel(request, index)?;

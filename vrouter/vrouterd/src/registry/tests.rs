@@ -260,7 +260,7 @@ fn workers_come_and_go_under_traffic_without_loss() {
             flow(&arrived, 50);
         }
         node.registry.balance(tsc());
-        assert!(node.registry.retired.is_empty(), "{}", node.registry.retired.len());
+        assert_eq!(node.registry.published.retired(), 0);
         stop.store(true, Ordering::Relaxed);
         moving.join().unwrap()
     });

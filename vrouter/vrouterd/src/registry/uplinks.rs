@@ -14,6 +14,7 @@ use crate::convert::{Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
 use crate::dataplane::{DataPort, Ends};
 use crate::device::{Device, Devices, State, cause};
+use crate::publish::Published;
 
 /// Looks at a device that can't be made anew before the next attempt.
 const RETRY: u32 = 20;
@@ -58,6 +59,11 @@ impl UplinkRecord {
     /// The name of its host interface, and its own slot.
     pub fn host_interface(&self) -> Option<(String, PortIndex)> {
         Some((self.request.host.clone()?, self.port.index))
+    }
+
+    /// Whether packets can pass.
+    pub fn has_link(&self) -> bool {
+        self.link
     }
 
     /// What the tables are to know of it.
@@ -172,6 +178,7 @@ impl Registry {
             retry: 0,
         };
         let link = device.state() == State::Up;
+        let look = device.look();
         let record = UplinkRecord {
             network,
             mac,
@@ -186,6 +193,7 @@ impl Registry {
         let wire = record.wire(&self.running());
         self.uplinks.insert(name.clone(), record);
         self.tables = self.tables.with_link_state(index, link);
+        self.published.watch(index, link, look);
         self.publish();
         tracing::info!(uplink = name, %mac, link, "uplink created");
         self.tell(event::Event::UplinkAdded(wire.clone()));
@@ -195,6 +203,7 @@ impl Registry {
     /// Closes an uplink. That there is none of the name is fine.
     pub fn delete_uplink(&mut self, name: &str) {
         let Some(record) = self.uplinks.remove(name) else { return };
+        self.published.forget(record.port.index);
         // Before the devices close: what the TAP has goes back. It can't be refused; the keeper puts back what it knows.
         let released = record.taken.map(HostInterface::release);
         self.tables = self.tables.with_link_state(record.port.index, true);
@@ -236,8 +245,8 @@ impl Registry {
         ports.chain(kernel.map(KernelRecord::port)).filter_map(wire).collect()
     }
 
-    /// Looks at all links, and at kernel ports. Where one has come or gone, packets take other ways from now on; an interface that was taken
-    /// away is made anew, or found again.
+    /// Looks at all uplinks and kernel ports, and tells what has changed. Packets take other ways than over a lost link before
+    /// that already ([`crate::publish`]). An interface that was taken away is made anew, or found again.
     pub fn look_at_links(&mut self) {
         self.look_at_kernel_ports();
         self.look_at_pods_links();
@@ -248,35 +257,46 @@ impl Registry {
             let mut reasons = Vec::new();
             let request = record.request.clone();
             let devices = &mut self.devices;
+            let published = &self.published;
             if request.takes_over() {
-                changed |= take_again(devices, &request, &mut record);
+                changed |= take_again(devices, published, &request, &mut record);
             }
             let taken = record.taken.as_ref();
             let away = request.takes_over() && taken.is_none();
             let link = {
                 let index = record.port.index;
                 let interface = kernel_name(&request, taken);
-                let state = look(&mut record.port, &mut reasons, &mut changed, interface, || {
+                let mut opened = false;
+                let gone = || published.forget(index);
+                let open = || {
                     if away {
-                        Err(not_taken(&request))
-                    } else {
-                        devices.open(&request, interface, index)
+                        return Err(not_taken(&request));
                     }
-                });
-                state == State::Up
+                    let device = devices.open(&request, interface, index)?;
+                    opened = true;
+                    Ok(device)
+                };
+                let state =
+                    look(&mut record.port, &mut reasons, &mut changed, interface, gone, open);
+                let up = state == State::Up;
+                if let (true, Some(device)) = (opened, &record.port.device) {
+                    published.watch(index, up, device.look());
+                }
+                up
             };
             let replaced = record.follow_device();
             let taken = record.taken.as_ref();
             if let (Some(host), Some(interface)) = (&mut record.host, &request.host) {
                 let (index, mac) = (host.index, record.mac);
-                look(host, &mut reasons, &mut changed, interface, || {
+                let open = || {
                     if away {
                         return Err(not_taken(&request));
                     }
                     let device = devices.open_host(&request, interface, mac, index)?;
                     install(taken, &request, interface)?;
                     Ok(device)
-                });
+                };
+                look(host, &mut reasons, &mut changed, interface, || (), open);
             }
             if !link && reasons.is_empty() {
                 reasons.push("no link".to_owned());
@@ -292,6 +312,8 @@ impl Registry {
                 tracing::error!(uplink = name, %error, "the tables can't have an uplink's new address");
             }
             if turned || replaced {
+                // Before anybody is told: who looks for it here sees it before the links' own thread may have.
+                self.published.look();
                 self.tables = self.tables.with_link_state(index, link);
                 tracing::warn!(uplink = name, link, "the link of an uplink has changed");
             }
@@ -359,9 +381,15 @@ fn not_taken(request: &UplinkRequest) -> Refusal {
 
 /// Closes the devices of an uplink whose interface went back to the kernel, as its TAP was deleted and could not be made
 /// anew in time; then takes it again as soon as that can be. Says whether the devices changed.
-fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRecord) -> bool {
+fn take_again(
+    devices: &Devices,
+    published: &Published,
+    request: &UplinkRequest,
+    record: &mut UplinkRecord,
+) -> bool {
     if record.taken.as_ref().is_some_and(HostInterface::is_back) {
         tracing::warn!(uplink = request.name, "its interface went back to the kernel");
+        published.forget(record.port.index);
         for port in std::iter::once(&mut record.port).chain(&mut record.host) {
             port.device.take().into_iter().for_each(Device::close);
             port.retry = RETRY;
@@ -378,12 +406,14 @@ fn take_again(devices: &Devices, request: &UplinkRequest, record: &mut UplinkRec
     false
 }
 
-/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not.
+/// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not. `forget`: done before
+/// the device is closed.
 pub(super) fn look(
     port: &mut WirePort,
     reasons: &mut Vec<String>,
     changed: &mut bool,
     interface: &str,
+    forget: impl FnOnce(),
     open: impl FnOnce() -> Result<Device, Refusal>,
 ) -> State {
     let state = port.device.as_ref().map_or(State::Gone, Device::state);
@@ -392,6 +422,7 @@ pub(super) fn look(
     }
     if let Some(gone) = port.device.take() {
         tracing::warn!(interface, "the interface of a port is gone");
+        forget();
         gone.close();
         *changed = true;
         port.retry = 0;

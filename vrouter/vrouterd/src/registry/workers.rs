@@ -70,7 +70,7 @@ impl Registry {
     /// Looks at what the workers have had to do since the last look, and moves at most one queue if one of them has far
     /// more to do than another. `now`: TSC ticks.
     pub fn balance(&mut self, now: u64) {
-        self.bury();
+        self.published.bury();
         let interval = now.saturating_sub(std::mem::replace(&mut self.looked, now));
         let busy = self.crew.counting().map(|(index, _, tally)| (index, tally.busy_ticks.get()));
         let busy: BTreeMap<_, _> = busy.collect();

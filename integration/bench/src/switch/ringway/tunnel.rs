@@ -28,7 +28,7 @@ impl Far {
     pub fn create(api: &Api, mtu: u32) -> Result<Self> {
         let fabric = api.network("fabric", "192.0.2.0/24", mtu, None)?;
         let (underlay, local) = (fabric.name.clone(), HERE.to_string());
-        let tunnel = Some(Tunnel { vni: VNI, underlay, local });
+        let tunnel = Some(Tunnel { vni: VNI, underlay, local, ..Tunnel::default() });
         let overlay = api.network("overlay", "10.66.0.0/16", mtu, tunnel)?;
         Ok(Self { fabric, overlay })
     }

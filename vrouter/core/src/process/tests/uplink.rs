@@ -9,6 +9,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use vrouter_net::mpls::Label;
 use vrouter_net::vxlan::Vni;
 
+mod explained;
 mod hostile;
 mod paths;
 

@@ -1,0 +1,80 @@
+//! Tunnels between the wire and the vRouter's own types.
+
+use std::net::IpAddr;
+
+use vrouter_api::v1;
+use vrouter_net::mpls::Label;
+use vrouter_net::vxlan::Vni;
+
+use super::{Refusal, invalid};
+
+/// A tunnel as asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelRequest {
+    /// The network's number in VXLAN, if it speaks that.
+    pub vni: Option<Vni>,
+    /// The label of MPLS packets for it, if it takes those.
+    pub label: Option<Label>,
+    /// Name of the network that carries its packets.
+    pub underlay: String,
+    /// This end's address there.
+    pub local: IpAddr,
+    /// Routers that the kernel's routes name are other ends of it.
+    pub gateways: bool,
+}
+
+impl TunnelRequest {
+    pub(super) fn read(wire: &v1::Tunnel) -> Result<Self, Refusal> {
+        let v1::Tunnel { vni, underlay, local, label, no_vni, gateways } = wire;
+        let vni = match (no_vni, Vni::new(*vni)) {
+            (true, _) if *vni != 0 => {
+                let remedy = "leave it out where `no_vni` says that there is none";
+                return Err(invalid("tunnel.vni", vni, remedy));
+            }
+            (true, _) => None,
+            (false, None) => return Err(invalid("tunnel.vni", vni, "use 0 to 16777215")),
+            (false, vni) => vni,
+        };
+        let label = match label {
+            0 => None,
+            label => Some(
+                Label::new(*label)
+                    .ok_or_else(|| invalid("tunnel.label", label, "use 16 to 1048575"))?,
+            ),
+        };
+        if vni.is_none() && label.is_none() {
+            return Err(invalid("tunnel.label", 0, "give it a VNI, a label or both"));
+        }
+        let local = local.parse().map_err(|_| {
+            invalid("tunnel.local", local, "use an IPv4 or IPv6 address of the underlay")
+        })?;
+        Ok(Self { vni, label, underlay: underlay.clone(), local, gateways: *gateways })
+    }
+
+    /// Whether another network's tunnel, of the network `other`, leaves this one its numbers.
+    ///
+    /// # Errors
+    /// [`Refusal::NumberTaken`].
+    pub fn beside(&self, tunnel: &Self, other: &str) -> Result<(), Refusal> {
+        let same = |what, ours: Option<u32>, theirs: Option<u32>| match ours {
+            Some(number) if ours == theirs && self.underlay == tunnel.underlay => {
+                let (other, underlay) = (other.to_owned(), self.underlay.clone());
+                Err(Refusal::NumberTaken { what, number, other, underlay })
+            }
+            _ => Ok(()),
+        };
+        same("vni", self.vni.map(Vni::number), tunnel.vni.map(Vni::number))?;
+        same("label", self.label.map(Label::number), tunnel.label.map(Label::number))
+    }
+
+    pub(super) fn write(&self) -> v1::Tunnel {
+        v1::Tunnel {
+            vni: self.vni.map_or(0, Vni::number),
+            no_vni: self.vni.is_none(),
+            label: self.label.map_or(0, Label::number),
+            underlay: self.underlay.clone(),
+            local: self.local.to_string(),
+            gateways: self.gateways,
+        }
+    }
+}
