@@ -10,9 +10,10 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use integration::frames::FramePod;
 use integration::launch::{Cgroups, Side};
 use integration::machine::{self, Hugepages, program};
@@ -159,27 +160,28 @@ impl Rig {
         found.with_context(|| format!("no counters of the kernel port of {network}"))
     }
 
+    /// What the operator's command says.
+    pub fn ringway(&self, line: &str) -> Result<String> {
+        let mut command = Command::new(program("ringway")?);
+        command.arg("--socket").arg(VRouter::socket_of(&self.run)).args(line.split(' '));
+        let output = command.output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "ringway {line}: {said}{error}");
+        Ok(said)
+    }
+
     /// What the programs said last.
     pub fn story(&self) -> String {
         let vrouter = tail(&self.run.path().join("vrouter.log"), 25);
-        let ask = |words: &[&str]| {
-            let said = program("ringway").and_then(|ringway| {
-                let socket = VRouter::socket_of(&self.run);
-                let mut command = std::process::Command::new(ringway);
-                Ok(command.arg("--socket").arg(socket).args(words).output()?)
-            });
-            said.map_or_else(
-                |error| error.to_string(),
-                |it| String::from_utf8_lossy(&it.stdout).into(),
-            )
-        };
+        let ask = |line: &str| self.ringway(line).unwrap_or_else(|error| format!("{error:#}\n"));
         let ip = |line: &str| self.node.ip(line).unwrap_or_else(|error| format!("{error:#}\n"));
         let asked = [
-            ask(&["networks"]),
-            ask(&["routes", "red"]),
-            ask(&["routes", "fabric"]),
-            ask(&["stats"]),
-            ask(&["drops"]),
+            ask("networks"),
+            ask("routes red"),
+            ask("routes fabric"),
+            ask("stats"),
+            ask("drops"),
             ip("rule"),
             ip("route show table 77"),
             ip("-6 route show table 77"),

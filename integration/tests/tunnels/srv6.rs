@@ -1,6 +1,7 @@
 //! Segment routing over IPv6 (RFC 8986): the kernels put packets into it and take them out.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use vrouter_api::v1::{DropCount, RouteKind};
 
 use crate::rig::Rig;
@@ -41,6 +42,21 @@ fn far(far: &Space) -> Result<()> {
     Ok(())
 }
 
+/// `ringway explain` knows the kernel port and why a packet takes it.
+fn explained(rig: &Rig) -> Result<()> {
+    let told = rig.ringway("--json explain --from pod/0/net0 --to 10.99.0.1")?;
+    let told: Value = serde_json::from_str(&told)?;
+    let told = told.get(0).context("no answer")?;
+    ensure!(told["path"] == "kernel" && told["reason"] == "kernel", "{told:#}");
+    ensure!(told["to"]["kind"] == "kernel" && told["to"]["name"] == "red0", "{told:#}");
+    ensure!(told["to"]["network"] == "red" && told["mtu"] == 1400, "{told:#}");
+    let route = &told["lookups"][0];
+    ensure!(route["prefix"] == "10.99.0.0/24" && route["source"] == "kernel", "{told:#}");
+    let said = rig.ringway("explain --from pod/0/net0 --to 10.99.0.1")?;
+    ensure!(said.contains("to kernel port red0 of network red (up)"), "{said}");
+    Ok(())
+}
+
 /// Between a pod and a host behind a router that knows nothing of Ringway; small and large packets, both families, started from
 /// either side.
 pub fn both_ways(rig: &mut Rig) -> Result<()> {
@@ -50,6 +66,7 @@ pub fn both_ways(rig: &mut Rig) -> Result<()> {
     rig.wait_route("red", "2001:db8:99::/64", RouteKind::Kernel)?;
     // A segment of the node's is no exception, of which there may be few.
     rig.wait_route("fabric", "2001:db8:a::6/128", RouteKind::Local)?;
+    explained(rig)?;
     let before = rig.vrouter.port_stats("pod/0/net0")?;
     for (here, there) in [("10.66.0.2", "10.99.0.1"), ("fd00:66::2", "2001:db8:99::1")] {
         traffic::ping(&rig.pod, there, 56).with_context(|| format!("from the pod to {there}"))?;
