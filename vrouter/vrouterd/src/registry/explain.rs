@@ -136,7 +136,8 @@ impl Registry {
             UplinkRecord::slots(record).zip(names).map(place).collect::<Vec<_>>()
         });
         let kernel = self.networks.iter().filter_map(|(name, record)| {
-            let (slot, up) = record.kernel.as_ref().map(|kernel| (kernel.slot(), kernel.is_there()))?;
+            let (slot, up) =
+                record.kernel.as_ref().map(|kernel| (kernel.slot(), kernel.is_there()))?;
             let place = v1::Place {
                 kind: "kernel".to_owned(),
                 name: record.request.kernel.as_ref()?.name.clone(),

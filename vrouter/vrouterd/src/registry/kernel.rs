@@ -175,7 +175,7 @@ impl Registry {
         self.networks.iter().filter_map(spec).collect()
     }
 
-    fn hosts(&self, network: NetworkIndex) -> BTreeSet<IpAddr> {
+    pub(super) fn hosts(&self, network: NetworkIndex) -> BTreeSet<IpAddr> {
         let ports = self.ports.values().filter(|port| port.network == network);
         let addresses = ports.flat_map(|port| {
             port.facts
