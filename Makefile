@@ -18,7 +18,7 @@ DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Tests of the real binaries, in the order in which they run; `cargo test` alone leaves them out.
-live := frontends networks tunnel uplinks frr numa plug offload fib hostif tuner node plugin wrapper cleanup package
+live := frontends networks tunnel uplinks frr numa tunnels plug offload fib hostif tuner node plugin wrapper cleanup package
 # The same in a machine of their own.
 live_in_vm := vfio placement
 # With a Kubernetes.

@@ -91,13 +91,20 @@ impl Cri {
 
     /// Whether the runtime says that it can run pods.
     pub fn ready(&self) -> Result<bool> {
+        self.condition("RuntimeReady")
+    }
+
+    /// Whether it has a CNI plugin for pods with a network of their own.
+    pub fn network_ready(&self) -> Result<bool> {
+        self.condition("NetworkReady")
+    }
+
+    fn condition(&self, name: &str) -> Result<bool> {
         let call = StatusRequest { verbose: false };
         let answer = runtime()?.block_on(self.runtime.clone().status(request(call)));
         let conditions =
             answer.map_err(message)?.into_inner().status.unwrap_or_default().conditions;
-        Ok(conditions
-            .iter()
-            .any(|condition| condition.r#type == "RuntimeReady" && condition.status))
+        Ok(conditions.iter().any(|condition| condition.r#type == name && condition.status))
     }
 
     /// Whether an image is known.

@@ -22,6 +22,7 @@ use crate::cgroups::PodLimit;
 use crate::convert::{self, WireError};
 use crate::files::{Files, FilesError, Found};
 use crate::ipam::{Ipam, IpamError};
+use crate::links::LinkError;
 use crate::liveness;
 use crate::sysfs::SysfsError;
 use crate::unserved::{self, Unserved};
@@ -74,6 +75,9 @@ pub enum Refusal {
     /// The network's address plugin is at fault.
     #[error(transparent)]
     Ipam(#[from] IpamError),
+    /// An interface of the kernel's can't be had.
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 /// The plugin cannot start.

@@ -10,6 +10,7 @@ mod daemons;
 mod doctor;
 mod inside;
 mod limits;
+mod links;
 mod neighbour;
 mod storm;
 mod wire;
@@ -22,7 +23,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 33] = [
+const TESTS: [Test; 34] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -30,6 +31,7 @@ const TESTS: [Test; 33] = [
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
+    ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
     ("doctor_well", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_well),
     ("doctor_unwell", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_not),
     ("doctor_not_connected", Needs::Node(Version::V2_1), doctor::of_a_plugin_that_is_not_connected),
