@@ -114,7 +114,10 @@ impl Allocator {
     pub async fn start(settings: NriConfig) -> Result<Self, StartError> {
         let files = Files::open(&settings.run_dir).await?;
         let timeout = Duration::from_millis(settings.vrouter_timeout_ms.into());
-        let vrouters = settings.vrouters().iter();
+        let vrouters = settings.vrouters();
+        // The runtime waits for all of them together.
+        let timeout = timeout / u32::try_from(vrouters.len()).unwrap_or(1).max(1);
+        let vrouters = vrouters.iter();
         let vrouters = vrouters.map(|socket| VRouter::new(socket.clone(), timeout)).collect();
         let found = files.read_all()?;
         let sandboxes = found.directories.iter().filter_map(|name| SandboxId::new(name).ok());

@@ -168,7 +168,7 @@ impl Allocator {
                 self.keep(&state.node, &allocation.updates);
                 state.untold.extend(allocation.updates.into_iter().chain(back));
                 if let Some(failed) = failed {
-                    self.undo(state.node.pod(sandbox), &failed).await;
+                    self.undo(state.node.pod(sandbox), &failed, sessions).await;
                 }
                 Err(refusal)
             }
@@ -243,11 +243,16 @@ impl Allocator {
     }
 
     /// Takes back what `failed` has and `before` has not. What cannot be taken back now is found by the watcher.
-    pub(super) async fn undo(&self, before: Option<&PodRecord>, failed: &PodRecord) {
+    pub(super) async fn undo(
+        &self,
+        before: Option<&PodRecord>,
+        failed: &PodRecord,
+        sessions: &mut Sessions<'_>,
+    ) {
         let kept: BTreeSet<PortId> =
             before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
         let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
-        self.delete_ports(surplus, failed).await;
+        self.take_back_ports(surplus, failed, sessions).await;
         if !kept.is_empty() {
             // They may have been opened to the container that failed.
             self.stale();

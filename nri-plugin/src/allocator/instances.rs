@@ -210,14 +210,30 @@ impl Allocator {
     /// Deletes some of a pod's ports; what leads to it elsewhere is taken back by the watchers.
     pub(super) async fn delete_ports(&self, ids: Vec<PortId>, record: &PodRecord) {
         let Some(vrouter) = self.vrouter_of(record).filter(|_| !ids.is_empty()) else { return };
-        let delete = async {
-            let mut session = vrouter.session().await?;
-            for id in &ids {
-                session.delete(&id.to_string()).await?;
-            }
-            Ok::<_, VRouterError>(())
+        let deleted = match vrouter.session().await {
+            Ok(mut session) => delete(&mut session, &ids).await,
+            Err(error) => Err(error),
         };
-        if let Err(error) = delete.await {
+        self.deleted(vrouter, deleted);
+    }
+
+    /// The same in the time that a failed attempt has left: the runtime waits for both together.
+    pub(super) async fn take_back_ports(
+        &self,
+        ids: Vec<PortId>,
+        record: &PodRecord,
+        sessions: &mut Sessions<'_>,
+    ) {
+        let Some(vrouter) = self.vrouter_of(record).filter(|_| !ids.is_empty()) else { return };
+        let deleted = match sessions.of(vrouter.name()) {
+            Some(session) => delete(session, &ids).await,
+            None => Err(VRouterError::away(Some(vrouter))),
+        };
+        self.deleted(vrouter, deleted);
+    }
+
+    fn deleted(&self, vrouter: &VRouter, outcome: Result<(), VRouterError>) {
+        if let Err(error) = outcome {
             tracing::warn!(%error, "cannot delete ports now");
             vrouter.stale.notify_one();
         }
@@ -329,6 +345,13 @@ impl Allocator {
         }
         Ok(())
     }
+}
+
+async fn delete(session: &mut Session<'_>, ids: &[PortId]) -> Result<(), VRouterError> {
+    for id in ids {
+        session.delete(&id.to_string()).await?;
+    }
+    Ok(())
 }
 
 /// Whether the vRouter has answered, if only with a refusal.

@@ -83,7 +83,7 @@ impl Allocator {
         let made = self.make(&record, sessions).await;
         if made.is_err() {
             state.node.release_pod(sandbox);
-            self.undo(None, &record).await;
+            self.undo(None, &record, sessions).await;
         }
         made
     }
