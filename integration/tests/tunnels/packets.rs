@@ -46,6 +46,11 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Whether it is a part of a packet: of IPv6 there are none here.
+    pub fn is_fragment(&self, six: bool) -> bool {
+        !six && self.extra & 0x3fff != 0
+    }
+
     /// It, from somewhere to somewhere of the same family.
     pub fn packet(&self, from: IpAddr, to: IpAddr) -> Vec<u8> {
         match (from, to) {
