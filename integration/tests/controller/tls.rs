@@ -22,6 +22,7 @@ impl Certificates {
         fs::create_dir_all(&directory)?;
         let it = Self(directory);
         it.make("ca", "CA:TRUE", None)?;
+        fs::copy(it.file("ca.crt"), it.file("clients.crt"))?;
         it.make("extender", "CA:FALSE", Some("ca"))?;
         it.make("scheduler", "CA:FALSE", Some("ca"))?;
         it.make("stranger", "CA:FALSE", None)?;
@@ -75,7 +76,7 @@ impl Certificates {
 pub fn a_scheduler_asks_by_tls(api: &mut Api) -> Result<()> {
     let nodes = api.agents(&server(8), &["--count", "2"])?;
     let made = Certificates::new(api.run.path().join("tls"))?;
-    let files = ["extender.crt", "extender.key", "ca.crt"].map(|name| made.file(name));
+    let files = ["extender.crt", "extender.key", "clients.crt"].map(|name| made.file(name));
     let words = ["--tls-cert", &files[0], "--tls-key", &files[1], "--client-ca", &files[2]];
     let port = free_port()?;
     let asked = extender(api, port, &words)?;
