@@ -25,7 +25,7 @@ live_in_vm := vfio placement
 live_with_k8s := k8s controller
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench install deb
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench bench-cluster install deb
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -95,6 +95,12 @@ bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; 
 	@integration/setup/bench.sh
 	@$(CARGO) build --release --locked -p vrouter-vrouterd -p vrouter-cli -p ringway-pktgen -p ringway-bench
 	@$(target)/release/ringway-bench $(BENCH_ARGS)
+
+# A report of its own beside the other: it needs Kubernetes, and no CPU without other work.
+bench-cluster: setup ## the controller with 1,000 played nodes, the extender's answers: target/bench/report-controller.json (Go builds Kubernetes: once, long)
+	@integration/setup/kubernetes.sh etcd kube-apiserver kube-scheduler kubectl
+	@$(CARGO) build --release --locked -p node-tuner-controller -p ringway-agents
+	@RINGWAY_BIN_DIR="$(abspath $(target))/release" $(CARGO) test --workspace --locked --test controller -- a_thousand_agents
 
 install: setup ## build for release and install below DESTDIR and PREFIX: binaries, units, samples, completions, man pages
 	@$(CARGO) build --workspace --release --locked
