@@ -272,10 +272,20 @@ pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
     }
 }
 
-/// Those in use stay until they are freed.
+/// Those in use stay until they are freed. The kernel makes as many as it has whole ones for, and looks no further: what builds and tests
+/// have read is all over a machine's memory then. It is read again when it is needed.
 fn set_hugepages(number: u64) -> Result<()> {
     let path = format!("{HUGEPAGES}/nr_hugepages");
-    fs::write(&path, number.to_string()).with_context(|| format!("cannot write {path}"))
+    let write = |path: &str, text: &str| {
+        fs::write(path, text).with_context(|| format!("cannot write {path}"))
+    };
+    write(&path, &number.to_string())?;
+    if hugepages()? < number {
+        write("/proc/sys/vm/drop_caches", "1")?;
+        write("/proc/sys/vm/compact_memory", "1")?;
+        write(&path, &number.to_string())?;
+    }
+    Ok(())
 }
 
 /// Number of reserved 2 MiB hugepages.
