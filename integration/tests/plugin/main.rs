@@ -46,6 +46,7 @@ const TESTS: [Test; 34] = [
     }),
     ("inside_own_users", Needs::Node(Version::V2_1), inside::of_a_pod_with_its_own_users),
     ("cdi_2_1", Needs::Node(Version::V2_1), |stage| cdi::in_pods(stage, Version::V2_1)),
+    ("cdi_file_is_right", Needs::Node(Version::V2_1), cdi::file_is_right),
     ("wire_2_1", Needs::Node(Version::V2_1), |stage| wire::is_recorded(stage, Version::V2_1)),
     ("limits", Needs::Node(Version::V2_1), limits::refuse),
     ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         // What some need beside the node itself.
         let unmet = needs.unmet().or_else(|| match name {
             "two_plugins_set_cpus" | "two_plugins_and_followed_cpus" => neighbour::unmet(),
+            "cdi_file_is_right" => cdi::unmet(),
             "inside_own_users" => inside::unmet_for_own_users(),
             _ => None,
         });
