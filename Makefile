@@ -10,6 +10,8 @@ CONTAINERD ?= 2.1
 KEEP ?=
 # More for the benchmark runner: --cells 'pod_pod.64.*' --rounds 3.
 BENCH_ARGS ?=
+# Pods of `make bench-pods`, a hundred at a time; 1000 to see that nothing is left of many.
+PODS ?= 300
 # Seconds for each property test, and which: part of a name.
 FUZZ_SECONDS ?= 600
 FUZZ ?=
@@ -18,14 +20,14 @@ DESTDIR ?=
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # Tests of the real binaries, in the order in which they run; `cargo test` alone leaves them out.
-live := frontends networks tunnel uplinks frr numa plug offload fib hostif tuner node plugin wrapper cleanup package
+live := frontends networks tunnel uplinks frr numa tunnels plug offload fib hostif tuner node plugin wrapper cleanup package
 # The same in a machine of their own.
 live_in_vm := vfio placement
 # With a Kubernetes.
 live_with_k8s := k8s controller
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
-.PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench install deb
+.PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench bench-cluster bench-pods install deb
 
 help: ## list the commands
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1 \t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -95,6 +97,18 @@ bench: setup ## measure against testpmd and OVS-DPDK, write target/bench (root; 
 	@integration/setup/bench.sh
 	@$(CARGO) build --release --locked -p vrouter-vrouterd -p vrouter-cli -p ringway-pktgen -p ringway-bench
 	@$(target)/release/ringway-bench $(BENCH_ARGS)
+
+# A report of its own beside the other: it needs Kubernetes, and no CPU without other work.
+bench-cluster: setup ## the controller with 1,000 played nodes, the extender's answers: target/bench/report-controller.json (Go builds Kubernetes: once, long)
+	@integration/setup/kubernetes.sh etcd kube-apiserver kube-scheduler kubectl
+	@$(CARGO) build --release --locked -p node-tuner-controller -p ringway-agents
+	@RINGWAY_BIN_DIR="$(abspath $(target))/release" $(CARGO) test --workspace --locked --test controller -- a_thousand_agents
+
+bench-pods: build ## how long containerd waits for the plugin while 100 pods start at once beside traffic (PODS=1000); target/bench/report-pods.json
+	@$(CARGO) build --release --locked -p nri-plugin -p runtime-shim -p vrouter-vrouterd -p vrouter-cli
+	@RINGWAY_BIN_DIR="$(abspath $(target))/release" RINGWAY_STORM_REPORT="$(CURDIR)/target/bench/report-pods.json" \
+		RINGWAY_STORM_PODS=$(PODS) RINGWAY_STORM_AT_ONCE=100 RINGWAY_STORM_TRAFFIC=1 \
+		$(CARGO) test --workspace --locked --test plugin -- --exact storm
 
 install: setup ## build for release and install below DESTDIR and PREFIX: binaries, units, samples, completions, man pages
 	@$(CARGO) build --workspace --release --locked

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 pub const NETWORK: &str = "network.ringway.dev";
 
 /// `interfaces.ringway.dev`: the full form, a JSON list of objects with `name`, `network`, `ip` (an IPv4 or IPv6 address,
-/// or a list of one of each), `mac`, `queues`, `mtu`, `socket` (`vrouter` or `pod`) and `kind` (`vhost-user`). Every field is optional; what is missing is
+/// or a list of one of each), `mac`, `queues`, `mtu`, `socket` (`vrouter` or `pod`), `kind` (`vhost-user` or `kernel`) and, for the latter, `routes`. Every field is optional; what is missing is
 /// derived from [`NETWORK`]. Opts the pod in.
 pub const INTERFACES: &str = "interfaces.ringway.dev";
 
@@ -54,6 +54,8 @@ pub struct WrittenInterface {
     pub mtu: Option<u64>,
     pub socket: Option<String>,
     pub kind: Option<String>,
+    /// Of an interface of the kind `kernel`.
+    pub routes: Vec<String>,
 }
 
 fn one_or_several<'de, D: Deserializer<'de>>(written: D) -> Result<Vec<String>, D::Error> {

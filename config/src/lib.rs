@@ -11,6 +11,7 @@ pub mod annotations;
 mod check;
 mod error;
 mod instance;
+mod kernel_port;
 mod locate;
 mod nri;
 mod prefix;
@@ -25,6 +26,7 @@ mod vrouter;
 pub use amount::{Amount, Bytes};
 pub use error::ConfigError;
 pub use instance::{InstanceSettings, LINK_NETWORK, LinkSettings};
+pub use kernel_port::KernelPortSettings;
 pub use nri::{
     CpuMode, CpuSettings, InterfaceDefaults, IpamSettings, Limits, NetworkRules, NriConfig,
     SocketOwner,

@@ -27,7 +27,8 @@ pub struct NriConfig {
     pub plugin_index: String,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or `target=level,...`.
     pub log: String,
-    /// How long one call of the vRouter may take, ms. containerd gives up on a plugin after 2 s.
+    /// How long the calls of the vRouter for one request may take together, ms; of several vRouters each has its part. containerd
+    /// gives up on a plugin after 2 s.
     pub vrouter_timeout_ms: u32,
     /// Where sysfs is.
     pub sysfs_root: PathBuf,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
 use crate::instance::{InstanceSettings, LAST_NODE, LinkSettings};
+use crate::kernel_port::{self, KernelPortSettings};
 use crate::tunnel::{TunnelSettings, label_range};
 use crate::uplink::{self, UplinkSettings};
 use crate::{ConfigError, Ipv4Prefix, Ipv6Prefix, locate};
@@ -147,6 +148,10 @@ pub struct NetworkSettings {
     /// The same by name: the table of the VRF device that is called so, whenever there is one.
     #[serde(default)]
     pub kernel_vrf: Option<String>,
+    /// A TAP by which the kernel routes for it by that table. Default: none, so that routes to what only the kernel can do lead
+    /// nowhere.
+    #[serde(default)]
+    pub kernel_port: Option<KernelPortSettings>,
     /// Whether the addresses of its pods are announced: each has a route in the kernel table, for routing daemons to
     /// redistribute.
     #[serde(default)]
@@ -281,6 +286,7 @@ impl NetworkSettings {
             tunnel: None,
             kernel_table: None,
             kernel_vrf: None,
+            kernel_port: None,
             announce_pods: false,
         }
     }
@@ -439,6 +445,7 @@ impl VrouterConfig {
             return Err(Problem::new(key("name"), &network.name, "another network has that name"));
         }
         self.check_kernel_table(&key, index, network)?;
+        kernel_port::check(self, &key, index, network)?;
         if network.external {
             return Self::check_external(&key, network);
         }

@@ -8,6 +8,7 @@ packages=(
     runc busybox-static                                        # containers and their images
     iproute2 ethtool ca-certificates debian-archive-keyring
     containernetworking-plugins                                # host-local, an address plugin
+    iperf3                                                     # traffic of applications without DPDK
     help2man                                                   # manual pages of the package
 )
 

@@ -18,7 +18,7 @@ use k8s_cri::v1::{
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::wait::runtime;
+use crate::wait::{runtime, slowness};
 
 /// Longest time one call may take; kubelet allows two minutes for a sandbox and for a container.
 const CALL: Duration = Duration::from_secs(120);
@@ -54,7 +54,7 @@ pub struct ContainerStatus {
 
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(CALL);
+    request.set_timeout(CALL * slowness());
     request
 }
 
@@ -91,13 +91,20 @@ impl Cri {
 
     /// Whether the runtime says that it can run pods.
     pub fn ready(&self) -> Result<bool> {
+        self.condition("RuntimeReady")
+    }
+
+    /// Whether it has a CNI plugin for pods with a network of their own.
+    pub fn network_ready(&self) -> Result<bool> {
+        self.condition("NetworkReady")
+    }
+
+    fn condition(&self, name: &str) -> Result<bool> {
         let call = StatusRequest { verbose: false };
         let answer = runtime()?.block_on(self.runtime.clone().status(request(call)));
         let conditions =
             answer.map_err(message)?.into_inner().status.unwrap_or_default().conditions;
-        Ok(conditions
-            .iter()
-            .any(|condition| condition.r#type == "RuntimeReady" && condition.status))
+        Ok(conditions.iter().any(|condition| condition.r#type == name && condition.status))
     }
 
     /// Whether an image is known.

@@ -19,7 +19,6 @@ use crate::process::run;
 use crate::readback;
 
 const HUGEPAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
-const COMPACT: &str = "/proc/sys/vm/compact_memory";
 const CGROUPS: &str = "/sys/fs/cgroup";
 const INTERFACES: &str = "/sys/class/net";
 
@@ -259,13 +258,11 @@ pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
     restore.hugepages.get_or_insert(total);
     restore.store(run)?;
     set_hugepages(new)?;
-    let mut got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
-    if matches!(wanted, Hugepages::Free(number) if got < number) {
-        // There may be room enough, but in small pieces.
-        fs::write(COMPACT, "1").with_context(|| format!("cannot write {COMPACT}"))?;
+    if hugepages()? < new {
+        make_room()?;
         set_hugepages(new)?;
-        got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
     }
+    let got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
     match wanted {
         Hugepages::Free(number) if got < number => {
             bail!(
@@ -277,6 +274,16 @@ pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Memory full of cached files, as after a build, has no 2 MiB in one piece: the kernel gives up such pages one at a time, and
+/// gives up looking before it has enough.
+fn make_room() -> Result<()> {
+    for (file, what) in [("drop_caches", "1"), ("compact_memory", "1")] {
+        let path = format!("/proc/sys/vm/{file}");
+        fs::write(&path, what).with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
 }
 
 /// Those in use stay until they are freed.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -267,11 +267,16 @@ impl Node {
 
     /// Starts the external plugin and waits until containerd has accepted it.
     pub fn start_plugin(&mut self) -> Result<()> {
+        self.start_plugin_at(&self.run.path().join("nri.sock"))
+    }
+
+    /// The same, connected by way of another socket, of somebody who passes everything on.
+    pub fn start_plugin_at(&mut self, socket: &Path) -> Result<()> {
         let config = self.run.path().join("nri.toml");
         fs::write(&config, self.plugin_config())?;
         let before = self.plugins_accepted()?;
         let mut command = machine::daemon("ringway-nri")?;
-        command.arg("--config").arg(&config);
+        command.arg("--config").arg(&config).arg("--nri-socket").arg(socket);
         let mut plugin = Daemon::start("ringway-nri", command, &self.run.path().join("nri.log"))?;
         plugin.wait_for("containerd accepts it", PATIENCE, || {
             Ok((self.plugins_accepted()? > before).then_some(()))

@@ -20,6 +20,9 @@ const READY: Duration = Duration::from_secs(30);
 const SLACK: Duration = Duration::from_secs(15);
 /// Least share of the ordered rate that still counts as that rate.
 const RATE_TOLERANCE: f64 = 0.98;
+/// Longest share of a measurement in which the generator may have been kept from running: beyond, what is left says little about a
+/// constant rate.
+const AWAY_LIMIT: f64 = 0.10;
 
 /// Where one pod attaches and whom it sends to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +79,9 @@ pub struct End {
     pub seconds: f64,
     /// Share of the generator's time in which it had something to do.
     pub busy: f64,
+    /// Share of the time in which it did not run, as others used its CPU or the host did. Older generators did not tell.
+    #[serde(default)]
+    pub away: f64,
     /// Share of attempts to send that met a full ring.
     pub ring_full: f64,
     /// Which of the two could not do more.
@@ -188,12 +194,26 @@ impl End {
         faults
     }
 
-    /// Whether the pods sent clearly less than `rate` packets per second each, so that what was measured is not what was asked.
+    /// Whether the pods sent clearly less than `rate` packets per second each while the generator ran, so that what was measured is
+    /// not what was asked. What was due while it did not run is not asked for: at most a ring of it is sent later, none where
+    /// latency is measured, and what was under way then is not among the latencies either.
     pub fn too_slow(&self, rate: u64) -> Option<String> {
+        if rate == 0 {
+            return None;
+        }
+        let away = self.away * 100.0;
+        if self.away > AWAY_LIMIT {
+            return Some(format!("the generator did not run for {away:.0} % of the time"));
+        }
         let sent: u64 = self.ports.iter().map(|port| port.sent).sum();
-        let share = sent as f64 / self.seconds / (rate as f64 * self.ports.len() as f64);
-        (rate > 0 && share < RATE_TOLERANCE).then(|| {
-            format!("the generator reached {:.0} % of {rate} packets per second", share * 100.0)
+        let due = self.seconds * (1.0 - self.away) * rate as f64 * self.ports.len() as f64;
+        let share = sent as f64 / due;
+        (share < RATE_TOLERANCE).then(|| {
+            format!(
+                "the generator reached {:.0} % of {rate} packets per second in the {:.1} % of the time in which it ran",
+                share * 100.0,
+                100.0 - away
+            )
         })
     }
 
@@ -341,15 +361,26 @@ mod tests {
 
     #[test]
     fn a_rate_that_was_not_reached_is_told() {
-        let sent = |share: u64| {
+        let sent = |share: u64, away: f64| {
             let mut end = end();
-            end.seconds = 1.0;
+            (end.seconds, end.away) = (1.0, away);
             end.ports.iter_mut().for_each(|port| port.sent = share);
             end
         };
-        assert_eq!(sent(990_000).too_slow(1_000_000), None);
-        assert_eq!(sent(500_000).too_slow(0), None, "as many as possible");
-        let told = sent(500_000).too_slow(1_000_000).unwrap();
-        assert_eq!(told, "the generator reached 50 % of 1000000 packets per second");
+        assert_eq!(sent(990_000, 0.0).too_slow(1_000_000), None);
+        assert_eq!(sent(500_000, 0.0).too_slow(0), None, "as many as possible");
+        let told = sent(500_000, 0.0).too_slow(1_000_000).unwrap();
+        let all = "in the 100.0 % of the time in which it ran";
+        assert_eq!(told, format!("the generator reached 50 % of 1000000 packets per second {all}"));
+        assert!(sent(960_000, 0.0).too_slow(1_000_000).is_some());
+        assert_eq!(sent(960_000, 0.035).too_slow(1_000_000), None, "it sent while it could");
+        let told = sent(900_000, 0.05).too_slow(1_000_000).unwrap();
+        assert!(
+            told.starts_with("the generator reached 95 % of") && told.contains(" 95.0 % of"),
+            "{told}"
+        );
+        assert_eq!(sent(900_000, 0.1).too_slow(1_000_000), None);
+        let told = sent(880_000, 0.12).too_slow(1_000_000).unwrap();
+        assert_eq!(told, "the generator did not run for 12 % of the time");
     }
 }

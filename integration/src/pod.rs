@@ -40,6 +40,8 @@ pub struct Pod {
     pub hugepages_2mi: u64,
     /// Host directories mounted into the container, as a hostPath volume would be: host path, container path.
     pub host_paths: Vec<(PathBuf, String)>,
+    /// It has a network namespace, which the node's CNI plugin sets up.
+    pub own_network: bool,
     /// Its seccomp profile.
     pub seccomp: Seccomp,
     /// Whether the container may not write to its image.
@@ -71,10 +73,18 @@ impl Pod {
             cpuset: String::new(),
             hugepages_2mi: 0,
             host_paths: Vec::new(),
+            own_network: false,
             seccomp: Seccomp::Unconfined,
             read_only: false,
             host_users: None,
         }
+    }
+
+    /// With a network namespace of its own.
+    #[must_use]
+    pub fn own_network(mut self) -> Self {
+        self.own_network = true;
+        self
     }
 
     /// A pod that does nothing until it is stopped.
@@ -187,14 +197,16 @@ impl Pod {
         }
     }
 
-    /// A pod with host network (so without a hostname of its own): no CNI plugin is needed, and Ringway's interface is not a kernel one.
+    /// Usually a pod with host network (so without a hostname of its own): no CNI plugin is needed, and Ringway's interface is not
+    /// a kernel one.
     fn namespaces(&self) -> NamespaceOption {
         let users = self.host_users.map(|host_id| {
             let all = || vec![IdMapping { host_id, container_id: 0, length: 65_536 }];
             UserNamespace { mode: NamespaceMode::Pod.into(), uids: all(), gids: all() }
         });
+        let network = if self.own_network { NamespaceMode::Pod } else { NamespaceMode::Node };
         NamespaceOption {
-            network: NamespaceMode::Node.into(),
+            network: network.into(),
             pid: NamespaceMode::Container.into(),
             ipc: NamespaceMode::Pod.into(),
             userns_options: users,

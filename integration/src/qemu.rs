@@ -194,7 +194,8 @@ impl Guest {
                     self.said.push_str(&text.replace('\r', ""));
                 }
                 // Interrupted: this process was stopped, and goes on.
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -22,6 +22,7 @@ use crate::cgroups::PodLimit;
 use crate::convert::{self, WireError};
 use crate::files::{Files, FilesError, Found};
 use crate::ipam::{Ipam, IpamError};
+use crate::links::LinkError;
 use crate::liveness;
 use crate::sysfs::SysfsError;
 use crate::unserved::{self, Unserved};
@@ -74,6 +75,9 @@ pub enum Refusal {
     /// The network's address plugin is at fault.
     #[error(transparent)]
     Ipam(#[from] IpamError),
+    /// An interface of the kernel's can't be had.
+    #[error(transparent)]
+    Link(#[from] LinkError),
 }
 
 /// The plugin cannot start.
@@ -110,7 +114,10 @@ impl Allocator {
     pub async fn start(settings: NriConfig) -> Result<Self, StartError> {
         let files = Files::open(&settings.run_dir).await?;
         let timeout = Duration::from_millis(settings.vrouter_timeout_ms.into());
-        let vrouters = settings.vrouters().iter();
+        let vrouters = settings.vrouters();
+        // The runtime waits for all of them together.
+        let timeout = timeout / u32::try_from(vrouters.len()).unwrap_or(1).max(1);
+        let vrouters = vrouters.iter();
         let vrouters = vrouters.map(|socket| VRouter::new(socket.clone(), timeout)).collect();
         let found = files.read_all()?;
         let sandboxes = found.directories.iter().filter_map(|name| SandboxId::new(name).ok());

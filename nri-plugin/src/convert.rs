@@ -13,7 +13,7 @@ use nri_plugin_core::plan::{
     Allocation, CpuQuota, Cpus, Defaults, Interface, PodRecord, SharedUpdate, Vrouter,
 };
 use nri_plugin_core::policy::{CpuMode, Patterns, Policy};
-use nri_plugin_core::recovery::Port;
+use nri_plugin_core::recovery::{Port, PortLink};
 use nri_plugin_core::routes::Change;
 use nri_plugin_proto::adjust::Duplicate;
 use nri_plugin_proto::{Adjustment, AdjustmentBuilder, api};
@@ -259,6 +259,11 @@ fn port(wire: v1::Port) -> Option<Port> {
             "" => None,
             address => Some(address.parse().ok()?),
         },
+        link: (spec.kind() == v1::PortKind::Kernel).then(|| PortLink {
+            netns: spec.netns.clone(),
+            name: spec.link.clone(),
+            mtu: spec.mtu,
+        }),
         socket_path: spec.socket_path.into(),
         socket,
         queues: spec.queue_pairs.max(1),
@@ -281,10 +286,14 @@ pub fn wanted_port(
         mac: interface.mac,
         ip: interface.ip,
         ipv6: interface.ipv6.map(|ipv6| ipv6.address),
-        socket_path: paths::socket(run_dir, id)?,
+        socket_path: match interface.link {
+            Some(_) => PathBuf::new(),
+            None => paths::socket(run_dir, id)?,
+        },
         socket: interface.socket,
         queues: interface.queues,
         peer_cgroups: record.peer_cgroups(id.slot),
+        link: PortLink::of(interface),
     })
 }
 
@@ -294,7 +303,19 @@ pub fn port_spec(port: Port, namespace: &str, pod: &str) -> v1::PortSpec {
         SocketOwner::Vrouter => v1::SocketOwner::Vrouter,
         SocketOwner::Pod => v1::SocketOwner::Pod,
     };
+    let kind = match port.link {
+        Some(_) => v1::PortKind::Kernel,
+        None => v1::PortKind::VhostUser,
+    };
+    let (netns, link, mtu) = match port.link {
+        Some(PortLink { netns, name, mtu }) => (netns, name, mtu),
+        None => Default::default(),
+    };
     v1::PortSpec {
+        kind: kind.into(),
+        netns,
+        link,
+        mtu,
         interface: port.id.rsplit('/').next().unwrap_or_default().to_owned(),
         id: port.id,
         network: port.network,
@@ -315,6 +336,13 @@ pub fn port_spec(port: Port, namespace: &str, pod: &str) -> v1::PortSpec {
 /// Whether the pod makes sockets in the directory of these interfaces.
 pub fn pod_listens(interfaces: &[Interface]) -> bool {
     interfaces.iter().any(|interface| interface.socket == SocketOwner::Pod)
+}
+
+/// Path of the pod's own network namespace; `None` if it is the node's.
+pub fn netns(pod: &api::PodSandbox) -> Option<&str> {
+    let namespaces = &pod.linux.as_ref()?.namespaces;
+    let network = namespaces.iter().find(|namespace| namespace.r#type == "network")?;
+    Some(network.path.as_str()).filter(|path| path.starts_with('/'))
 }
 
 /// What to change of a container that gets `allocation`: only what differs from what it has.

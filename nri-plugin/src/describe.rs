@@ -1,6 +1,6 @@
 //! JSON between a pod and us: the annotation it writes, the file it reads.
 
-use nri_plugin_core::annotations::{RawInterface, SocketOwner};
+use nri_plugin_core::annotations::{Link, RawInterface, SocketOwner};
 use nri_plugin_core::cpuset::NodeId;
 use nri_plugin_core::paths::{INTERFACES_FILE, MOUNT_POINT, socket_in_container};
 use nri_plugin_core::plan::Interface;
@@ -54,6 +54,41 @@ struct Entry<'a> {
     eal_args: Option<&'a str>,
 }
 
+/// One element of `interfaces.json` that is an interface of the kernel's; it has no device information.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct KernelEntry<'a> {
+    r#type: &'static str,
+    name: &'a str,
+    mac_address: String,
+    network: &'a str,
+    ip: String,
+    gateway: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ipv6: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway6: Option<String>,
+    mtu: u32,
+    routes: Vec<String>,
+}
+
+impl<'a> KernelEntry<'a> {
+    fn new(interface: &'a Interface, link: &Link) -> Self {
+        Self {
+            r#type: "kernel",
+            name: &interface.name,
+            mac_address: interface.mac.to_string(),
+            network: &interface.network,
+            ip: format!("{}/{}", interface.ip, interface.prefix_len),
+            gateway: interface.gateway.to_string(),
+            ipv6: interface.ipv6.map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)),
+            gateway6: interface.ipv6.map(|ipv6| ipv6.gateway.to_string()),
+            mtu: interface.mtu,
+            routes: link.routes.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct VhostUser<'a> {
     mode: &'static str,
@@ -63,8 +98,8 @@ struct VhostUser<'a> {
 /// Reads the annotation. The error is one line.
 pub fn decode_interfaces(text: &str) -> Result<Vec<RawInterface>, String> {
     let raw = |it: WrittenInterface| {
-        let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind } = it;
-        RawInterface { name, network, ip, mac, queues, mtu, socket, kind }
+        let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind, routes } = it;
+        RawInterface { name, network, ip, mac, queues, mtu, socket, kind, routes }
     };
     let written: Vec<_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     Ok(written.into_iter().map(raw).collect())
@@ -81,6 +116,9 @@ pub fn interfaces_json(description: Description<'_>) -> String {
     let paths: Vec<String> =
         interfaces.iter().map(|interface| socket_in_container(&interface.name)).collect();
     let entry = |(interface, path): (&'_ Interface, &'_ String)| {
+        if let Some(link) = &interface.link {
+            return serde_json::to_value(KernelEntry::new(interface, link)).unwrap_or_default();
+        }
         let (mode, adaptor) = match interface.socket {
             SocketOwner::Vrouter => ("client", "server"),
             SocketOwner::Pod => ("server", "client"),
@@ -145,6 +183,20 @@ mod tests {
         assert_eq!(list[1]["gateway6"], "fd00:66::1");
         assert_eq!(list[1]["vhost-user"]["mode"], "client");
         assert_eq!(list[1]["vhost-adaptor-mode"], "server");
+
+        let mut interface = record.slots[&Slot(1)][1].clone();
+        let routes = vec![nri_plugin_core::net::AnyPrefix::V4("0.0.0.0/0".parse().unwrap())];
+        interface.link = Some(Link { netns: "/run/netns/a".into(), routes });
+        let kernel = Description { interfaces: &[interface], node: None, container: None };
+        let list: serde_json::Value = serde_json::from_str(&interfaces_json(kernel)).unwrap();
+        assert_eq!(
+            list[0],
+            serde_json::json!({
+                "type": "kernel", "name": "wan", "mac-address": "02:00:0a:42:00:02", "network": "red",
+                "ip": "10.66.0.4/24", "gateway": "10.66.0.1", "ipv6": "fd00:66::4/64",
+                "gateway6": "fd00:66::1", "mtu": 1500, "routes": ["0.0.0.0/0"],
+            })
+        );
 
         let shared =
             Description { interfaces: &record.slots[&Slot(0)], node: None, container: None };

@@ -10,6 +10,7 @@ mod convert;
 mod describe;
 mod files;
 mod ipam;
+mod links;
 mod liveness;
 mod logging;
 mod node_api;

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use nri_plugin_core::annotations::SocketOwner;
+use nri_plugin_core::annotations::{self, SocketOwner};
 use nri_plugin_core::cpuset::{CpuSet, ListError, NodeId, NodeSet};
-use nri_plugin_core::net::AddressError;
+use nri_plugin_core::net::{AddressError, AnyPrefix};
 use nri_plugin_core::paths::{PathError, SandboxId, Slot};
 use nri_plugin_core::plan::{ContainerRecord, Cpus, Interface, Ipv6, Placement, PodRecord};
 use serde::{Deserialize, Serialize};
@@ -115,6 +115,16 @@ struct Link {
     // Absent unless an address plugin gave the addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lease: Option<String>,
+    // Absent unless it is an interface of the kernel's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kernel: Option<KernelLink>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KernelLink {
+    netns: String,
+    routes: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -162,6 +172,10 @@ pub fn encode(record: &PodRecord) -> String {
         mtu: interface.mtu,
         pod_listens: interface.socket == SocketOwner::Pod,
         lease: interface.lease.clone(),
+        kernel: interface.link.as_ref().map(|link| KernelLink {
+            netns: link.netns.clone(),
+            routes: link.routes.iter().map(ToString::to_string).collect(),
+        }),
     };
     let pod = Pod {
         version: VERSION,
@@ -191,6 +205,15 @@ pub fn encode(record: &PodRecord) -> String {
 /// A list that may be empty, as for a vRouter without NICs.
 fn nodes(list: &str) -> Result<NodeSet, ListError> {
     if list.is_empty() { Ok(NodeSet::new()) } else { list.parse() }
+}
+
+fn kernel_link(KernelLink { netns, routes }: KernelLink) -> Result<annotations::Link, RecordError> {
+    let route = |text: &String| match text.parse() {
+        Ok(prefix) => Ok(AnyPrefix::V4(prefix)),
+        Err(_) => text.parse().map(AnyPrefix::V6),
+    };
+    let routes = routes.iter().map(route).collect::<Result<_, _>>()?;
+    Ok(annotations::Link { netns, routes })
 }
 
 /// The record in `text`, which was found in the directory of `sandbox`.
@@ -242,6 +265,7 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
             mtu: link.mtu,
             socket: if link.pod_listens { SocketOwner::Pod } else { SocketOwner::Vrouter },
             lease: link.lease,
+            link: link.kernel.map(kernel_link).transpose()?,
         })
     };
     let slot = |(slot, links): (u16, Vec<Link>)| {
@@ -292,6 +316,7 @@ pub mod tests {
             mtu: 1500,
             socket,
             lease: None,
+            link: None,
         };
         let container = |id: &str, slot, cpus| ContainerRecord {
             id: id.into(),
@@ -337,7 +362,6 @@ pub mod tests {
         let app = record.containers.get_mut("app").unwrap();
         app.cpus = Cpus::Followed { cpus: "2-3".parse().unwrap(), whole: true };
         app.hugepages = 1 << 30;
-        record.slots.get_mut(&Slot(0)).unwrap()[0].lease = Some("abc-1-2".into());
         record.placement = Some(Placement {
             vrouter: "/run/ringway/vrouter-1/api.sock".into(),
             vrouter_node: Some(NodeId(1)),
@@ -346,6 +370,13 @@ pub mod tests {
             memory: "1".parse().unwrap(),
             aligned: false,
         });
+        let interface = &mut record.slots.get_mut(&Slot(0)).unwrap()[0];
+        interface.lease = Some("abc-1-2".into());
+        let routes = vec![
+            AnyPrefix::V4("0.0.0.0/0".parse().unwrap()),
+            AnyPrefix::V6("fd00::/16".parse().unwrap()),
+        ];
+        interface.link = Some(annotations::Link { netns: "/run/netns/a".into(), routes });
         assert_eq!(decode(&encode(&record), &record.sandbox).unwrap(), record);
     }
 

@@ -7,11 +7,12 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -25,6 +26,8 @@ use serde_json::json;
 
 /// Calls that are under way at once.
 const AT_ONCE: usize = 16;
+/// Between two tries to tell something, as a real agent has it.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Plays the agents of many nodes.
 #[derive(Debug, Parser)]
@@ -47,6 +50,12 @@ struct Arguments {
     /// Name of a node that fails to apply whatever it is given.
     #[arg(long)]
     fail: Vec<String>,
+    /// Pods on each of them: JSON of one without a name and a node.
+    #[arg(long)]
+    pod: Option<PathBuf>,
+    /// How many.
+    #[arg(long, default_value_t = 0)]
+    pods: u32,
     /// Says nothing about what it is given.
     #[arg(long)]
     silent: bool,
@@ -55,7 +64,9 @@ struct Arguments {
 struct Agents {
     arguments: Arguments,
     facts: Facts,
+    pod: Option<Pod>,
     nodes: Api<Node>,
+    pods: Api<Pod>,
     tunings: Api<NodeTuning>,
 }
 
@@ -64,9 +75,18 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let client = client(Some(&arguments.kubeconfig)).await?;
     let facts = std::fs::read_to_string(&arguments.facts).context("--facts")?;
+    let pod = match &arguments.pod {
+        Some(file) => Some(
+            serde_json::from_str(&std::fs::read_to_string(file).context("--pod")?)
+                .context("--pod")?,
+        ),
+        None => None,
+    };
     let agents = Arc::new(Agents {
         facts: serde_json::from_str(&facts).context("--facts")?,
+        pod,
         nodes: Api::all(client.clone()),
+        pods: Api::default_namespaced(client.clone()),
         tunings: Api::all(client),
         arguments,
     });
@@ -109,7 +129,15 @@ impl Agents {
         object.metadata.owner_references =
             Some(vec![node.controller_owner_ref(&()).context("uid")?]);
         let object = self.tunings.create(&PostParams::default(), &object).await?;
-        self.tell(&object).await
+        self.tell(&object).await?;
+        let Some(pod) = &self.pod else { return Ok(()) };
+        for index in 0..self.arguments.pods {
+            let mut pod = pod.clone();
+            pod.metadata.name = Some(format!("{name}-{index}"));
+            pod.spec.get_or_insert_default().node_name = Some(name.to_owned());
+            self.pods.create(&PostParams::default(), &pod).await?;
+        }
+        Ok(())
     }
 
     async fn answer(&self) -> Result<()> {
@@ -122,17 +150,28 @@ impl Agents {
         });
         tunings
             .for_each_concurrent(AT_ONCE, |tuning| async move {
-                let told = match &tuning {
-                    Ok(tuning) if self.is_due(tuning) => self.tell(tuning).await,
-                    Ok(_) => Ok(()),
-                    Err(error) => Err(anyhow::anyhow!("watch: {error}")),
-                };
-                if let Err(error) = told {
-                    let _ = writeln!(std::io::stderr(), "ringway-agents: {error:#}");
+                match tuning {
+                    Ok(tuning) if self.is_due(&tuning) => self.tell_again(&tuning).await,
+                    Ok(_) => {}
+                    Err(error) => complain(&format!("watch: {error}")),
                 }
             })
             .await;
         Ok(())
+    }
+
+    /// Until it is told, or there is something newer to be told.
+    async fn tell_again(&self, tuning: &NodeTuning) {
+        let name = tuning.name_any();
+        while let Err(error) = self.tell(tuning).await {
+            complain(&format!("{name}: {error:#}"));
+            tokio::time::sleep(AGAIN).await;
+            match self.tunings.get_opt(&name).await {
+                Ok(Some(now)) if now.metadata.generation == tuning.metadata.generation => {}
+                Ok(_) => return,
+                Err(error) => complain(&format!("{name}: {error:#}")),
+            }
+        }
     }
 
     fn is_due(&self, tuning: &NodeTuning) -> bool {
@@ -172,4 +211,9 @@ impl Agents {
         self.tunings.patch_status(&name, &parameters, &Patch::Apply(patch)).await?;
         Ok(())
     }
+}
+
+fn complain(what: &str) {
+    // Nothing is left to be done if stderr is closed.
+    let _ = writeln!(std::io::stderr(), "ringway-agents: {what}");
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -42,7 +42,7 @@ pub fn unfit() -> Option<String> {
 /// The API server and what goes with it. Dropped in this order.
 pub struct Api {
     server: Daemon,
-    _etcd: Daemon,
+    etcd: Daemon,
     port: u16,
     pub run: RunDir,
 }
@@ -102,14 +102,16 @@ impl Api {
             "--endpoint-reconciler-type=none".to_owned(),
             // No controller makes the accounts of namespaces here.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
+            // The agent's pods are; nobody runs them here.
+            "--allow-privileged=true".to_owned(),
             "--profiling=false".to_owned(),
             format!("--audit-policy-file={}", at("audit.json")),
             format!("--audit-log-path={}", at("audit.log")),
         ]);
         let server = Daemon::start("kube-apiserver", command, &directory.join("apiserver.log"))?;
-        let mut api = Self { server, _etcd: etcd, port, run: run_dir };
+        let mut api = Self { server, etcd, port, run: run_dir };
         for name in [ADMIN, CONTROLLER, AGENT, SCHEDULER] {
-            fs::write(api.kubeconfig(name), api.config(name).to_string())?;
+            fs::write(api.kubeconfig(name), api.config(name, name).to_string())?;
         }
         let ready = Command::new(kubernetes("kubectl"));
         let ready = api.command(ready, &["get", "--raw", "/readyz"]);
@@ -137,25 +139,51 @@ impl Api {
         self.run.disk().join("api")
     }
 
+    /// Process ids of etcd and the API server.
+    pub fn pids(&self) -> [u32; 2] {
+        [self.etcd.pid(), self.server.pid()]
+    }
+
     /// For the account of that name.
     pub fn kubeconfig(&self, name: &str) -> PathBuf {
         self.directory().join(format!("{name}.kubeconfig"))
     }
 
-    fn config(&self, name: &str) -> Value {
+    fn config(&self, name: &str, token: &str) -> Value {
         // The server's own certificate is followed by that of who signed it.
         let authority = self.directory().join("certs/apiserver.crt");
         let server = format!("https://127.0.0.1:{}", self.port);
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": server, "certificate-authority": authority}}],
-            "users": [{"name": "it", "user": {"token": name}}],
-            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": name}}],
         })
     }
 
-    fn command(&self, mut kubectl: Command, words: &[&str]) -> Command {
-        kubectl.arg("--kubeconfig").arg(self.kubeconfig(ADMIN)).args(words);
+    /// The agent's account, as a pod on `node` has it: its token says so.
+    pub fn agent_of(&self, node: &str) -> Result<String> {
+        let pod = format!("agent-{node}");
+        self.apply(&json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod, "namespace": "ringway"},
+            "spec": {
+                "nodeName": node, "serviceAccountName": AGENT, "terminationGracePeriodSeconds": 0,
+                "containers": [{"name": "tuner", "image": "none.example.org/none"}],
+            },
+        }))?;
+        let words = ["create", "token", AGENT, "-n", "ringway", "--bound-object-kind", "Pod"];
+        let token = self.kubectl(&[&words[..], &["--bound-object-name", &pod]].concat())?;
+        let config = self.config(&pod, token.trim());
+        fs::write(self.kubeconfig(&pod), config.to_string())?;
+        Ok(pod)
+    }
+
+    fn command(&self, kubectl: Command, words: &[&str]) -> Command {
+        self.command_as(ADMIN, kubectl, words)
+    }
+
+    fn command_as(&self, who: &str, mut kubectl: Command, words: &[&str]) -> Command {
+        kubectl.arg("--kubeconfig").arg(self.kubeconfig(who)).args(words);
         // It caches what the server can do; not in anybody's home.
         kubectl.env("KUBECACHEDIR", self.directory().join("cache"));
         kubectl
@@ -169,6 +197,15 @@ impl Api {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// What the server says to `who` who tries that with an object: nothing if it would do it. Nothing is done.
+    pub fn refusal(&self, who: &str, words: &[&str], object: &Value) -> Result<Option<String>> {
+        let words = [words, &["--dry-run=server", "-f", "-"]].concat();
+        let command = self.command_as(who, Command::new(kubernetes("kubectl")), &words);
+        let output = feed(command, object)?;
+        let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Ok((!output.status.success()).then_some(error))
+    }
+
     /// Makes or changes an object.
     pub fn apply(&self, object: &Value) -> Result<()> {
         self.write(&["apply", "--server-side", "--force-conflicts", "-f", "-"], object)
@@ -180,11 +217,7 @@ impl Api {
     }
 
     fn write(&self, words: &[&str], object: &Value) -> Result<()> {
-        let mut command = self.command(Command::new(kubernetes("kubectl")), words);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        child.stdin.take().context("stdin")?.write_all(object.to_string().as_bytes())?;
-        let output = child.wait_with_output()?;
+        let output = feed(self.command(Command::new(kubernetes("kubectl")), words), object)?;
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {words:?}: {}", error.trim());
         Ok(())
@@ -227,12 +260,11 @@ impl Api {
 
     /// Takes away what a test has made.
     pub fn clear(&self) -> Result<()> {
-        for kind in ["pods", "nodeprofiles", "nodetunings", "noderesourcetopologies", "nodes"] {
-            let words =
-                ["delete", kind, "--all", "--wait=true", "--timeout=120s", "--now", "--force"];
-            let forced = if kind == "pods" { &words[..] } else { &words[..5] };
-            self.kubectl(forced)?;
-        }
+        let words = ["--all", "--wait=true", "--timeout=120s"];
+        let pods = ["delete", "pods", "--all-namespaces", "--force", "--grace-period=0"];
+        self.kubectl(&[&pods[..], &words[..]].concat())?;
+        let kinds = "nodeprofiles,nodetunings,noderesourcetopologies,nodes";
+        self.kubectl(&[&["delete", kinds], &words[..]].concat())?;
         Ok(())
     }
 
@@ -265,30 +297,52 @@ impl Api {
         let mut agents =
             self.daemon("ringway-agents", ADMIN, &[words, &["--facts", &file]].concat())?;
         let log = agents.log().to_owned();
-        agents.wait_for("all nodes are there", PATIENCE * 2, || {
+        agents.wait_for("all nodes are there", START * 3, || {
             let text = fs::read_to_string(&log)?;
             Ok(text.lines().any(|line| line == "ready").then_some(()))
         })?;
         Ok(agents)
     }
 
-    /// Requests so far by account and `verb resource`.
-    pub fn requests(&self) -> Result<BTreeMap<(String, String), u64>> {
+    /// Calls `each` with account, `verb resource` and name of the object for each request so far.
+    fn audit(&self, mut each: impl FnMut(&str, String, &str)) -> Result<()> {
         let text = fs::read_to_string(self.directory().join("audit.log"))?;
-        let mut requests = BTreeMap::new();
         for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
             let event: Value = serde_json::from_str(line)?;
-            let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            let user = word(&event["user"]["username"]);
-            let user = user.rsplit(':').next().unwrap_or_default().to_owned();
             let object = &event["objectRef"];
-            let resource = [word(&object["resource"]), word(&object["subresource"])];
-            let resource = resource.join("/").trim_end_matches('/').to_owned();
-            *requests.entry((user, format!("{} {resource}", word(&event["verb"])))).or_default() +=
-                1;
+            let word = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+            let resource = [word(&object["resource"]), word(&object["subresource"])].join("/");
+            let asked = format!("{} {}", word(&event["verb"]), resource.trim_end_matches('/'));
+            let user = word(&event["user"]["username"]);
+            each(user.rsplit(':').next().unwrap_or_default(), asked, &word(&object["name"]));
         }
+        Ok(())
+    }
+
+    /// Requests so far by account and `verb resource`.
+    pub fn requests(&self) -> Result<BTreeMap<(String, String), u64>> {
+        let mut requests = BTreeMap::new();
+        self.audit(|user, asked, _| *requests.entry((user.to_owned(), asked)).or_default() += 1)?;
         Ok(requests)
     }
+
+    /// How often `user` has asked for that, by name of the object.
+    pub fn asked(&self, user: &str, what: &str) -> Result<BTreeMap<String, u64>> {
+        let mut requests = BTreeMap::new();
+        self.audit(|who, asked, name| {
+            if who == user && asked == what {
+                *requests.entry(name.to_owned()).or_default() += 1;
+            }
+        })?;
+        Ok(requests)
+    }
+}
+
+fn feed(mut command: Command, object: &Value) -> Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    child.stdin.take().context("stdin")?.write_all(object.to_string().as_bytes())?;
+    Ok(child.wait_with_output()?)
 }
 
 /// The condition of that type.

@@ -4,27 +4,52 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use integration::process::Daemon;
 use integration::wait;
 use serde_json::{Value, json};
 
 use crate::api::{Api, PATIENCE, SCHEDULER, free_port, server};
 
-/// As config/kubernetes/controller/scheduler.yaml has it, for ports of this test.
-fn scheduler_config(api: &Api, port: u16) -> Value {
+/// As config/kubernetes/controller/scheduler-config.yaml has it, for an extender of this test.
+fn scheduler_config(api: &Api, url: &str, tls: Option<&Value>) -> Value {
+    let mut extender = json!({
+        "urlPrefix": url, "filterVerb": "filter", "prioritizeVerb": "prioritize", "bindVerb": "bind", "weight": 10,
+        "nodeCacheCapable": true, "httpTimeout": "15s",
+    });
+    if let Some(tls) = tls {
+        extender["enableHTTPS"] = json!(true);
+        extender["tlsConfig"] = tls.clone();
+    }
     json!({
         "apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"kubeconfig": api.kubeconfig(SCHEDULER)},
         "leaderElection": {"leaderElect": false},
         "profiles": [{"schedulerName": "ringway"}],
-        "extenders": [{
-            "urlPrefix": format!("http://127.0.0.1:{port}"), "filterVerb": "filter",
-            "prioritizeVerb": "prioritize", "bindVerb": "bind", "weight": 10,
-            "nodeCacheCapable": true, "httpTimeout": "15s",
-        }],
+        "extenders": [extender],
     })
 }
 
-fn pod(name: &str, annotations: &Value) -> Value {
+/// An extender that listens, with these words besides.
+pub fn extender(api: &Api, port: u16, words: &[&str]) -> Result<Daemon> {
+    let address = format!("127.0.0.1:{port}");
+    let words = [&["extender", "--listen", &address], words].concat();
+    let mut extender = api.daemon("ringway-controller", SCHEDULER, &words)?;
+    let log = extender.log().to_owned();
+    extender.wait_for("the extender listens", PATIENCE, || {
+        Ok(fs::read_to_string(&log)?.contains("listening").then_some(()))
+    })?;
+    Ok(extender)
+}
+
+/// A kube-scheduler that asks the extender at `url`.
+pub fn scheduler(api: &Api, url: &str, tls: Option<&Value>) -> Result<Daemon> {
+    let config = api.run.path().join("scheduler.json");
+    fs::write(&config, scheduler_config(api, url, tls).to_string())?;
+    let config = format!("--config={}", config.display());
+    api.daemon("kube-scheduler", SCHEDULER, &[&config, "--secure-port=0"])
+}
+
+pub fn pod(name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "annotations": annotations},
@@ -36,7 +61,7 @@ fn pod(name: &str, annotations: &Value) -> Value {
 }
 
 /// CPUs, hugepages, strictly on one NUMA node.
-fn strict(cpus: u32, gib: u32) -> Value {
+pub fn strict(cpus: u32, gib: u32) -> Value {
     json!({
         "network.ringway.dev": "red", "numa.ringway.dev": "strict", "cpus.ringway.dev": cpus.to_string(),
         "hugepages-1gi.ringway.dev": format!("{gib}Gi"),
@@ -50,7 +75,7 @@ fn place(pod: &Value) -> Option<(String, String)> {
     Some((node.to_owned(), numa.to_owned()))
 }
 
-fn placed(api: &Api, name: &str) -> Result<(String, String)> {
+pub fn placed(api: &Api, name: &str) -> Result<(String, String)> {
     let pod = api.wait("pod", name, "the pod has a node", |pod| place(pod).is_some())?;
     place(&pod).context("no node")
 }
@@ -79,17 +104,8 @@ pub fn pods_go_where_one_numa_node_has_all_of_it(api: &mut Api) -> Result<()> {
     let small = api.agents(&server(8), &["--count", "2", "--prefix", "small-"])?;
     let large = api.agents(&server(24), &["--count", "1", "--prefix", "large-"])?;
     let port = free_port()?;
-    let address = format!("127.0.0.1:{port}");
-    let mut extender =
-        api.daemon("ringway-controller", SCHEDULER, &["extender", "--listen", &address])?;
-    let log = extender.log().to_owned();
-    extender.wait_for("the extender listens", PATIENCE, || {
-        Ok(fs::read_to_string(&log)?.contains("listening").then_some(()))
-    })?;
-    let config = api.run.path().join("scheduler.json");
-    fs::write(&config, scheduler_config(api, port).to_string())?;
-    let config = format!("--config={}", config.display());
-    let scheduler = api.daemon("kube-scheduler", SCHEDULER, &[&config, "--secure-port=0"])?;
+    let mut first = extender(api, port, &[])?;
+    let scheduler = scheduler(api, &format!("http://127.0.0.1:{port}"), None)?;
 
     // Only the large node has twelve CPUs on one NUMA node, strictly; each of its NUMA nodes has them once.
     let apply = |name: &str, annotations: &Value| api.apply(&pod(name, annotations));
@@ -150,10 +166,9 @@ pub fn pods_go_where_one_numa_node_has_all_of_it(api: &mut Api) -> Result<()> {
     }
 
     // One that goes makes room; the extender's own restart forgets nothing.
-    extender.crash()?;
-    let _extender =
-        api.daemon("ringway-controller", SCHEDULER, &["extender", "--listen", &address])?;
-    api.kubectl(&["delete", "pod", "a", "--now", "--force"])?;
+    first.crash()?;
+    let _second = extender(api, port, &[])?;
+    api.kubectl(&["delete", "pod", "a", "--force", "--grace-period=0"])?;
     let c = placed(api, "c")?;
     ensure!(c == a, "{c:?} is not where {a:?} was");
 
@@ -162,5 +177,5 @@ pub fn pods_go_where_one_numa_node_has_all_of_it(api: &mut Api) -> Result<()> {
     let plain = placed(api, "plain")?;
     ensure!(plain.1 == "-", "{plain:?}");
     drop((scheduler, small, large));
-    api.clear()
+    Ok(())
 }

@@ -9,7 +9,7 @@ use integration::machine::program;
 use integration::wait;
 use serde_json::{Value, json};
 
-use crate::api::{AGENT, Api, PATIENCE, profile, says};
+use crate::api::{Api, PATIENCE, profile, says};
 
 const NODE: &str = "this-node";
 /// Harmless, and of no use to anybody else's tests: how often memory statistics are folded, s.
@@ -55,9 +55,10 @@ pub fn this_node_becomes_what_its_profile_says(api: &mut Api) -> Result<()> {
     let state = api.run.path().join("tuner");
     let _reverted = Reverted(&state);
     let state_word = state.to_str().context("path")?.to_owned();
+    let account = api.agent_of(NODE)?;
     let words = ["run", "--kubernetes", "--node-name", NODE, "--state", &state_word];
     let mut controller = api.controller("one")?;
-    let mut agent = api.daemon("ringway-tuner", AGENT, &words)?;
+    let mut agent = api.daemon("ringway-tuner", &account, &words)?;
 
     // What the machine is, without any profile.
     let tuning = api.wait("nodetuning", NODE, "the node is reported", |it| {
@@ -104,7 +105,7 @@ pub fn this_node_becomes_what_its_profile_says(api: &mut Api) -> Result<()> {
     agent.crash()?;
     controller.crash()?;
     let mut controller = api.controller("two")?;
-    let mut agent = api.daemon("ringway-tuner", AGENT, &words)?;
+    let mut agent = api.daemon("ringway-tuner", &account, &words)?;
     api.apply(&profile("this", &spec(11)))?;
     wait::until("the change has come after a restart", PATIENCE, || {
         Ok((interval()? == "11").then_some(()))
@@ -137,5 +138,5 @@ pub fn this_node_becomes_what_its_profile_says(api: &mut Api) -> Result<()> {
     ensure!(controller.stop(PATIENCE)?.success(), "the controller failed");
     drop(_reverted);
     ensure!(interval()? == before, "{SYSCTL} is {}, not {before}", interval()?);
-    api.clear()
+    Ok(())
 }

@@ -54,8 +54,13 @@ pub fn refused_or_spread(bed: &mut Bed) -> Result<()> {
 fn both(bed: &mut Bed) -> Result<()> {
     if bed.pods.is_none() {
         let first = bed.node.start_pod(pod("on-node-0", "strict", 1))?;
-        let second = bed.node.start_pod(pod("on-node-1", "1", 1))?;
-        bed.pods = Some([first, second]);
+        match bed.node.start_pod(pod("on-node-1", "1", 1)) {
+            Ok(second) => bed.pods = Some([first, second]),
+            Err(error) => {
+                bed.node.delete(&first)?;
+                return Err(error);
+            }
+        }
     }
     Ok(())
 }

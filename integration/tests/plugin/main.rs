@@ -10,6 +10,7 @@ mod daemons;
 mod doctor;
 mod inside;
 mod limits;
+mod links;
 mod neighbour;
 mod storm;
 mod wire;
@@ -22,7 +23,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 33] = [
+const TESTS: [Test; 34] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -30,6 +31,7 @@ const TESTS: [Test; 33] = [
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
+    ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
     ("doctor_well", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_well),
     ("doctor_unwell", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_not),
     ("doctor_not_connected", Needs::Node(Version::V2_1), doctor::of_a_plugin_that_is_not_connected),
@@ -44,6 +46,7 @@ const TESTS: [Test; 33] = [
     }),
     ("inside_own_users", Needs::Node(Version::V2_1), inside::of_a_pod_with_its_own_users),
     ("cdi_2_1", Needs::Node(Version::V2_1), |stage| cdi::in_pods(stage, Version::V2_1)),
+    ("cdi_file_is_right", Needs::Node(Version::V2_1), cdi::file_is_right),
     ("wire_2_1", Needs::Node(Version::V2_1), |stage| wire::is_recorded(stage, Version::V2_1)),
     ("limits", Needs::Node(Version::V2_1), limits::refuse),
     ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         // What some need beside the node itself.
         let unmet = needs.unmet().or_else(|| match name {
             "two_plugins_set_cpus" | "two_plugins_and_followed_cpus" => neighbour::unmet(),
+            "cdi_file_is_right" => cdi::unmet(),
             "inside_own_users" => inside::unmet_for_own_users(),
             _ => None,
         });

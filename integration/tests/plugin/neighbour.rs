@@ -1,47 +1,33 @@
 //! Another NRI plugin that sets CPUs, beside ours on one node.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use integration::containerd::Version;
 use integration::leftovers::leftovers;
-use integration::machine::repository;
 use integration::node::{Node, PluginStart, Setup};
 use integration::pod::Pod;
 use integration::process::Daemon;
-use integration::readback;
+use integration::{plugins, readback};
 
 use integration::stage::Stage;
 
-/// What the other one goes by.
+/// The other one, as the set-up built it.
+const PROGRAM: &str = "pins";
+/// What it goes by.
 const KEY: &str = "cpus.pins.example";
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The other plugin, as the set-up built it, or why there is none.
-fn program() -> Result<PathBuf, String> {
-    let directory = repository().join("target/plugins");
-    let path = directory.join("pins");
-    if path.is_file() {
-        return Ok(path);
-    }
-    let why = fs::read_to_string(directory.join("no-pins"));
-    Err(why.map_or_else(
-        |_| format!("{} is not built; run integration/setup/plugins.sh", path.display()),
-        |why| format!("no second NRI plugin: {}", why.trim()),
-    ))
-}
-
 /// Why there is no other plugin on this machine.
 pub fn unmet() -> Option<String> {
-    program().err()
+    plugins::built(PROGRAM).err()
 }
 
 /// Starts it and waits until containerd has taken it in.
 fn start(node: &Node, index: &str) -> Result<Daemon> {
-    let mut command = Command::new(program().map_err(anyhow::Error::msg)?);
+    let mut command = Command::new(plugins::built(PROGRAM).map_err(anyhow::Error::msg)?);
     command.arg(node.containerd()?.nri_socket()).arg(index);
     let name = format!("{index}-pins");
     let mut pins = Daemon::start("pins", command, &node.run().path().join("pins.log"))?;

@@ -11,6 +11,7 @@ use integration::leftovers::leftovers;
 use integration::machine::{program, repository};
 use integration::node::{Node, RunningPod};
 use integration::pod::Pod;
+use integration::stopwatch::Stopwatch;
 use integration::{readback, traffic, wait};
 use serde_json::{Value, json};
 
@@ -22,7 +23,9 @@ const PODS: &str = "RINGWAY_STORM_PODS";
 const AT_ONCE: &str = "RINGWAY_STORM_AT_ONCE";
 /// Set: meanwhile a pod sends to another as fast as it can.
 const TRAFFIC: &str = "RINGWAY_STORM_TRAFFIC";
-/// Of both, where nothing is said.
+/// Where the report goes, if not to `target/storm.json`.
+const REPORT: &str = "RINGWAY_STORM_REPORT";
+/// Of both numbers, where nothing is said.
 const USUAL: usize = 32;
 /// What a plugin says of a creation, µs: the whole, and parts of it.
 const TIMES: [&str; 4] = ["micros", "waiting", "vrouter", "files"];
@@ -33,6 +36,11 @@ pub fn comes_and_goes(stage: &mut Stage) -> Result<()> {
     let node = stage.usual()?;
     let (pods, at_once) = (number(PODS)?.unwrap_or(USUAL), number(AT_ONCE)?.unwrap_or(USUAL));
     let busy = std::env::var_os(TRAFFIC).is_some().then(|| Busy::start(node)).transpose()?;
+    // From here on the runtime's waits are measured.
+    node.stop_plugin()?;
+    let socket = node.run().path().join("timed.sock");
+    let stopwatch = Stopwatch::start(node.containerd()?.nri_socket(), &socket)?;
+    node.start_plugin_at(&socket)?;
     let before = left(node)?;
     let log = node.run().path().join("nri.log");
     let seen = std::fs::read_to_string(&log)?.len();
@@ -49,6 +57,7 @@ pub fn comes_and_goes(stage: &mut Stage) -> Result<()> {
         gone.with_context(|| format!("before: {before}\nleft: {now}"))?;
     }
     let took = began.elapsed();
+    let waits = stopwatch.take();
     let forwarded = busy.map(|busy| busy.stop(node)).transpose()?;
     if forwarded.is_none() {
         // The lowest address is free again, so all are.
@@ -57,7 +66,14 @@ pub fn comes_and_goes(stage: &mut Stage) -> Result<()> {
         ensure!((&*spec.ipv4, &*spec.ipv6) == ("10.66.0.2", "fd00:66::2"), "{spec:?}");
         node.delete(&next)?;
     }
+    node.stop_plugin()?;
+    stopwatch.finish()?;
+    node.start_plugin()?;
+    ensure!(waits.len() >= pods, "{} creations were seen", waits.len());
+    let waits = waits.into_iter().map(|it| u64::try_from(it.as_micros())).collect::<Result<_, _>>();
     let report = json!({
+        "runtime_waited_us": percentiles(waits?),
+        "kernel": std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim(),
         "pods_at_once": at_once,
         "build": program("ringway-nri")?.parent().and_then(|it| it.file_name()).map(|it| it.to_string_lossy().into_owned()),
         "cpus": std::thread::available_parallelism()?.get(),
@@ -224,6 +240,14 @@ impl Busy {
     }
 }
 
+fn percentiles(mut times: Vec<u64>) -> Value {
+    times.sort_unstable();
+    let at = |percent: usize| {
+        times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)))
+    };
+    json!({"p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)})
+}
+
 /// Percentiles of what the plugin says it took for CreateContainer, waiting for other pods included.
 fn write(mut report: Value, log: &str, pods: usize) -> Result<()> {
     let granted: Vec<_> = log.lines().filter(|line| line.contains("granted")).collect();
@@ -236,13 +260,12 @@ fn write(mut report: Value, log: &str, pods: usize) -> Result<()> {
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             times.push(digits.parse::<u64>().with_context(|| (*line).to_owned())?);
         }
-        times.sort_unstable();
-        let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
-        let of = json!({"p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)});
         let name = if name == "micros" { "create_container_us" } else { name };
-        report[name] = of;
+        report[name] = percentiles(times);
     }
     println!("    {report}");
-    let file = repository().join("target/storm.json");
+    let file =
+        std::env::var_os(REPORT).map_or_else(|| repository().join("target/storm.json"), Into::into);
+    file.parent().map_or(Ok(()), std::fs::create_dir_all)?;
     std::fs::write(&file, format!("{report:#}\n")).with_context(|| file.display().to_string())
 }

@@ -49,6 +49,8 @@ pub enum Verdict {
 pub struct Ledger {
     nodes: HashMap<String, NodeEntry>,
     pods: HashMap<String, Entry>,
+    /// Of those, the promises that no pod shows yet.
+    promises: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl Ledger {
     /// A pod that is gone or has ended.
     pub fn remove_pod(&mut self, uid: &str) {
         let Some(entry) = self.pods.remove(uid) else { return };
+        self.promises.remove(uid);
         let name = entry.placed.node;
         if let Some(node) = self.nodes.get_mut(&name) {
             node.pods.remove(uid);
@@ -152,9 +155,9 @@ impl Ledger {
 
     /// Promises that nothing came of end.
     pub fn expire(&mut self, now_ms: u64) {
-        let over = |entry: &Entry| entry.until_ms.is_some_and(|until| until <= now_ms);
-        let gone: Vec<String> =
-            self.pods.iter().filter(|(_, entry)| over(entry)).map(|(uid, _)| uid.clone()).collect();
+        let until = |uid: &String| self.pods.get(uid).and_then(|entry| entry.until_ms);
+        let over = |uid: &&String| until(uid).is_some_and(|until| until <= now_ms);
+        let gone: Vec<String> = self.promises.iter().filter(over).cloned().collect();
         gone.iter().for_each(|uid| self.remove_pod(uid));
     }
 
@@ -211,6 +214,11 @@ impl Ledger {
 
     fn put(&mut self, uid: &str, entry: Entry) {
         let name = entry.placed.node.clone();
+        if entry.until_ms.is_some() {
+            self.promises.insert(uid.to_owned());
+        } else {
+            self.promises.remove(uid);
+        }
         if let Some(before) = self.pods.insert(uid.to_owned(), entry)
             && before.placed.node != name
         {

@@ -6,6 +6,7 @@
 //! `ringway-controller` and the tuner's agent depend on it.
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod demand;
 pub mod facts;
 pub mod formula;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::tls::Files;
+
 /// Gives each node's tuner its parameters, and tells the scheduler where a pod fits.
 #[derive(Debug, Parser)]
 #[command(name = "ringway-controller", version)]
@@ -48,12 +50,33 @@ pub struct RunArguments {
 #[derive(Debug, Args)]
 pub struct ExtenderArguments {
     /// Where it listens. Whoever can reach it can bind pods that wait for a node: leave it on the loopback of the pod or
-    /// machine that it shares with its kube-scheduler.
+    /// machine that it shares with its kube-scheduler, or give it certificates.
     #[arg(long, default_value = "127.0.0.1:10290", value_name = "ADDRESS")]
     pub listen: SocketAddr,
+    /// Certificate chain to be reached by TLS with, PEM. Then it listens for anybody who shows a certificate that --client-ca
+    /// vouches for. Files are read anew for each connection.
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "client_ca"])]
+    pub tls_cert: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Certificates that vouch for those who may ask, PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub client_ca: Option<PathBuf>,
     /// How long a promise holds whose binding came to nothing, s.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600), value_name = "SECONDS")]
     pub promise_seconds: u32,
+}
+
+impl ExtenderArguments {
+    /// The files, if it is to be reached by TLS.
+    pub fn tls(&self) -> Option<Files> {
+        Some(Files {
+            cert: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+            client_ca: self.client_ca.clone()?,
+        })
+    }
 }
 
 #[cfg(test)]

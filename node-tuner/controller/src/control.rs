@@ -1,9 +1,11 @@
 //! The controller: looks at everything whenever something has changed, and writes what differs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use futures_util::{StreamExt as _, stream};
@@ -12,6 +14,7 @@ use kube::api::{Api, PartialObjectMeta, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource as _};
+use node_tuner_cluster::backoff::{Backoff, Why};
 use node_tuner_cluster::reconcile::{self, Given, NodeTold, ProfileTold, Told};
 use node_tuner_kubernetes::conditions::{self, condition};
 use node_tuner_kubernetes::tuning::{RESOLVED, SELECTED};
@@ -24,11 +27,11 @@ use tokio::sync::Notify;
 use crate::args::RunArguments;
 use crate::leader::Leader;
 use crate::mirror::Mirror;
-use crate::publish::Publisher;
+use crate::publish::{Due, Publisher};
 
 /// Changes that come together are looked at together.
 const GATHER: Duration = Duration::from_millis(200);
-/// What failed is tried again at least this often.
+/// Everything is looked at at least this often.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Writes that are under way at once.
 const AT_ONCE: usize = 16;
@@ -44,12 +47,47 @@ pub struct Known {
     pub nodes: Arc<Mirror<BTreeMap<String, String>>>,
 }
 
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Spec,
+    Conditions,
+    Profile,
+    Zones,
+    Labels,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spec => "spec",
+            Self::Conditions => "conditions",
+            Self::Profile => "status of the profile",
+            Self::Zones => "zones",
+            Self::Labels => "labels",
+        })
+    }
+}
+
+/// And of which object.
+type Key = (What, String);
+
 struct Controller {
     known: Known,
     leader: Arc<Leader>,
     profiles: Api<NodeProfile>,
     tunings: Api<NodeTuning>,
     publisher: Publisher,
+    backoff: Mutex<Backoff<Key>>,
+    started: Instant,
+}
+
+/// When everything is looked at again.
+struct Next {
+    /// At the latest, also if nothing changes.
+    within: Duration,
+    /// Not before, whatever changes.
+    rest: Duration,
 }
 
 /// Runs until `ended`.
@@ -66,6 +104,8 @@ pub async fn run(
         profiles: Api::all(client.clone()),
         tunings: Api::all(client.clone()),
         publisher: Publisher::new(client),
+        backoff: Mutex::default(),
+        started: Instant::now(),
     };
     tokio::spawn(Arc::clone(&leader).run());
     tokio::select! {
@@ -73,6 +113,15 @@ pub async fn run(
         () = controller.work(&changed) => {}
     }
     tokio::time::timeout(AGAIN, leader.give_up()).await?
+}
+
+/// Whether the next call is likely to fail as well.
+fn why(error: &anyhow::Error) -> Why {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Api(status)) if status.code != 429 && status.code < 500 => Why::Refused,
+        Some(kube::Error::SerdeError(_)) | None => Why::Refused,
+        Some(_) => Why::Trouble,
+    }
 }
 
 /// Objects without what only API servers need.
@@ -104,20 +153,20 @@ fn watch(client: &Client, changed: &Arc<Notify>) -> Known {
 
 impl Controller {
     async fn work(&self, changed: &Notify) {
+        let later = || Next { within: AGAIN, rest: GATHER };
+        let mut next = later();
         loop {
-            let _ = tokio::time::timeout(AGAIN, changed.notified()).await;
-            tokio::time::sleep(GATHER).await;
+            let _ = tokio::time::timeout(next.within, changed.notified()).await;
+            tokio::time::sleep(next.rest).await;
             let complete = self.known.profiles.is_complete()
                 && self.known.tunings.is_complete()
                 && self.known.nodes.is_complete();
-            if complete && self.leader.leads() && self.look().await {
-                changed.notify_one();
-            }
+            next = if complete && self.leader.leads() { self.look().await } else { later() };
         }
     }
 
-    /// Whether something is left for the next look.
-    async fn look(&self) -> bool {
+    async fn look(&self) -> Next {
+        let began = self.now_ms();
         let profiles: Vec<_> =
             self.known.profiles.with(|them| them.values().map(NodeProfile::to_core).collect());
         let labels = self.known.nodes.with(Clone::clone);
@@ -126,29 +175,67 @@ impl Controller {
             them.iter().map(|(name, tuning)| tuning.to_core(labels(name))).collect()
         });
         let decisions = reconcile::decide(&profiles, &nodes);
+        let give = decisions.give.into_iter().map(|(name, given)| ((What::Spec, name), given));
+        let tell = decisions.profiles.iter().filter_map(|(name, told)| {
+            Some(((What::Profile, name.clone()), self.profile_status(name, told)?))
+        });
+        let conditions = decisions.nodes.into_iter().filter(|(name, told)| self.is_due(name, told));
+        let conditions = conditions.map(|(name, told)| ((What::Conditions, name), told));
         // What nodes are given comes first; what people are told may be late.
-        self.each(decisions.give, |(name, given)| async move { self.give(&name, given).await })
+        let mut left =
+            self.each(self.may(give, usize::MAX), |name, given| async move {
+                self.give(&name, given).await
+            })
             .await;
-        self.each(decisions.profiles, |(name, told)| async move {
-            self.tell_profile(&name, &told).await
-        })
-        .await;
-        let mut due: Vec<_> =
-            decisions.nodes.into_iter().filter(|(name, told)| self.is_due(name, told)).collect();
-        let mut left = due.len() > TOLD_AT_ONCE;
-        due.truncate(TOLD_AT_ONCE);
-        self.each(due, |(name, told)| async move { self.tell_node(&name, &told).await }).await;
+        left |= self
+            .each(self.may(tell, usize::MAX), |name, status| async move {
+                self.tell_profile(&name, status).await
+            })
+            .await;
+        left |= self
+            .each(self.may(conditions, TOLD_AT_ONCE), |name, told| async move {
+                self.tell_node(&name, &told).await
+            })
+            .await;
         let owner = |name: &str| self.known.tunings.with(|them| them.get(name)?.owner_ref(&()));
-        let publish = self.publisher.due(&nodes, owner).await;
-        match publish {
-            Ok(mut due) => {
-                left |= due.len() > TOLD_AT_ONCE;
-                due.truncate(TOLD_AT_ONCE);
-                self.each(due, |due| async move { self.publisher.publish(due).await }).await;
+        match self.publisher.due(&nodes, owner).await {
+            Ok(due) => {
+                let due = due.into_iter().map(|due| {
+                    let what =
+                        if matches!(due, Due::Zones(_)) { What::Zones } else { What::Labels };
+                    ((what, due.node().to_owned()), due)
+                });
+                left |= self
+                    .each(self.may(due, TOLD_AT_ONCE), |_, due| async move {
+                        self.publisher.publish(due).await
+                    })
+                    .await;
             }
             Err(error) => tracing::warn!("NodeResourceTopology: {error:#}"),
         }
-        left
+        self.next(began, left)
+    }
+
+    /// Of `all`, what has not failed lately, and whether more than `most` is left.
+    fn may<T>(&self, all: impl Iterator<Item = (Key, T)>, most: usize) -> (Vec<(Key, T)>, bool) {
+        let now = self.now_ms();
+        let mut all: Vec<_> =
+            self.backoff(|backoff| all.filter(|(key, _)| backoff.may(key, now)).collect());
+        let left = all.len() > most;
+        all.truncate(most);
+        (all, left)
+    }
+
+    /// After a look that `began` then; `left`: something is left to be written at once.
+    fn next(&self, began: u64, left: bool) -> Next {
+        let now = self.now_ms();
+        let (rest, next) = self.backoff(|backoff| (backoff.round(now), backoff.next(began)));
+        let within = match (left, next) {
+            (true, _) => Duration::ZERO,
+            (false, Some(next)) => Duration::from_millis(next.saturating_sub(now)).min(AGAIN),
+            (false, None) => AGAIN,
+        };
+        Next { within, rest: Duration::from_millis(rest).max(GATHER) }
     }
 
     fn is_due(&self, name: &str, told: &NodeTold) -> bool {
@@ -165,23 +252,40 @@ impl Controller {
         })
     }
 
-    /// One after the other, some at once, as long as this instance leads. What fails is tried again with the next look.
+    /// Some at once, as long as this instance leads and the server can; whether something is left. What fails is tried again
+    /// later.
     async fn each<T, F: Future<Output = Result<()>>>(
         &self,
-        all: impl IntoIterator<Item = T>,
-        act: impl Fn(T) -> F,
-    ) {
+        (all, left): (Vec<(Key, T)>, bool),
+        act: impl Fn(String, T) -> F,
+    ) -> bool {
+        let left = &AtomicBool::new(left);
         let act = &act;
         stream::iter(all)
-            .for_each_concurrent(AT_ONCE, |one| async move {
-                if !self.leader.leads() {
+            .for_each_concurrent(AT_ONCE, |(key, one)| async move {
+                if !self.leader.leads() || self.backoff(|backoff| backoff.troubles()) >= AT_ONCE {
+                    left.store(true, Ordering::Relaxed);
                     return;
                 }
-                if let Err(error) = act(one).await {
-                    tracing::warn!("{error:#}");
+                match act(key.1.clone(), one).await {
+                    Ok(()) => self.backoff(|backoff| backoff.succeeded(&key)),
+                    Err(error) => {
+                        tracing::warn!("{} of {}: {error:#}", key.0, key.1);
+                        let (why, now) = (why(&error), self.now_ms());
+                        self.backoff(|backoff| backoff.failed(key, why, now));
+                    }
                 }
             })
             .await;
+        left.load(Ordering::Relaxed)
+    }
+
+    fn backoff<T>(&self, look: impl FnOnce(&mut Backoff<Key>) -> T) -> T {
+        look(&mut self.backoff.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn give(&self, name: &str, given: Option<Given>) -> Result<()> {
@@ -232,10 +336,13 @@ impl Controller {
         }
     }
 
-    async fn tell_profile(&self, name: &str, told: &ProfileTold) -> Result<()> {
-        let Some(before) = self.known.profiles.with(|them| them.get(name).cloned()) else {
-            return Ok(());
-        };
+    /// What is to be told about a profile, and of which version of it; `None`: it says so already.
+    fn profile_status(
+        &self,
+        name: &str,
+        told: &ProfileTold,
+    ) -> Option<(Option<String>, NodeProfileStatus)> {
+        let before = self.known.profiles.with(|them| them.get(name).cloned())?;
         let there = before.status.clone().unwrap_or_default();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let status = NodeProfileStatus {
@@ -251,9 +358,14 @@ impl Controller {
                 condition("Complete", &told.complete, &there.conditions),
             ],
         };
-        if status == there {
-            return Ok(());
-        }
+        (status != there).then_some((before.metadata.resource_version, status))
+    }
+
+    async fn tell_profile(
+        &self,
+        name: &str,
+        (version, status): (Option<String>, NodeProfileStatus),
+    ) -> Result<()> {
         let patch = json!({
             "apiVersion": NodeProfile::api_version(&()),
             "kind": NodeProfile::kind(&()),
@@ -261,7 +373,6 @@ impl Controller {
         });
         let parameters = PatchParams::apply(CONTROLLER).force();
         let after = self.profiles.patch_status(name, &parameters, &Patch::Apply(patch)).await?;
-        let version = before.metadata.resource_version;
         if let Some((name, after)) = slim(after) {
             let same = |there: &NodeProfile| there.metadata.resource_version == version;
             self.known.profiles.wrote(&name, same, after);

@@ -1,6 +1,6 @@
 //! The scheduler extender: what an unmodified kube-scheduler asks over HTTP (k8s.io/kube-scheduler/extender/v1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::Client;
 use kube::api::{Api, PostParams};
 use node_tuner_cluster::demand::Demand;
-use node_tuner_cluster::ledger::Verdict;
+use node_tuner_cluster::ledger::{Ledger, Verdict};
 use node_tuner_kubernetes::pods;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::args::ExtenderArguments;
 use crate::placement::Books;
+use crate::tls::TlsListener;
 
 /// Thousands of nodes as whole objects have some ten KiB each.
 const BODY: usize = 256 << 20;
@@ -104,7 +106,21 @@ pub async fn run(
         .route("/readyz", get(ready))
         .layer(DefaultBodyLimit::max(BODY))
         .with_state(extender);
-    axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+    match arguments.tls() {
+        Some(files) => {
+            let listener = TlsListener::new(listener, files)?;
+            axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+        }
+        None => {
+            // An answer is not to wait for what the scheduler's kernel says of the last one.
+            let listener = listener.tap_io(|stream| {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!("TCP_NODELAY: {error}");
+                }
+            });
+            axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+        }
+    }
     Ok(())
 }
 
@@ -153,10 +169,9 @@ impl Arguments {
     fn kept(self, keep: &[String]) -> (Option<Value>, Option<Vec<String>>) {
         let nodes = self.nodes.map(|mut nodes| {
             if let Some(items) = nodes["items"].as_array_mut() {
+                let keep: BTreeSet<&str> = keep.iter().map(String::as_str).collect();
                 items.retain(|node| {
-                    node["metadata"]["name"]
-                        .as_str()
-                        .is_some_and(|name| keep.iter().any(|kept| kept == name))
+                    node["metadata"]["name"].as_str().is_some_and(|name| keep.contains(name))
                 });
             }
             nodes
@@ -211,20 +226,20 @@ impl Extender {
     }
 
     fn prioritize(&self, arguments: &Arguments) -> Vec<Priority> {
-        let demand = pods::demand(&arguments.pod).ok().flatten();
         let names = arguments.names();
-        let score = |name: &String, demand: &Demand| {
-            let judged = self.books.with(|ledger, _| ledger.judge(name, demand));
-            match judged {
-                Some(Verdict::Fits { score, .. }) => i64::from((score + 500) / 1000),
-                _ => 0,
-            }
+        let score = |ledger: &Ledger, name: &str, demand: &Demand| match ledger.judge(name, demand)
+        {
+            Verdict::Fits { score, .. } => i64::from((score + 500) / 1000),
+            Verdict::Refused { .. } => 0,
         };
-        let priority = |name: String| {
-            let score = demand.as_ref().map_or(0, |demand| score(&name, demand));
-            Priority { host: name, score }
-        };
-        names.into_iter().map(priority).collect()
+        let demand = pods::demand(&arguments.pod).ok().flatten();
+        let scores = demand.and_then(|demand| {
+            self.books.with(|ledger, _| {
+                names.iter().map(|name| score(ledger, name, &demand)).collect::<Vec<_>>()
+            })
+        });
+        let scores = scores.unwrap_or_else(|| vec![0; names.len()]);
+        names.into_iter().zip(scores).map(|(host, score)| Priority { host, score }).collect()
     }
 
     /// The promise is made at the very moment of the binding, and goes with it: two pods that were found to fit at the same

@@ -12,6 +12,7 @@ mod mirror;
 mod offline;
 mod placement;
 mod publish;
+mod tls;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -24,7 +25,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Arguments, Command};
 
-#[tokio::main(flavor = "current_thread")]
+// The lease is renewed, and the extender asked, while thousands of nodes are looked at.
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -33,6 +33,16 @@ pub enum Due {
     Zones(Box<NodeResourceTopology>),
     /// Labels of the node of that name; `null` takes one away.
     Labels(String, BTreeMap<String, Value>),
+}
+
+impl Due {
+    /// Of which node.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Zones(object) => object.metadata.name.as_deref().unwrap_or_default(),
+            Self::Labels(name, _) => name,
+        }
+    }
 }
 
 impl Publisher {
@@ -90,9 +100,7 @@ impl Publisher {
             Due::Zones(object) => {
                 let name = object.name_any();
                 let parameters = PatchParams::apply(CONTROLLER).force();
-                let context = || format!("NodeResourceTopology {name}");
-                let patch = Patch::Apply(&object);
-                self.topologies.patch(&name, &parameters, &patch).await.with_context(context)?;
+                self.topologies.patch(&name, &parameters, &Patch::Apply(&object)).await?;
                 self.with(|written| {
                     written.get_or_insert_default().insert(name, object.spec);
                 });
@@ -106,7 +114,7 @@ impl Publisher {
                 match self.nodes.patch_metadata(&name, &parameters, &patch).await {
                     // It has gone in between.
                     Err(kube::Error::Api(status)) if status.code == 404 => {}
-                    done => drop(done.with_context(|| format!("labels of node {name}"))?),
+                    done => drop(done?),
                 }
             }
         }

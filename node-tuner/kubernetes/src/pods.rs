@@ -95,8 +95,8 @@ fn thousandths(text: &str) -> Option<u64> {
 
 fn decode(text: &str) -> Result<Vec<RawInterface>, String> {
     let raw = |it: WrittenInterface| {
-        let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind } = it;
-        RawInterface { name, network, ip, mac, queues, mtu, socket, kind }
+        let WrittenInterface { name, network, ip, mac, queues, mtu, socket, kind, routes } = it;
+        RawInterface { name, network, ip, mac, queues, mtu, socket, kind, routes }
     };
     let written: Vec<_> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     Ok(written.into_iter().map(raw).collect())

@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 use crate::cpuset::NodeId;
 use crate::hugepages::{HugepageLimit, PageSize, parse_bytes};
-use crate::net::Mac;
+use crate::net::{AnyPrefix, Mac};
 use crate::paths::is_interface_name;
 
 /// `network.ringway.dev`: a network, or `a,b` for one interface each.
@@ -42,6 +42,8 @@ pub const MAX_QUEUES: u32 = 16;
 /// Exclusive CPUs of one container at most: a DPDK process has 128 lcores (`RTE_MAX_LCORE`), and the main one is not
 /// pinned.
 pub const MAX_CPUS: u32 = 127;
+/// Routes of one interface at most.
+const MAX_ROUTES: usize = 16;
 /// Longest value that is looked at, bytes.
 const MAX_VALUE: usize = 8192;
 /// Smallest MTU of IPv4 (RFC 791); the greatest is the network's.
@@ -84,8 +86,10 @@ pub struct RawInterface {
     pub mtu: Option<u64>,
     /// Who listens: `vrouter` or `pod`. Default: as configured on the node.
     pub socket: Option<String>,
-    /// `vhost-user`.
+    /// `vhost-user` or `kernel`.
     pub kind: Option<String>,
+    /// With the kind `kernel`: prefixes that are reached through the network's gateway. Default: none but the network's.
+    pub routes: Vec<String>,
 }
 
 /// What a container asks for; every value is checked, nothing is looked up yet.
@@ -126,6 +130,17 @@ pub struct InterfaceRequest {
     pub socket: Option<SocketOwner>,
     /// Addresses that somebody else has chosen and keeps for it. No annotation says so.
     pub leased: Option<Leased>,
+    /// It is an interface of the kernel's in the pod's network namespace.
+    pub link: Option<Link>,
+}
+
+/// What only an interface of the kernel's has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Path of the pod's network namespace. No annotation says so: empty until the pod's runtime has.
+    pub netns: String,
+    /// What is reached through the network's gateway, beside the network.
+    pub routes: Vec<AnyPrefix>,
 }
 
 /// Addresses that an address plugin gave.
@@ -327,6 +342,7 @@ impl InterfaceRequest {
             mtu: None,
             socket: None,
             leased: None,
+            link: None,
         }
     }
 }
@@ -432,17 +448,32 @@ fn parse_interface(
     if !is_network_name(&network) {
         return Err(wrong("network", &network, NETWORK_NAME));
     }
-    match raw.kind.as_deref() {
-        None | Some("vhost-user") => {}
-        Some("kernel") => {
-            return Err(wrong(
-                "kind",
-                "kernel",
-                "is not supported yet: use vhost-user or leave it out",
-            ));
+    let is_kernel = match raw.kind.as_deref() {
+        None | Some("vhost-user") => false,
+        Some("kernel") => true,
+        Some(kind) => {
+            return Err(wrong("kind", kind, "must be vhost-user, kernel, or be left out"));
         }
-        Some(kind) => return Err(wrong("kind", kind, "must be vhost-user or be left out")),
+    };
+    let no_kernel = "must be left out: an interface of the kind kernel has one queue and no socket";
+    if let (true, Some(owner)) = (is_kernel, raw.socket.as_deref()) {
+        return Err(wrong("socket", owner, no_kernel));
     }
+    if let (true, Some(queues @ (0 | 2..))) = (is_kernel, raw.queues) {
+        return Err(wrong("queues", &queues.to_string(), no_kernel));
+    }
+    let link = match (is_kernel, raw.routes.first()) {
+        (true, _) => {
+            let routes =
+                parse_routes(&raw.routes).map_err(|(text, why)| wrong("routes", &text, why))?;
+            Some(Link { netns: String::new(), routes })
+        }
+        (false, Some(route)) => {
+            let remedy = "must be left out: only an interface of the kind kernel has routes";
+            return Err(wrong("routes", route, remedy));
+        }
+        (false, None) => None,
+    };
     let socket = match raw.socket.as_deref() {
         None => None,
         Some("vrouter") => Some(SocketOwner::Vrouter),
@@ -489,7 +520,21 @@ fn parse_interface(
         mtu: raw.mtu.map(|mtu| number("mtu", mtu, MIN_MTU, 65_535)).transpose()?,
         socket,
         leased: None,
+        link,
     })
+}
+
+fn parse_routes(texts: &[String]) -> Result<Vec<AnyPrefix>, (String, &'static str)> {
+    if let Some(text) = texts.get(MAX_ROUTES) {
+        return Err((text.clone(), "is one too many: write at most 16"));
+    }
+    let route = |text: &String| {
+        let prefix = text.parse().map(AnyPrefix::V4);
+        prefix
+            .or_else(|_| text.parse().map(AnyPrefix::V6))
+            .map_err(|_| (text.clone(), "must be a prefix as \"0.0.0.0/0\" or \"fd00::/16\""))
+    };
+    texts.iter().map(route).collect()
 }
 
 /// `None` unless it is all digits: `u32::from_str` would take a sign.

@@ -18,7 +18,9 @@ pub fn args(cpus: Option<&Cpus>, interfaces: &[Interface]) -> String {
         args.push_str(" --lcores=");
         args.push_str(&lcores(cpus));
     }
-    for (index, interface) in interfaces.iter().enumerate() {
+    // DPDK has nothing to do with those of the kernel.
+    let interfaces = interfaces.iter().filter(|interface| interface.link.is_none());
+    for (index, interface) in interfaces.enumerate() {
         let Interface { name, mac, queues, queue_size, socket, .. } = interface;
         let path = socket_in_container(name);
         let server = match socket {
@@ -72,6 +74,7 @@ mod tests {
             mtu: 1500,
             socket,
             lease: None,
+            link: None,
         }
     }
 
@@ -94,6 +97,16 @@ mod tests {
                 "--vdev=net_virtio_user1,path=/run/ringway/wan.sock,mac=02:2a:0a:42:00:02,queues=2,queue_size=1024,server=1",
             ]
         );
+    }
+
+    #[test]
+    fn interfaces_of_the_kernel_are_no_devices() {
+        let link = Some(crate::annotations::Link { netns: "/n".into(), routes: Vec::new() });
+        let kernel = Interface { link, ..interface("eth1", SocketOwner::Vrouter) };
+        let interfaces = [kernel, interface("net1", SocketOwner::Vrouter)];
+        let args = args(Some(&Cpus::Shared("1".parse().unwrap())), &interfaces);
+        assert_eq!(args.matches("--vdev").count(), 1);
+        assert!(args.contains("net_virtio_user0,path=/run/ringway/net1.sock"), "{args}");
     }
 
     #[test]

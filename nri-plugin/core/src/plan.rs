@@ -7,7 +7,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::annotations::{CpusRequest, NumaPolicy, Request, Scope, SocketOwner};
+use crate::annotations::{CpusRequest, Link, NumaPolicy, Request, Scope, SocketOwner};
 use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::eal;
 use crate::hugepages::HugepageLimit;
@@ -169,6 +169,8 @@ pub struct Interface {
     pub socket: SocketOwner,
     /// By what its addresses are given back, where an address plugin gave them.
     pub lease: Option<String>,
+    /// It is an interface of the kernel's: it has no socket.
+    pub link: Option<Link>,
 }
 
 /// The IPv6 side of an interface.

@@ -48,6 +48,29 @@ pub struct Port {
     pub queues: u32,
     /// Absolute cgroups whose processes may connect.
     pub peer_cgroups: BTreeSet<String>,
+    /// What it is instead of a socket.
+    pub link: Option<PortLink>,
+}
+
+/// A port that is an interface of the kernel's in a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortLink {
+    /// Path of the pod's network namespace.
+    pub netns: String,
+    /// What it is called there.
+    pub name: String,
+    /// Greatest IP packet, bytes.
+    pub mtu: u32,
+}
+
+impl PortLink {
+    /// That of an interface, if it is one.
+    #[must_use]
+    pub fn of(interface: &crate::plan::Interface) -> Option<Self> {
+        let link = interface.link.as_ref()?;
+        let (netns, name) = (link.netns.clone(), interface.name.clone());
+        Some(Self { netns, name, mtu: interface.mtu })
+    }
 }
 
 /// One step. They are listed in the order in which they have to be done.
@@ -170,10 +193,14 @@ fn wanted_ports(
             mac: interface.mac,
             ip: interface.ip,
             ipv6: interface.ipv6.map(|ipv6| ipv6.address),
-            socket_path: paths::socket(run_dir, &id)?,
+            socket_path: match interface.link {
+                Some(_) => PathBuf::new(),
+                None => paths::socket(run_dir, &id)?,
+            },
             socket: interface.socket,
             queues: interface.queues,
             peer_cgroups: alive.peer_cgroups(id.slot),
+            link: PortLink::of(interface),
         };
         Ok((id, port))
     };

@@ -10,6 +10,7 @@ use nri_plugin_core::cpuset::CpuSet;
 use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::paths::{PortId, SandboxId};
 use nri_plugin_core::plan::{Allocation, Ask, Chosen, Node, PodRecord};
+use nri_plugin_core::recovery::Port;
 use nri_plugin_proto::api::{Container, PodSandbox};
 
 use super::instances::Sessions;
@@ -17,7 +18,8 @@ use super::{Allocator, Refusal, State, ports_of};
 use crate::cgroups::check_hugepages;
 use crate::convert;
 use crate::describe::{self, Description};
-use crate::vrouter::VRouterError;
+use crate::links::{self, LinkError};
+use crate::vrouter::{Session, VRouterError};
 
 /// What a container was given.
 #[derive(Debug)]
@@ -76,6 +78,18 @@ fn ask<'a>(
     }
 }
 
+/// Says where interfaces of the kernel's are to be.
+pub(super) fn tell_netns(pod: &PodSandbox, request: &mut Request) -> Result<(), LinkError> {
+    for interface in &mut request.interfaces {
+        if let Some(link) = &mut interface.link {
+            let netns = convert::netns(pod);
+            link.netns =
+                netns.ok_or_else(|| LinkError::NoNetns(interface.name.clone()))?.to_owned();
+        }
+    }
+    Ok(())
+}
+
 impl Allocator {
     /// Gives a container what its annotations ask for. `None` when it has not opted in; nothing was touched then.
     ///
@@ -88,7 +102,8 @@ impl Allocator {
     ) -> Result<Option<Granted>, Refusal> {
         let request =
             annotations::parse(&pod.annotations, &container.name, describe::decode_interfaces)?;
-        let Some(request) = request else { return Ok(None) };
+        let Some(mut request) = request else { return Ok(None) };
+        tell_netns(pod, &mut request)?;
         let sandbox = SandboxId::new(&pod.id)?;
         let cgroup = container_cgroup(convert::cgroups_path(container))?;
         check_hugepages(&cgroup, &request.hugepages)?;
@@ -153,7 +168,7 @@ impl Allocator {
                 self.keep(&state.node, &allocation.updates);
                 state.untold.extend(allocation.updates.into_iter().chain(back));
                 if let Some(failed) = failed {
-                    self.undo(state.node.pod(sandbox), &failed).await;
+                    self.undo(state.node.pod(sandbox), &failed, sessions).await;
                 }
                 Err(refusal)
             }
@@ -200,17 +215,44 @@ impl Allocator {
             if alone && port.socket == SocketOwner::Pod {
                 self.files.remove_stale_socket(&port.socket_path);
             }
-            session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
+            self.create_port(session, port, record).await?;
         }
         Ok((directory, took))
     }
 
+    /// Makes a port. One that is an interface of the kernel's gets its addresses, too; if it was deleted in the pod, it is made anew.
+    pub(super) async fn create_port(
+        &self,
+        session: &mut Session<'_>,
+        port: Port,
+        record: &PodRecord,
+    ) -> Result<(), Refusal> {
+        let id = port.id.clone();
+        let spec = convert::port_spec(port, &record.namespace, &record.name);
+        session.create(spec.clone()).await?;
+        let interface = record.ports().find(|(port, _)| port.to_string() == id);
+        let Some((_, interface)) = interface.filter(|(_, it)| it.link.is_some()) else {
+            return Ok(());
+        };
+        if links::set_up(interface).await.is_ok() {
+            return Ok(());
+        }
+        session.delete(&id).await?;
+        session.create(spec).await?;
+        Ok(links::set_up(interface).await?)
+    }
+
     /// Takes back what `failed` has and `before` has not. What cannot be taken back now is found by the watcher.
-    pub(super) async fn undo(&self, before: Option<&PodRecord>, failed: &PodRecord) {
+    pub(super) async fn undo(
+        &self,
+        before: Option<&PodRecord>,
+        failed: &PodRecord,
+        sessions: &mut Sessions<'_>,
+    ) {
         let kept: BTreeSet<PortId> =
             before.iter().flat_map(|record| record.ports()).map(|(id, _)| id).collect();
         let surplus = failed.ports().map(|(id, _)| id).filter(|id| !kept.contains(id)).collect();
-        self.delete_ports(surplus, failed).await;
+        self.take_back_ports(surplus, failed, sessions).await;
         if !kept.is_empty() {
             // They may have been opened to the container that failed.
             self.stale();

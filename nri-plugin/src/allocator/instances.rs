@@ -11,7 +11,7 @@ use nri_plugin_core::routes::{self, Routes};
 use vrouter_api::v1;
 
 use super::state::State;
-use super::{Allocator, convert};
+use super::{Allocator, Refusal, convert};
 use crate::vrouter::{Session, VRouter, VRouterError};
 
 /// A connection to each of the vRouters that answer.
@@ -197,9 +197,9 @@ impl Allocator {
         let create = async {
             let mut session = vrouter.session().await?;
             for port in ports {
-                session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
+                self.create_port(&mut session, port, record).await?;
             }
-            Ok::<_, VRouterError>(())
+            Ok::<_, Refusal>(())
         };
         if let Err(error) = create.await {
             tracing::warn!(sandbox = %record.sandbox, %error, "cannot update ports now");
@@ -210,14 +210,30 @@ impl Allocator {
     /// Deletes some of a pod's ports; what leads to it elsewhere is taken back by the watchers.
     pub(super) async fn delete_ports(&self, ids: Vec<PortId>, record: &PodRecord) {
         let Some(vrouter) = self.vrouter_of(record).filter(|_| !ids.is_empty()) else { return };
-        let delete = async {
-            let mut session = vrouter.session().await?;
-            for id in &ids {
-                session.delete(&id.to_string()).await?;
-            }
-            Ok::<_, VRouterError>(())
+        let deleted = match vrouter.session().await {
+            Ok(mut session) => delete(&mut session, &ids).await,
+            Err(error) => Err(error),
         };
-        if let Err(error) = delete.await {
+        self.deleted(vrouter, deleted);
+    }
+
+    /// The same in the time that a failed attempt has left: the runtime waits for both together.
+    pub(super) async fn take_back_ports(
+        &self,
+        ids: Vec<PortId>,
+        record: &PodRecord,
+        sessions: &mut Sessions<'_>,
+    ) {
+        let Some(vrouter) = self.vrouter_of(record).filter(|_| !ids.is_empty()) else { return };
+        let deleted = match sessions.of(vrouter.name()) {
+            Some(session) => delete(session, &ids).await,
+            None => Err(VRouterError::away(Some(vrouter))),
+        };
+        self.deleted(vrouter, deleted);
+    }
+
+    fn deleted(&self, vrouter: &VRouter, outcome: Result<(), VRouterError>) {
+        if let Err(error) = outcome {
             tracing::warn!(%error, "cannot delete ports now");
             vrouter.stale.notify_one();
         }
@@ -268,12 +284,20 @@ impl Allocator {
                 Action::CreatePort { port, namespace, pod } => {
                     let id = port.id.clone();
                     tracing::info!(id, "creating a port again");
-                    match session.create(convert::port_spec(port, &namespace, &pod)).await {
-                        // A network may be missing now: the other pods shall not suffer.
-                        Err(error @ VRouterError::Refused { .. }) => {
-                            tracing::error!(id, %error, "cannot serve a pod");
+                    let sandbox = PortId::parse(&id).map(|id| id.sandbox);
+                    let record = sandbox.and_then(|sandbox| state.node.pod(&sandbox)).cloned();
+                    let created = match &record {
+                        Some(record) => self.create_port(&mut session, port, record).await,
+                        None => {
+                            let spec = convert::port_spec(port, &namespace, &pod);
+                            session.create(spec).await.map_err(Refusal::from)
                         }
-                        outcome => outcome?,
+                    };
+                    match created {
+                        Err(Refusal::VRouter(error)) if !is_refusal(&error) => return Err(error),
+                        // A network may be missing now, or a pod's namespace gone: the other pods shall not suffer.
+                        Err(error) => tracing::error!(id, %error, "cannot serve a pod"),
+                        Ok(()) => {}
                     }
                 }
                 Action::Report { sandbox, problem } => {
@@ -321,4 +345,16 @@ impl Allocator {
         }
         Ok(())
     }
+}
+
+async fn delete(session: &mut Session<'_>, ids: &[PortId]) -> Result<(), VRouterError> {
+    for id in ids {
+        session.delete(&id.to_string()).await?;
+    }
+    Ok(())
+}
+
+/// Whether the vRouter has answered, if only with a refusal.
+fn is_refusal(error: &VRouterError) -> bool {
+    matches!(error, VRouterError::Refused { .. })
 }

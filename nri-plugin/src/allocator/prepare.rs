@@ -34,7 +34,8 @@ impl Allocator {
             // Which of them serves the pod is known with its CPUs: when its first container is created.
             return Ok(false);
         }
-        let Some(request) = shared_request(pod)? else { return Ok(false) };
+        let Some(mut request) = shared_request(pod)? else { return Ok(false) };
+        super::create::tell_netns(pod, &mut request)?;
         let sandbox = SandboxId::new(&pod.id)?;
         let mut guard = self.state.lock().await;
         let state = &mut *guard;
@@ -82,7 +83,7 @@ impl Allocator {
         let made = self.make(&record, sessions).await;
         if made.is_err() {
             state.node.release_pod(sandbox);
-            self.undo(None, &record).await;
+            self.undo(None, &record, sessions).await;
         }
         made
     }
@@ -102,7 +103,7 @@ impl Allocator {
         for port in ports_of(&self.files, record, Slot::POD)? {
             // Nobody may use it yet, and nobody listens where the vRouter would connect to.
             if port.socket == SocketOwner::Vrouter {
-                session.create(convert::port_spec(port, &record.namespace, &record.name)).await?;
+                self.create_port(session, port, record).await?;
             }
         }
         Ok(())

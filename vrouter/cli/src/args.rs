@@ -240,7 +240,7 @@ JSON: an array of
   allowed_sources              array of strings: prefixes the pod may send from beside its own addresses
   trunk                        whether stations that are no pods are behind it
   policer                      null, or as in `ringway networks`; the one that holds
-  mode                         \"vrouter\" or \"pod\"
+  mode                         \"vrouter\" or \"pod\": who listens on the socket; \"kernel\": an interface of the kernel's
   state                        \"waiting\", \"connected\" or \"up\"
   reason                       string or null
   queue_pairs, active_queue_pairs, memory_regions, memory_bytes, worker  numbers
@@ -273,7 +273,8 @@ JSON: an array of
   numa_crossings                            number; null if its vRouter can't be asked";
 
 const NETWORKS_JSON: &str = "\
-POLICER is what each pod may send that has no policer of its own. STATIONS were heard behind trunk ports of late.
+POLICER is what each pod may send that has no policer of its own. KERNEL is the table that its routes come from, the TAP by which
+the kernel routes for it, and what is wrong with that; `ringway stats` and `drops` have the TAP's counters. STATIONS were heard behind trunk ports of late.
 
 JSON: an array of
   name, ipv4, gateway, mode    strings
@@ -283,6 +284,8 @@ JSON: an array of
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
   tunnel                       null, or {vni, label: number or null, underlay, local}
   external                     true or false; an external one has no addresses of its own
+  kernel_table, kernel_vrf     the kernel's table that its routes come from: number or null, string or null
+  kernel_port                  null, or {name, mtu, packets_per_second, burst_packets, mac, reason}; reason may be null
 `add` prints one such object, `delete` prints {deleted: name}.";
 
 const UPLINKS_JSON: &str = "\
@@ -321,7 +324,8 @@ JSON: one object
             drops: {reason: packets}, busy_ticks, cycles_per_packet, ring_full_ns, numa_crossings,
             burst_sizes: number of bursts of 1, 2, 3-4, 5-8, 9-16, 17-32 packets,
             latency: [{below_ns, bursts}] of sampled bursts, below_ns null for longer than all others,
-            queues: [{pair, worker, rx_packets, busy_ticks}]}]
+            queues: [{pair, worker, rx_packets, busy_ticks}],
+            punts: {class: packets handed to the kernel}}]
   workers  [{index, cpu, packets, bursts, sleeps, busy_ns, forwarded, replied, originated,
             flooded, drops: {reason: packets}, busy_ticks, cycles_per_packet, burst_sizes, latency, queues: number}]
   ticks_per_second  number

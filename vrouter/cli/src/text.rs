@@ -7,8 +7,8 @@ use crate::table::{Table, plain};
 use crate::view::pods::Pod;
 use crate::view::uplinks::{Uplink, UplinkCounters};
 use crate::view::{
-    Drops, Event, Info, Latency, Mode, Network, NetworkMode, Owner, Policer, Port, Rates, State,
-    Stats, Tunnel, Worker, WorkerQueues,
+    Drops, Event, Info, KernelPort, Latency, Mode, Network, NetworkMode, Owner, Policer, Port,
+    Rates, State, Stats, Tunnel, Worker, WorkerQueues,
 };
 
 /// Characters of a sandbox id that crictl shows, and people compare.
@@ -81,6 +81,7 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ("STATIONS", Right),
         ("POLICER", Left),
         ("TUNNEL", Left),
+        ("KERNEL", Left),
     ];
     let tunnel = |Tunnel { vni, label, underlay, local }: &Tunnel| {
         let numbers = [vni.map(|vni| format!("vni {vni}")), label.map(|it| format!("label {it}"))];
@@ -107,9 +108,22 @@ pub(crate) fn networks(networks: &[Network]) -> String {
             if is_bridged { network.stations.to_string() } else { String::new() },
             policer(network.policer),
             network.tunnel.as_ref().map(tunnel).unwrap_or_default(),
+            kernel(network),
         ]);
     }
     table.render()
+}
+
+/// The table that its routes come from, and the TAP by which the kernel routes for it.
+fn kernel(network: &Network) -> String {
+    let table = match (&network.kernel_vrf, network.kernel_table) {
+        (Some(vrf), _) => format!("vrf {vrf}"),
+        (None, Some(table)) => format!("table {table}"),
+        (None, None) => return String::new(),
+    };
+    let Some(KernelPort { name, reason, .. }) = &network.kernel_port else { return table };
+    let reason = reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("{table} by {name}{reason}")
 }
 
 /// Packets and bits per second, as far as they are limited.
@@ -440,6 +454,7 @@ fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Vrouter => "vrouter",
         Mode::Pod => "pod",
+        Mode::Kernel => "kernel",
     }
 }
 

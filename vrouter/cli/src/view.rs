@@ -13,7 +13,7 @@ mod rates;
 pub(crate) mod uplinks;
 
 pub(crate) use latency::Latency;
-pub(crate) use networks::{Network, NetworkMode, Policer, Tunnel};
+pub(crate) use networks::{KernelPort, Network, NetworkMode, Policer, Tunnel};
 pub(crate) use rates::Rates;
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -66,12 +66,13 @@ pub(crate) struct Port {
     pub(crate) peer_cgroups: Vec<String>,
 }
 
-/// Who listens on a port's socket.
+/// Who listens on a port's socket, if it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Mode {
     Vrouter,
     Pod,
+    Kernel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -132,6 +133,7 @@ pub(crate) struct PortStats {
     pub(crate) burst_sizes: Vec<u64>,
     pub(crate) latency: Latency,
     pub(crate) queues: Vec<QueueStats>,
+    pub(crate) punts: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -223,9 +225,10 @@ impl From<v1::Port> for Port {
             v1::PortState::Up => State::Up,
         };
         let spec = port.spec.unwrap_or_default();
-        let mode = match spec.socket_owner() {
-            v1::SocketOwner::Unspecified | v1::SocketOwner::Vrouter => Mode::Vrouter,
-            v1::SocketOwner::Pod => Mode::Pod,
+        let mode = match (spec.kind(), spec.socket_owner()) {
+            (v1::PortKind::Kernel, _) => Mode::Kernel,
+            (_, v1::SocketOwner::Unspecified | v1::SocketOwner::Vrouter) => Mode::Vrouter,
+            (_, v1::SocketOwner::Pod) => Mode::Pod,
         };
         let (sandbox, slot) = split_id(&spec.id);
         Self {
@@ -302,8 +305,8 @@ impl Stats {
                 network: port.network.clone(),
             })
         };
-        let port = |port: v1::PortStats| PortStats {
-            owner: owner(&port.id),
+        let port = |owner: Owner, port: v1::PortStats| PortStats {
+            owner,
             id: port.id,
             rx_packets: port.rx_packets,
             rx_bytes: port.rx_bytes,
@@ -317,6 +320,7 @@ impl Stats {
             burst_sizes: port.burst_sizes,
             latency: Latency(port.latency),
             queues: port.queues.into_iter().map(QueueStats::from).collect(),
+            punts: port.punts.into_iter().map(|it| (it.name, it.value)).collect(),
         };
         let worker = |worker: v1::WorkerStats| WorkerStats {
             index: worker.index,
@@ -336,7 +340,13 @@ impl Stats {
             latency: Latency(worker.latency),
             queues: worker.queues,
         };
-        let mut ports: Vec<_> = stats.ports.into_iter().map(port).collect();
+        let kernel = |kernel: v1::KernelPortStats| {
+            let (interface, network) = (kernel.name, kernel.network);
+            Some(port(Owner { interface, network, ..Owner::default() }, kernel.port?))
+        };
+        let pods = stats.ports.into_iter().map(|it| port(owner(&it.id), it));
+        let mut ports: Vec<_> =
+            pods.chain(stats.kernel_ports.into_iter().filter_map(kernel)).collect();
         ports.sort_by(|a, b| (&a.owner, &a.id).cmp(&(&b.owner, &b.id)));
         let mut workers: Vec<_> = stats.workers.into_iter().map(worker).collect();
         workers.sort_by_key(|worker| worker.index);

@@ -18,7 +18,7 @@ mod plan;
 mod protocol;
 mod put_back;
 mod record;
-mod settings;
+pub(crate) mod settings;
 mod settling;
 mod snapshot;
 mod take;

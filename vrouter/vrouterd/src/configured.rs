@@ -1,7 +1,8 @@
 //! Networks as the configuration file has them, as requests of the API. Pure.
 
 use ringway_config::{
-    NetworkMode, NetworkSettings, RouteAction, RouteSettings, UplinkDriver, UplinkSettings,
+    KernelTable, NetworkMode, NetworkSettings, RouteAction, RouteSettings, UplinkDriver,
+    UplinkSettings,
 };
 use vrouter_api::v1;
 
@@ -38,6 +39,15 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
             local: tunnel.local.to_string(),
             gateways: tunnel.gateways,
         }),
+        kernel_port: network.kernel_port.as_ref().map(|port| v1::KernelPort {
+            name: port.name.clone(),
+            mtu: port.mtu.unwrap_or(0),
+            packets_per_second: port.packets_per_second.unwrap_or(0),
+            burst_packets: port.burst_packets.unwrap_or(0),
+            ..Default::default()
+        }),
+        kernel_table: network.kernel_table.map_or(0, KernelTable::number),
+        kernel_vrf: network.kernel_vrf.clone().unwrap_or_default(),
         ..Default::default()
     }
 }

@@ -1,6 +1,9 @@
 //! The line between the wire (`vrouter-api`) and the vRouter's own types. Pure.
 
+mod addresses;
+pub mod kernel;
 mod limits;
+mod link;
 pub mod mirrored;
 mod stats;
 mod tunnel;
@@ -16,11 +19,15 @@ use vrouter_core::{
     PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
 use vrouter_dpdk::PoolError;
-use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac};
+use vrouter_kernel::fib::Source;
+use vrouter_net::{IpPrefix, Ipv4Prefix, Mac};
 use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
 use vrouter_vhost::queues::QUEUE_PAIRS;
 
 use crate::assign::{Owners, WorkerIndex};
+use addresses::{gateway_mac, ipv6_network, named_mac};
+pub use kernel::KernelRequest;
+pub use link::LinkRequest;
 pub use stats::{port_stats, worker_stats};
 pub use tunnel::TunnelRequest;
 pub use uplinks::{Driver, Link, UplinkRequest};
@@ -153,6 +160,26 @@ pub enum Refusal {
         /// What is wrong and what to do.
         why: String,
     },
+    /// A port's interface can't be had.
+    #[error("interface {link:?} of port {port}: {why}")]
+    Link {
+        /// What it is called in the pod.
+        link: String,
+        /// The port.
+        port: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A network's kernel port can't be had.
+    #[error("kernel port {name:?} of network {network:?}: {why}")]
+    KernelPort {
+        /// The TAP.
+        name: String,
+        /// The network.
+        network: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// There is no memory for packets.
     #[error("no packet buffers for uplinks (dpdk.buffers): {0}")]
     Buffers(#[from] PoolError),
@@ -182,6 +209,8 @@ impl From<Refusal> for tonic::Status {
             | Refusal::Pinned { .. }
             | Refusal::Worker { .. }
             | Refusal::Uplink { .. }
+            | Refusal::KernelPort { .. }
+            | Refusal::Link { .. }
             | Refusal::Buffers(_) => Code::FailedPrecondition,
             Refusal::Exists { .. }
             | Refusal::DeviceTaken { .. }
@@ -236,6 +265,10 @@ pub struct NetworkRequest {
     pub tunnel: Option<TunnelRequest>,
     /// Its addresses are the kernel's.
     pub external: bool,
+    /// Which of the kernel's tables it has.
+    pub table: Option<Source>,
+    /// The kernel as a router of it.
+    pub kernel: Option<KernelRequest>,
 }
 
 impl NetworkRequest {
@@ -287,6 +320,8 @@ impl NetworkRequest {
         let rates = limits::network_rates(wire.policer.as_ref(), mtu)?;
         let tunnel = wire.tunnel.as_ref().map(TunnelRequest::read).transpose()?;
         let external = false;
+        let table = kernel::table(wire)?;
+        let kernel = kernel::read(wire, mtu, table.is_some())?;
         Ok(Self {
             name,
             prefix,
@@ -299,6 +334,8 @@ impl NetworkRequest {
             rates,
             tunnel,
             external,
+            table,
+            kernel,
         })
     }
 
@@ -308,12 +345,13 @@ impl NetworkRequest {
             mtu: wire.mtu,
             external: true,
             mode: wire.mode,
+            kernel_table: wire.kernel_table,
+            kernel_vrf: wire.kernel_vrf.clone(),
             ..v1::Network::default()
         };
         let routed = wire.mode != i32::from(v1::NetworkMode::Bridged);
         if *wire != asked || !routed {
-            let remedy =
-                "an external network has a name and an mtu only: its addresses are the kernel's";
+            let remedy = "an external network has a name, an mtu and a table only: its addresses are the kernel's";
             return Err(invalid("external", "true", remedy));
         }
         let NetworkPolicy { prefix, gateway, gateway_mac, ipv6, mode, floods, .. } =
@@ -330,6 +368,8 @@ impl NetworkRequest {
             rates: Rates::default(),
             tunnel: None,
             external: true,
+            table: kernel::table(wire)?,
+            kernel: None,
         })
     }
 
@@ -346,7 +386,7 @@ impl NetworkRequest {
                 let underlay = find(underlay).unwrap_or(index);
                 Tunnel { vni: *vni, label: *label, underlay, local: *local }
             });
-        let punts = PuntRates::default();
+        let punts = self.kernel.as_ref().map_or_else(PuntRates::default, KernelRequest::punts);
         NetworkPolicy {
             index,
             prefix,
@@ -375,6 +415,8 @@ impl NetworkRequest {
                 mode: mode.into(),
                 routes: u64::try_from(routes).unwrap_or(u64::MAX),
                 external: true,
+                kernel_table: kernel::table_number(self.table.as_ref()),
+                kernel_vrf: kernel::vrf(self.table.as_ref()),
                 ..v1::Network::default()
             };
         }
@@ -393,40 +435,11 @@ impl NetworkRequest {
             stations: u64::try_from(stations).unwrap_or(u64::MAX),
             tunnel: self.tunnel.as_ref().map(TunnelRequest::write),
             external: false,
+            kernel_port: self.kernel.as_ref().map(KernelRequest::write),
+            kernel_table: kernel::table_number(self.table.as_ref()),
+            kernel_vrf: kernel::vrf(self.table.as_ref()),
         }
     }
-}
-
-/// Without a gateway: the address after the first, which is every router's.
-fn ipv6_network(prefix: &str, gateway: &str) -> Result<Option<Ipv6Network>, Refusal> {
-    if prefix.is_empty() {
-        let remedy =
-            "is set but ipv6 is not; set ipv6 to a prefix as fd00:66::/64, or leave it out";
-        return if gateway.is_empty() {
-            Ok(None)
-        } else {
-            Err(invalid("gateway6", gateway, remedy))
-        };
-    }
-    let parsed: Ipv6Prefix = prefix
-        .parse()
-        .map_err(|e| invalid("ipv6", prefix, format!("{e}; for example fd00:66::/64")))?;
-    let gateway = match gateway {
-        "" => Ipv6Addr::from_bits(parsed.network().to_bits() | 1),
-        text => text.parse().map_err(|_| {
-            invalid("gateway6", text, "use an IPv6 address inside the network's prefix")
-        })?,
-    };
-    Ok(Some(Ipv6Network { prefix: parsed, gateway }))
-}
-
-/// The vRouter's MAC address in a network. A function of the name alone (FNV-1a, 24 bits), so that it is the same
-/// after a restart: pods keep it in their neighbour tables.
-fn gateway_mac(network: &str) -> Mac {
-    let hash =
-        network.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    let [_, a, b, c] = (hash ^ (hash >> 24)).to_be_bytes();
-    Mac::new([0x02, 0x52, 0x57, a, b, c])
 }
 
 /// A port as asked for, checked on its own.
@@ -450,6 +463,8 @@ pub struct PortRequest {
     pub owner: SocketOwner,
     /// Queue pairs the pod is meant to use.
     pub pairs: usize,
+    /// What is at its other end, if that is an interface of the kernel's.
+    pub link: Option<LinkRequest>,
 }
 
 impl PortRequest {
@@ -495,6 +510,7 @@ impl PortRequest {
             let remedy = "use absolute cgroup paths below the root, as in /proc/PID/cgroup";
             return Err(invalid("peer_cgroups", bad, remedy));
         }
+        let link = LinkRequest::read(&wire)?;
         let socket = PathBuf::from(&wire.socket_path);
         let wire_owner = match owner {
             SocketOwner::Pod => v1::SocketOwner::Pod,
@@ -509,14 +525,24 @@ impl PortRequest {
             policer: rates.map(|rates| limits::policer(rates).unwrap_or_default()),
             socket_owner: wire_owner.into(),
             queue_pairs,
+            kind: if link.is_some() { v1::PortKind::Kernel } else { v1::PortKind::VhostUser }
+                .into(),
             ..wire
         };
-        Ok(Self { spec, mac, ipv4, ipv6, allowed, rates, socket, owner, pairs })
+        Ok(Self { spec, mac, ipv4, ipv6, allowed, rates, socket, owner, pairs, link })
     }
 
     /// Takes over from its network what it leaves to it.
-    pub fn join(&mut self, network: &NetworkRequest) {
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`].
+    pub fn join(&mut self, network: &NetworkRequest) -> Result<(), Refusal> {
         self.rates.get_or_insert(network.rates);
+        if let Some(link) = &mut self.link {
+            link.join(network)?;
+            self.spec.mtu = u32::from(link.mtu);
+        }
+        Ok(())
     }
 
     /// What the tables are to know of it.
@@ -525,7 +551,8 @@ impl PortRequest {
         let (allowed, trunk) = (self.allowed.clone(), self.spec.trunk);
         let rates = self.rates.unwrap_or_default();
         let role = PortRole::Pod;
-        PortPolicy { index, network, role, mac, ipv4, ipv6, allowed, trunk, rates, mtu: None }
+        let mtu = self.link.as_ref().map(|link| link.mtu);
+        PortPolicy { index, network, role, mac, ipv4, ipv6, allowed, trunk, rates, mtu }
     }
 
     /// Whether another request is for the same port, whoever may connect and whoever polls it.

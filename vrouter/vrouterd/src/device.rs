@@ -3,6 +3,7 @@
 mod bond;
 mod kernel;
 mod link;
+mod taps;
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -177,40 +178,6 @@ impl Devices {
         self.start(ethdev, request, interface, port).map_err(refuse)
     }
 
-    /// Makes the kernel's side of an uplink: a TAP with its address.
-    ///
-    /// # Errors
-    /// [`Refusal`] that says what to do.
-    pub fn open_host(
-        &mut self,
-        request: &UplinkRequest,
-        host: &str,
-        mac: Mac,
-        port: PortIndex,
-    ) -> Result<Device, Refusal> {
-        let refuse = |why: String| Refusal::Uplink { name: request.name.clone(), why };
-        if interface_number(host).is_some() {
-            return Err(refuse(format!(
-                "host interface {host:?} exists already; choose another name, or take that interface away"
-            )));
-        }
-        let pool = self.pool()?;
-        let tap = Tap::create(host, vrouter_dpdk::Mac(mac.octets()), request.mtu)
-            .map_err(|error| refuse(format!("host interface {host:?} can't be made: {error}")))?;
-        let interface = Some((host.to_owned(), interface_number(host).unwrap_or(0)));
-        let token = Token(u32::from(port.0));
-        Ok(Device {
-            ends: Ends::Wire(Arc::new(Wire::of_tap(tap.clone(), &pool, token))),
-            kind: Kind::Tap(tap),
-            bond: None,
-            mac,
-            driver: "tap".to_owned(),
-            interface,
-            made: true,
-            lost: Cell::new(false),
-        })
-    }
-
     /// Starts the device of an uplink; `interface`: the kernel's that it is.
     fn start(
         &mut self,
@@ -374,19 +341,31 @@ impl Device {
         let failed = |queue: usize, error: std::io::Error| {
             tracing::warn!(port = port.0, queue, %error, "a worker can't watch a device");
         };
+        let queues: Vec<_> = match &self.ends {
+            Ends::Wire(wire) => (0..wire.queues()).collect(),
+            Ends::Pod(_) => owners.iter().map(|(queue, _)| queue).collect(),
+        };
+        for queue in queues {
+            let Some(wake) = wake(queue) else { continue };
+            self.set_wake(queue, &wake).unwrap_or_else(|error| failed(queue, error));
+        }
+    }
+
+    /// From now on packets of a queue wake this worker.
+    ///
+    /// # Errors
+    /// What tells of them can't be watched.
+    pub fn set_wake(&self, queue: usize, wake: &Arc<Wake>) -> std::io::Result<()> {
         match &self.ends {
-            Ends::Wire(wire) => {
-                for queue in 0..wire.queues() {
-                    let Some(wake) = wake(queue) else { continue };
-                    wire.set_wake(queue, &wake).unwrap_or_else(|error| failed(queue, error));
-                }
-            }
-            Ends::Pod(queues) => {
-                for (queue, _) in owners.iter() {
-                    let Some(wake) = wake(queue) else { continue };
-                    queues.set_wake(queue, wake).unwrap_or_else(|error| failed(queue, error));
-                }
-            }
+            Ends::Wire(wire) => wire.set_wake(queue, wake),
+            Ends::Pod(queues) => queues.set_wake(queue, Arc::clone(wake)),
+        }
+    }
+
+    /// Ends what comes from it; it stays open.
+    pub fn silence(&self) {
+        if let Ends::Wire(wire) = &self.ends {
+            wire.close();
         }
     }
 

@@ -152,6 +152,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
         owner: config.control_socket.display().to_string(),
     };
     put_back_what_is_left(config, &keepers);
+    registry::sweep();
     privileges::allow_locked_memory();
     privileges::drop_unneeded().context("cannot drop privileges")?;
     if let Some(node) = config.dpdk.numa_node {
@@ -343,7 +344,7 @@ async fn serve(
         served = server => served.context("the control API failed"),
         () = asked_to_end => Ok(()),
         _ = balanced => Err(anyhow!("the task that balances workers has ended")),
-        mirrored = mirror::run(config, Arc::clone(registry)) => {
+        mirrored = mirror::run(Arc::clone(registry)) => {
             mirrored.context("the kernel's routing tables can't be mirrored")?;
             Err(anyhow!("the task that mirrors the kernel's routing tables has ended"))
         }

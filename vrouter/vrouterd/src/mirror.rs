@@ -7,32 +7,32 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
-use ringway_config::{MAIN_TABLE, NetworkSettings, VrouterConfig};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use vrouter_core::PortIndex;
+use vrouter_kernel::fib::NetworkSpec;
 use vrouter_kernel::fib::reader::{Config, Limits, Reader, Update};
-use vrouter_kernel::fib::{NetworkSpec, Source, Tunnel};
 
 use crate::registry::Registry;
 
-/// How often it is looked which uplinks there are.
-const LOOK_AT_UPLINKS_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked which networks and uplinks there are.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Mirrors the kernel's tables into the networks that have one, for ever.
 ///
 /// # Errors
 /// The tables can't be read.
-pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Result<()> {
-    let networks: BTreeMap<_, _> = config.networks.iter().filter_map(spec).collect();
-    if networks.is_empty() {
-        return std::future::pending().await;
+pub async fn run(registry: Arc<Mutex<Registry>>) -> Result<()> {
+    let mut due = tokio::time::interval(LOOK_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut wanted = Wanted::default();
+    while wanted.networks.is_empty() {
+        due.tick().await;
+        wanted = look(&registry).await?;
     }
-    let mut names = names(&uplinks(&registry).await?);
-    let wanted = |names: &[String]| Config { networks: networks.clone(), uplinks: names.to_vec() };
     let (configs, changes) = mpsc::channel(2);
     let (sink, mut updates) = mpsc::channel(1);
-    let first = wanted(&names);
+    let first = wanted.config();
     let (ended, end) = tokio::sync::oneshot::channel();
     // A thread of its own: a full table takes it a second at a time.
     thread::Builder::new().name("kernel-routes".to_owned()).spawn(move || {
@@ -46,8 +46,6 @@ pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Resu
         // Nobody waits for it at the end of the process.
         let _ = ended.send(read());
     })?;
-    let mut due = tokio::time::interval(LOOK_AT_UPLINKS_EVERY);
-    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(end);
     loop {
         tokio::select! {
@@ -59,15 +57,60 @@ pub async fn run(config: &VrouterConfig, registry: Arc<Mutex<Registry>>) -> Resu
                 tokio::task::spawn_blocking(move || take_in(&registry, &update, &uplinks)).await?;
             }
             _ = due.tick() => {
-                let now = self::names(&uplinks(&registry).await?);
-                if now != names {
-                    configs.send(wanted(&now)).await.context("the kernel's routes are read no more")?;
-                    names = now;
+                let now = look(&registry).await?;
+                for config in now.after(&wanted) {
+                    configs.send(config).await.context("the kernel's routes are read no more")?;
                 }
+                wanted = now;
             }
         }
     }
     end.await.context("the thread that reads the kernel's routes has panicked")?
+}
+
+/// What is to be mirrored.
+#[derive(Default, PartialEq)]
+struct Wanted {
+    /// Networks, each with the number of its creation.
+    networks: BTreeMap<String, (u64, NetworkSpec)>,
+    /// Host interfaces.
+    uplinks: Vec<String>,
+}
+
+impl Wanted {
+    fn config(&self) -> Config {
+        let networks = self.networks.iter();
+        let networks = networks.map(|(name, (_, spec))| (name.clone(), spec.clone()));
+        Config { networks: networks.collect(), uplinks: self.uplinks.clone() }
+    }
+
+    /// What the reader has to be told when this is wanted after something else. A network that was made anew knows none of
+    /// the routes that were told of the last one: it has to be another one for the reader, too.
+    fn after(&self, before: &Self) -> Vec<Config> {
+        if self == before {
+            return Vec::new();
+        }
+        let whole = self.config();
+        let anew = |name: &String, (creation, _): &(u64, NetworkSpec)| {
+            before.networks.get(name).is_some_and(|(other, _)| other != creation)
+        };
+        let anew = self.networks.iter().filter(|(name, network)| anew(name, network));
+        let anew: Vec<_> = anew.map(|(name, _)| name.clone()).collect();
+        if anew.is_empty() {
+            return vec![whole];
+        }
+        let mut without = whole.clone();
+        without.networks.retain(|name, _| !anew.contains(name));
+        vec![without, whole]
+    }
+}
+
+async fn look(registry: &Arc<Mutex<Registry>>) -> Result<Wanted> {
+    let names = names(&uplinks(registry).await?);
+    let registry = Arc::clone(registry);
+    // Whoever holds the registry may do so for long.
+    let look = move || registry.lock().unwrap_or_else(PoisonError::into_inner).mirrored_networks();
+    Ok(Wanted { networks: tokio::task::spawn_blocking(look).await?, uplinks: names })
 }
 
 /// An uplink with a host interface.
@@ -106,17 +149,32 @@ fn take_in(registry: &Mutex<Registry>, update: &Update, uplinks: &[Known]) {
     }
 }
 
-/// What of a network has to be known to read its table; `None`: it has none.
-fn spec(network: &NetworkSettings) -> Option<(String, NetworkSpec)> {
-    let source = match (&network.kernel_vrf, network.kernel_table) {
-        (Some(name), _) => Source::Vrf(name.clone()),
-        (None, Some(table)) if table.number() == MAIN_TABLE => Source::Main,
-        (None, Some(table)) => Source::Table(table.number()),
-        (None, None) => return None,
-    };
-    let tunnel = network.tunnel.as_ref();
-    // The kernel puts nothing into MPLS over UDP.
-    let tunnel =
-        tunnel.and_then(|it| Some(Tunnel { vni: it.vni?, local: it.local, gateways: it.gateways }));
-    Some((network.name.clone(), NetworkSpec { source, tunnel, device: None }))
+#[cfg(test)]
+mod tests {
+    use vrouter_kernel::fib::Source;
+
+    use super::*;
+
+    fn wanted(networks: &[(&str, u64)]) -> Wanted {
+        let spec = |table| NetworkSpec { source: Source::Table(table), tunnel: None, device: None };
+        let networks = networks.iter().zip(1..);
+        let networks = networks
+            .map(|((name, creation), table)| ((*name).to_owned(), (*creation, spec(table))));
+        Wanted { networks: networks.collect(), uplinks: vec!["host0".to_owned()] }
+    }
+
+    #[test]
+    fn a_network_that_was_made_anew_is_told_as_another() {
+        let names = |configs: Vec<Config>| -> Vec<Vec<String>> {
+            configs.into_iter().map(|it| it.networks.into_keys().collect()).collect()
+        };
+        let before = wanted(&[("blue", 1), ("red", 2)]);
+        assert!(before.after(&wanted(&[("blue", 1), ("red", 2)])).is_empty());
+        let anew = wanted(&[("blue", 1), ("red", 3)]);
+        assert_eq!(names(anew.after(&before)), [vec!["blue"], vec!["blue", "red"]]);
+        let more = wanted(&[("blue", 1), ("red", 2), ("tan", 3)]);
+        assert_eq!(names(more.after(&before)), [["blue", "red", "tan"]]);
+        let moved = Wanted { uplinks: Vec::new(), ..wanted(&[("blue", 1), ("red", 2)]) };
+        assert_eq!(names(moved.after(&before)), [["blue", "red"]]);
+    }
 }

@@ -1,6 +1,8 @@
 //! Which networks and ports there are. Each change ends in one new snapshot for the workers.
 
+mod end;
 mod explain;
+mod kernel;
 mod links;
 mod mirrored;
 mod uplinks;
@@ -16,18 +18,21 @@ use tokio::sync::broadcast;
 use vrouter_api::v1::{self, event};
 use vrouter_core::{NetworkIndex, Policy, PortIndex, PortPolicy, RouteChange, Tables, Timestamp};
 use vrouter_net::IpPrefix;
-use vrouter_vhost::port::{Observer, Peers, Port, PortConfig, PortEvent, Status};
-use vrouter_vhost::wake::Token;
+use vrouter_vhost::port::{Observer, PortEvent, Status};
 
 use crate::assign::{self, Balancer, Owners, WorkerIndex};
 use crate::convert::{self, NetworkRequest, PortRequest, Refusal};
 use crate::counters::{PortCounts, since};
 use crate::crew::Crew;
-use crate::dataplane::{DataPort, Dataplane, Ends, Layout, Slot};
+use crate::dataplane::{DataPort, Dataplane, Layout, Slot};
 use crate::device::Devices;
 use crate::publish::Published;
 use crate::routes::Routes;
+use end::End;
+use kernel::KernelRecord;
 use uplinks::UplinkRecord;
+
+pub use kernel::sweep;
 
 /// Events a slow watcher may lag behind before it has to start again.
 pub const EVENT_BACKLOG: usize = 4096;
@@ -41,11 +46,19 @@ struct NetworkRecord {
     configured: Routes,
     /// The kernel's.
     mirrored: Routes,
+    /// The kernel as a router of it.
+    kernel: Option<KernelRecord>,
+    /// Which creation of a network it was.
+    creation: u64,
 }
 
 impl NetworkRecord {
     fn wire(&self, stations: usize) -> v1::Network {
-        self.request.write(self.routes.len_with(&self.mirrored), stations)
+        let mut wire = self.request.write(self.routes.len_with(&self.mirrored), stations);
+        if let (Some(port), Some(kernel)) = (&mut wire.kernel_port, &self.kernel) {
+            port.reason.clone_from(&kernel.reason);
+        }
+        wire
     }
 }
 
@@ -55,7 +68,7 @@ struct PortRecord {
     facts: Facts,
     /// What its slot had counted when it got it.
     start: PortCounts,
-    port: Port,
+    end: End,
 }
 
 /// What is known of a port besides its status, shared with its observer.
@@ -103,6 +116,8 @@ pub struct Registry {
     limit: usize,
     private_dir: PathBuf,
     events: broadcast::Sender<v1::Event>,
+    /// How many networks were made.
+    creations: u64,
 }
 
 impl Registry {
@@ -132,6 +147,7 @@ impl Registry {
             limit,
             private_dir,
             events,
+            creations: 0,
         }
     }
 
@@ -153,12 +169,8 @@ impl Registry {
 
     /// The addresses of a network's ports.
     pub fn addresses(&self, network: &str) -> Vec<IpAddr> {
-        let Some(network) = self.networks.get(network) else { return Vec::new() };
-        let ports = self.ports.values().filter(|port| port.network == network.index);
-        let own = |port: &PortRecord| {
-            port.facts.with(|request, _| [Some(request.ipv4.into()), request.ipv6.map(IpAddr::V6)])
-        };
-        ports.flat_map(own).flatten().collect()
+        let network = self.networks.get(network);
+        network.into_iter().flat_map(|record| self.hosts(record.index)).collect()
     }
 
     fn tell(&self, event: event::Event) {
@@ -195,25 +207,34 @@ impl Registry {
                 other.request.tunnel.iter().try_for_each(|it| tunnel.beside(it, name))?;
             }
         }
+        self.check_table(&request)?;
         let taken: Vec<_> = self.networks.values().map(|n| n.index.0).collect();
         let index = (0..u16::MAX)
             .find(|i| !taken.contains(i))
             .ok_or(Refusal::Full { limit: usize::from(u16::MAX) })?;
+        let kernel = self.open_kernel(&request)?;
+        self.creations += 1;
         let record = NetworkRecord {
             index: NetworkIndex(index),
             request: request.clone(),
             routes: Routes::default(),
             configured: Routes::default(),
             mirrored: Routes::default(),
+            kernel,
+            creation: self.creations,
         };
         let made = record.wire(0);
         let name = request.name.clone();
         self.networks.insert(name.clone(), record);
         if let Err(refusal) = self.rebuild() {
-            self.networks.remove(&name);
+            self.networks
+                .remove(&name)
+                .and_then(|it| it.kernel)
+                .into_iter()
+                .for_each(KernelRecord::close);
             return Err(refusal);
         }
-        self.publish_tables();
+        self.publish();
         tracing::info!(network = name, ipv4 = %request.prefix, "network created");
         self.tell(event::Event::NetworkAdded(made.clone()));
         Ok(made)
@@ -236,9 +257,10 @@ impl Registry {
             let carried = carried.request.name.clone();
             return Err(Refusal::NetworkCarries { name: name.to_owned(), carried });
         }
-        self.networks.remove(name);
+        let kernel = self.networks.remove(name).and_then(|record| record.kernel);
         self.rebuild()?;
-        self.publish_tables();
+        self.publish();
+        kernel.into_iter().for_each(KernelRecord::close);
         tracing::info!(network = name, "network deleted");
         self.tell(event::Event::NetworkRemoved(name.to_owned()));
         Ok(())
@@ -300,13 +322,13 @@ impl Registry {
         let id = request.spec.id.clone();
         let pin = request.spec.worker.map(|worker| self.known_worker(worker)).transpose()?;
         let network = self.known_network(&request.spec.network)?;
-        request.join(&network.request);
+        request.join(&network.request)?;
         let network = network.index;
         if let Some(known) = self.ports.get(&id) {
             if !known.facts.request().same_port(&request) {
                 return Err(Refusal::Exists { what: "port", name: id });
             }
-            known.port.set_cgroups(request.spec.peer_cgroups.clone());
+            known.end.set_cgroups(request.spec.peer_cgroups.clone());
             // Without a pin its queues stay where they are until the load says otherwise.
             let owners = pin.map_or_else(|| known.facts.owners(), Owners::one);
             known.facts.with(|known, _| *known = request);
@@ -322,26 +344,18 @@ impl Registry {
         // The tables first: they know whether the addresses are free.
         let policy = self.policy(vec![request.policy(index, network)]);
         let tables = self.tables.update(&policy)?;
-        let config = PortConfig {
-            id: id.clone(),
-            socket: request.socket.clone(),
-            owner: request.owner,
-            peers: Peers::Cgroups(request.spec.peer_cgroups.clone()),
-            private_dir: self.private_dir.clone(),
-            token: Token(u32::from(index.0)),
-        };
         let wakes = self.crew.wakes();
         let wake = |pair: usize| wakes.get(owners.of(pair).slot()).and_then(Option::as_ref);
         let Some(first) = wake(0) else { return Err(Refusal::Full { limit: 0 }) };
-        let wake = |pair: usize| Arc::clone(wake(pair).unwrap_or(first));
         let facts = Facts::new(request, owners);
-        let port = Port::open(config, wake, self.observer(&id, &facts))?;
+        let end = self.open_end(index, &facts, |pair| wake(pair).unwrap_or(first))?;
         let start = since(&self.crew.tallies(), index, &PortCounts::default());
-        let record = PortRecord { index, network, facts, start, port };
+        let record = PortRecord { index, network, facts, start, end };
         let wire = record.wire();
         self.ports.insert(id.clone(), record);
         self.tables = tables;
         self.publish();
+        self.tell_hosts(network);
         tracing::info!(port = id, "port created");
         self.tell(event::Event::PortAdded(wire.clone()));
         Ok(wire)
@@ -350,8 +364,14 @@ impl Registry {
     /// A slot for a port, none of `others`.
     fn free_slot(&self, others: &[PortIndex]) -> Result<PortIndex, Refusal> {
         let uplinks = self.uplinks.values().flat_map(UplinkRecord::slots);
-        let taken: BTreeSet<_> =
-            self.ports.values().map(|port| port.index).chain(uplinks).collect();
+        let kernel = self.networks.values().filter_map(|record| record.kernel.as_ref());
+        let taken: BTreeSet<_> = self
+            .ports
+            .values()
+            .map(|port| port.index)
+            .chain(uplinks)
+            .chain(kernel.map(KernelRecord::slot))
+            .collect();
         (0..self.limit)
             .filter_map(|slot| u16::try_from(slot).ok().map(PortIndex))
             .find(|slot| !taken.contains(slot) && !others.contains(slot))
@@ -360,27 +380,34 @@ impl Registry {
 
     /// Takes a port out of the tables; the caller closes it, which may take a while. That there is none of the id
     /// is fine.
-    pub fn delete_port(&mut self, id: &str) -> Option<Port> {
+    pub fn delete_port(&mut self, id: &str) -> Option<End> {
         let record = self.ports.remove(id)?;
         if let Err(error) = self.rebuild() {
             // Taking something away leaves a consistent policy.
             tracing::error!(%error, "tables can't be rebuilt without the port; it is unreachable anyway");
         }
         self.publish();
+        self.tell_hosts(record.network);
         tracing::info!(port = id, "port deleted");
         self.tell(event::Event::PortRemoved(id.to_owned()));
-        Some(record.port)
+        Some(record.end)
     }
 
     /// Closes every port, at the end of the process.
     pub fn close(&mut self) {
         let ids: Vec<_> = self.ports.keys().cloned().collect();
         for id in ids {
-            self.delete_port(&id).into_iter().for_each(Port::close);
+            self.delete_port(&id).into_iter().for_each(End::close);
         }
         let names: Vec<_> = self.uplinks.keys().cloned().collect();
         for name in names {
             self.delete_uplink(&name);
+        }
+        let kernel: Vec<_> = self.networks.values_mut().filter_map(|it| it.kernel.take()).collect();
+        if !kernel.is_empty() {
+            let _ = self.rebuild();
+            self.publish();
+            kernel.into_iter().for_each(KernelRecord::close);
         }
     }
 
@@ -423,7 +450,9 @@ impl Registry {
             .values()
             .map(|p| p.facts.with(|request, _| request.policy(p.index, p.network)));
         let uplinks = self.uplinks.values().flat_map(UplinkRecord::policies);
-        Policy { networks: networks.collect(), ports: ports.chain(uplinks).chain(more).collect() }
+        let kernel = self.networks.values().filter_map(NetworkRecord::kernel_policy);
+        let ports = ports.chain(uplinks).chain(kernel).chain(more);
+        Policy { networks: networks.collect(), ports: ports.collect() }
     }
 
     fn rebuild(&mut self) -> Result<(), Refusal> {
@@ -445,8 +474,7 @@ impl Registry {
     /// Hands the workers the new state. Those asleep are woken, so that they look at it.
     fn publish(&mut self) {
         let ports = self.ports.values().map(|p| {
-            let ends = Ends::Pod(Arc::clone(p.port.queues()));
-            let port = DataPort { index: p.index, ends };
+            let port = DataPort { index: p.index, ends: p.end.ends() };
             (port, p.facts.owners())
         });
         let wires = self.wires();
@@ -476,7 +504,7 @@ impl Registry {
 
 impl PortRecord {
     fn wire(&self) -> v1::Port {
-        self.facts.wire(&self.port.status())
+        self.facts.wire(&self.end.status())
     }
 }
 

@@ -196,10 +196,14 @@ impl VRouter for Service {
 
     async fn get_stats(&self, _: Request<v1::GetStatsRequest>) -> Answer<v1::Stats> {
         let hz = self.ticks_per_second;
-        let counted =
-            move |r: &mut Registry| (r.port_stats(), r.worker_stats(hz), r.uplink_stats());
-        let (ports, workers, uplinks) = self.with_registry(counted).await?;
-        Ok(Response::new(v1::Stats { ports, workers, ticks_per_second: hz, uplinks }))
+        let counted = move |r: &mut Registry| v1::Stats {
+            ports: r.port_stats(),
+            workers: r.worker_stats(hz),
+            ticks_per_second: hz,
+            uplinks: r.uplink_stats(),
+            kernel_ports: r.kernel_port_stats(),
+        };
+        Ok(Response::new(self.with_registry(counted).await?))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::Explanation> {

@@ -32,12 +32,43 @@ impl Tap {
     /// # Errors
     /// The name is taken or none, or this process may not do that.
     pub fn create(name: &str, mac: Mac, mtu: u16) -> io::Result<Self> {
-        let mut device = tappers::Tap::new_named(Interface::new(name)?)?;
-        device.set_nonblocking(true)?;
-        set_interface_mac(name, mac)?;
-        set_interface_mtu(name, mtu)?;
+        Self::create_prepared(name, mac, mtu, || Ok(()))
+    }
+
+    /// The same, and does something with the interface before that is up.
+    ///
+    /// # Errors
+    /// Those of `prepare`, too; the interface is gone again then.
+    pub fn create_prepared(
+        name: &str,
+        mac: Mac,
+        mtu: u16,
+        prepare: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let mut device = make(name, mac, mtu)?;
+        prepare()?;
         device.set_up()?;
         Ok(Self { device: Arc::new(device), name: name.to_owned() })
+    }
+
+    /// Makes an interface and hands it to somebody who brings it up. What [`Self::set_mac`] needs is its name here.
+    ///
+    /// # Errors
+    /// Those of `hand_over`, too; the interface is gone again then.
+    pub fn create_for(
+        name: &str,
+        mac: Mac,
+        mtu: u16,
+        hand_over: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let device = make(name, mac, mtu)?;
+        hand_over()?;
+        Ok(Self { device: Arc::new(device), name: name.to_owned() })
+    }
+
+    /// Whether the interface is still there, wherever it is.
+    pub fn is_attached(&self) -> bool {
+        self.device.name().is_ok()
     }
 
     /// Gives it another address.
@@ -62,6 +93,14 @@ impl Tap {
         batch.clear();
         lost
     }
+}
+
+fn make(name: &str, mac: Mac, mtu: u16) -> io::Result<tappers::Tap> {
+    let mut device = tappers::Tap::new_named(Interface::new(name)?)?;
+    device.set_nonblocking(true)?;
+    set_interface_mac(name, mac)?;
+    set_interface_mtu(name, mtu)?;
+    Ok(device)
 }
 
 impl TapReader {

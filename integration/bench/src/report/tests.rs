@@ -36,6 +36,7 @@ fn end(pps: f64, loss: f64) -> End {
     End {
         seconds: 3.0,
         busy: 0.98,
+        away: 0.0,
         ring_full: 0.0,
         limit: if pps > 15e6 { Limit::Generator } else { Limit::Switch },
         ports: vec![port.clone(), port],

@@ -1,4 +1,5 @@
-//! `ringway-frames`: a pod's DPDK application that sends the frames it is told, and tells which ones it gets.
+//! `ringway-frames`: a pod's DPDK application, or a station on a kernel interface, that sends the frames it is told, and tells
+//! which ones it gets.
 //!
 //! For tests that care what is in a frame and not how fast it goes; the thread sleeps while nothing happens. Nobody depends on
 //! it. Line by line, on standard input:
@@ -31,7 +32,6 @@ use vrouter_dpdk::{
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const DEVICE: &str = "net_virtio_user0";
 const DESCRIPTORS: u16 = 1024;
 const BURST: u16 = 32;
 /// How long a ring may take no frame at all.
@@ -49,11 +49,14 @@ const LINK_BYTES: u16 = 14;
 #[command(name = "ringway-frames", version)]
 struct Args {
     /// The pod's vhost-user socket, on which the vRouter listens
-    #[arg(long)]
-    socket: String,
+    #[arg(long, requires = "mac", required_unless_present = "interface")]
+    socket: Option<String>,
     /// The pod's Ethernet address
     #[arg(long)]
-    mac: String,
+    mac: Option<String>,
+    /// A kernel interface to be on instead, by a packet socket; it gets a copy of what arrives there
+    #[arg(long, conflicts_with_all = ["socket", "mac", "queues"])]
+    interface: Option<String>,
     /// CPU of the one thread
     #[arg(long)]
     cpu: u16,
@@ -86,9 +89,16 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let Args { socket, mac, queues, .. } = args;
-    let device =
-        format!("{DEVICE},path={socket},mac={mac},queues={queues},queue_size={DESCRIPTORS}");
+    let Args { queues, .. } = args;
+    let (name, arguments) = match (&args.socket, &args.mac, &args.interface) {
+        (Some(socket), Some(mac), _) => (
+            "net_virtio_user0",
+            format!("path={socket},mac={mac},queues={queues},queue_size={DESCRIPTORS}"),
+        ),
+        (_, _, Some(interface)) => ("net_af_packet0", format!("iface={interface}")),
+        _ => return Err("no socket and no interface".into()),
+    };
+    let device = format!("{name},{arguments}");
     let eal = Eal::init(&EalConfig {
         file_prefix: format!("frames-{}", std::process::id()),
         memory: Memory::Hugepages { mib: args.memory_mb, numa_node: None },
@@ -100,7 +110,7 @@ fn run(args: &Args) -> Result<()> {
     let pool = |name: &str| {
         Pool::new(&eal, &PoolConfig { name: name.to_owned(), mbufs, cache: 0, data_room: 2048 })
     };
-    let mut ethdev = Ethdev::open(&eal, DEVICE)?;
+    let mut ethdev = Ethdev::open(&eal, name)?;
     let started = ethdev.start(&EthdevConfig {
         rx_queues: *queues,
         tx_queues: *queues,

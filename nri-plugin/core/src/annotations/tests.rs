@@ -29,6 +29,7 @@ fn decode(text: &str) -> Result<Vec<RawInterface>, String> {
                 "mac" => raw.mac = text,
                 "socket" => raw.socket = text,
                 "kind" => raw.kind = text,
+                "routes" => raw.routes = value.split(',').map(str::to_owned).collect(),
                 "queues" => raw.queues = value.parse().ok(),
                 "mtu" => raw.mtu = value.parse().ok(),
                 _ => return Err(format!("unknown field {field}")),
@@ -135,6 +136,25 @@ fn the_full_form() {
     assert_eq!((second.ip, second.mac, second.mtu), (None, None, None));
     assert_eq!((first.ipv6, second.ipv6), (None, None));
     assert_eq!(second.socket, Some(SocketOwner::Vrouter));
+}
+
+#[test]
+fn an_interface_of_the_kernel() {
+    let key = "interfaces.ringway.dev";
+    let text = "network=red kind=kernel queues=1 name=eth1 routes=0.0.0.0/0,fd00::/16;network=red";
+    let request = granted(&[(key, text)]);
+    let [kernel, usual] = request.interfaces.as_slice() else { panic!("{request:?}") };
+    let link = kernel.link.as_ref().unwrap();
+    let routes: Vec<_> = link.routes.iter().map(ToString::to_string).collect();
+    assert_eq!((link.netns.as_str(), routes), ("", vec!["0.0.0.0/0".into(), "fd00::/16".into()]));
+    assert_eq!((kernel.name.as_str(), kernel.socket, &usual.link), ("eth1", None, &None));
+    let many = vec!["10.0.0.0/8"; 17].join(",");
+    let error = request_error(&[(key, &format!("network=red kind=kernel routes={many}"))]);
+    assert!(error.contains("at most 16"), "{error}");
+}
+
+fn request_error(pairs: &[(&str, &str)]) -> String {
+    request(pairs).unwrap_err().to_string()
 }
 
 #[test]
@@ -245,7 +265,13 @@ fn every_error_names_key_value_and_remedy() {
         ),
         (&[(key, "network=red name=../x")], &["[0].name", "\"../x\"", "letter first"]),
         (&[(key, "network=red name=abcdefghijklmnop")], &["[0].name", "1 to 15"]),
-        (&[(key, "network=red kind=kernel")], &["[0].kind", "not supported yet", "vhost-user"]),
+        (&[(key, "network=red kind=kernel socket=pod")], &["[0].socket", "must be left out"]),
+        (&[(key, "network=red kind=kernel queues=2")], &["[0].queues", "\"2\"", "one queue"]),
+        (&[(key, "network=red kind=kernel routes=10.0.0.0")], &["[0].routes", "must be a prefix"]),
+        (
+            &[(key, "network=red routes=10.0.0.0/8")],
+            &["[0].routes", "only an interface of the kind"],
+        ),
         (&[(key, "network=red kind=tap")], &["[0].kind", "\"tap\"", "vhost-user"]),
         (&[(key, "network=red socket=host")], &["[0].socket", "\"host\"", "vrouter or pod"]),
         (

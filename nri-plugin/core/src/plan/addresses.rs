@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::annotations::{InterfaceRequest, Leased};
+use crate::annotations::{InterfaceRequest, Leased, SocketOwner};
 use crate::net::{AnyPrefix, Mac, Network, Network6};
 
 use super::{Interface, Ipv6, Node, PlanError};
@@ -86,8 +86,13 @@ impl Node {
                 queues: request.queues,
                 queue_size: self.defaults.queue_size,
                 mtu,
-                socket: request.socket.unwrap_or(self.defaults.socket),
+                // Nobody listens for one of the kernel's.
+                socket: match request.link {
+                    Some(_) => SocketOwner::Vrouter,
+                    None => request.socket.unwrap_or(self.defaults.socket),
+                },
                 lease: request.leased.as_ref().map(|leased| leased.id.clone()),
+                link: request.link.clone(),
             });
         }
         Ok(interfaces)

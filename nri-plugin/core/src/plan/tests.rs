@@ -70,6 +70,7 @@ pub(crate) fn request(cpus: u32, numa: NumaPolicy) -> Request {
             mtu: None,
             socket: None,
             leased: None,
+            link: None,
         }],
         cpus: NonZeroU32::new(cpus).map_or(CpusRequest::Shared, CpusRequest::Exclusive),
         numa,

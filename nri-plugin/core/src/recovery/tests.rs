@@ -28,6 +28,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         mtu: 1500,
         socket: SocketOwner::Vrouter,
         lease: None,
+        link: None,
     };
     let container = ContainerRecord {
         id: format!("{id}-c"),
@@ -60,6 +61,7 @@ fn port(id: &str, host: u8) -> Port {
         socket: SocketOwner::Vrouter,
         queues: 1,
         peer_cgroups: BTreeSet::from([format!("/pods/{id}")]),
+        link: None,
     }
 }
 

@@ -23,6 +23,7 @@ Examples:
   ringway networks add lan --ipv4 10.67.0.0/24 --mode bridged --flood-limit 500
   ringway networks add slow --ipv4 10.68.0.0/24 --packets-per-second 100k --bits-per-second 1G
   ringway networks add fabric --external --mtu 1600
+  ringway networks add blue --ipv4 10.70.0.0/24 --kernel-table 70 --kernel-port blue0 --kernel-mtu 1400
   ringway networks add far --ipv4 10.69.0.0/24 --vni 7 --underlay red --local 10.66.0.9";
 
 #[derive(Debug, ClapArgs)]
@@ -82,6 +83,24 @@ pub(crate) struct AddNetwork {
     /// This end's address in that network, IPv4 or IPv6: its gateway's, or one that no pod has.
     #[arg(long, value_name = "ADDRESS", requires = "tunnel")]
     pub(crate) local: Option<IpAddr>,
+    /// The kernel's routing table that its routes come from, 254 (`main`) for external networks only.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) kernel_table: Option<u32>,
+    /// The same by the name of the VRF device that has it.
+    #[arg(long, value_name = "DEVICE", conflicts_with = "kernel_table")]
+    pub(crate) kernel_vrf: Option<String>,
+    /// Name of a TAP by which the kernel routes for it by that table, for tunnels that only the kernel speaks.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kernel_port: Option<String>,
+    /// Greatest IP packet that goes there, bytes: what those tunnels leave of the wire's [default: the network's].
+    #[arg(long, value_name = "BYTES", requires = "kernel_port", value_parser = clap::value_parser!(u32).range(68..=65535))]
+    pub(crate) kernel_mtu: Option<u32>,
+    /// Packets per second that each worker hands over from each port [default: 500000].
+    #[arg(long, value_name = "PACKETS", requires = "kernel_port", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) kernel_packets_per_second: Option<u32>,
+    /// Of those, how many at once after a rest [default: 4096].
+    #[arg(long, value_name = "PACKETS", requires = "kernel_port", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) kernel_burst_packets: Option<u32>,
 }
 
 /// What happens to frames that are not for the gateway. Those that are, are routed.

@@ -45,6 +45,15 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
             local: network.local.map(|local| local.to_string()).unwrap_or_default(),
             gateways: false,
         }),
+        kernel_table: network.kernel_table.unwrap_or(0),
+        kernel_vrf: network.kernel_vrf.clone().unwrap_or_default(),
+        kernel_port: network.kernel_port.as_ref().map(|name| v1::KernelPort {
+            name: name.clone(),
+            mtu: network.kernel_mtu.unwrap_or(0),
+            packets_per_second: network.kernel_packets_per_second.unwrap_or(0),
+            burst_packets: network.kernel_burst_packets.unwrap_or(0),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -85,6 +94,11 @@ mod tests {
         let policer = full.policer.unwrap();
         assert_eq!((policer.packets_per_second, policer.burst_packets), (100_000, 0));
         assert_eq!((policer.bits_per_second, policer.burst_bits), (1_000_000_000, 2_000_000));
+        let port =
+            add("red --ipv4 10.66.0.0/24 --kernel-table 77 --kernel-port red0 --kernel-mtu 1400");
+        assert_eq!(port.kernel_table, 77);
+        let expected = v1::KernelPort { name: "red0".into(), mtu: 1400, ..Default::default() };
+        assert_eq!(port.kernel_port, Some(expected));
         let (underlay, local) = ("blue".into(), "fd00:1::9".into());
         let both = v1::Tunnel { vni: 7, underlay, local, ..v1::Tunnel::default() };
         assert_eq!(full.tunnel, Some(both.clone()));

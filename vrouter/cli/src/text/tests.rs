@@ -51,13 +51,16 @@ fn networks_table() {
     let (vni, underlay, local) = (7, "red".into(), "10.66.0.9".into());
     let tunnel = Some(v1::Tunnel { vni, underlay, local, ..v1::Tunnel::default() });
     let far = v1::Network { name: "far".into(), tunnel, ..network.clone() };
+    let (name, reason) = ("red0".into(), "gone".into());
+    let kernel_port = Some(v1::KernelPort { name, reason, ..Default::default() });
+    let red = v1::Network { kernel_table: 77, kernel_port, ..network };
     assert_eq!(
-        networks(&view::networks(vec![far, network, lan])),
+        networks(&view::networks(vec![far, red, lan])),
         "\
-NAME  MODE     IPV4          GATEWAY    IPV6          GATEWAY6    GATEWAY MAC         MTU  ROUTES  STATIONS  POLICER      TUNNEL
-far   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -            vni 7 from 10.66.0.9 over red
-lan   bridged  10.66.0.0/24  10.66.0.1  fd00:66::/64  fd00:66::1  02:00:00:00:00:01  1500       7         3  1.00M bit/s  -
-red   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -            -
+NAME  MODE     IPV4          GATEWAY    IPV6          GATEWAY6    GATEWAY MAC         MTU  ROUTES  STATIONS  POLICER      TUNNEL                         KERNEL
+far   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -            vni 7 from 10.66.0.9 over red  -
+lan   bridged  10.66.0.0/24  10.66.0.1  fd00:66::/64  fd00:66::1  02:00:00:00:00:01  1500       7         3  1.00M bit/s  -                              -
+red   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00:01  1500       0         -  -            -                              table 77 by red0 (gone)
 "
     );
 }

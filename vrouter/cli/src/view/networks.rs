@@ -21,6 +21,33 @@ pub(crate) struct Network {
     pub(crate) stations: u64,
     pub(crate) tunnel: Option<Tunnel>,
     pub(crate) external: bool,
+    pub(crate) kernel_table: Option<u32>,
+    pub(crate) kernel_vrf: Option<String>,
+    pub(crate) kernel_port: Option<KernelPort>,
+}
+
+/// The kernel as a router of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct KernelPort {
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+    pub(crate) packets_per_second: u32,
+    pub(crate) burst_packets: u32,
+    pub(crate) mac: String,
+    pub(crate) reason: Option<String>,
+}
+
+impl From<v1::KernelPort> for KernelPort {
+    fn from(port: v1::KernelPort) -> Self {
+        Self {
+            name: port.name,
+            mtu: port.mtu,
+            packets_per_second: port.packets_per_second,
+            burst_packets: port.burst_packets,
+            mac: port.mac,
+            reason: filled(port.reason),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,6 +116,9 @@ impl From<v1::Network> for Network {
             routes: network.routes,
             stations: network.stations,
             external: network.external,
+            kernel_table: (network.kernel_table != 0).then_some(network.kernel_table),
+            kernel_vrf: filled(network.kernel_vrf),
+            kernel_port: network.kernel_port.map(KernelPort::from),
             tunnel: network.tunnel.map(|tunnel| Tunnel {
                 vni: (!tunnel.no_vni).then_some(tunnel.vni),
                 label: (tunnel.label != 0).then_some(tunnel.label),

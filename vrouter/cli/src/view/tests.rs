@@ -24,6 +24,7 @@ pub(crate) fn wire_port(id: &str, pod: &str) -> v1::Port {
             pod_name: pod.into(),
             interface: "net0".into(),
             worker: Some(0),
+            ..v1::PortSpec::default()
         }),
         state: v1::PortState::Up.into(),
         reason: String::new(),
@@ -59,9 +60,11 @@ pub(crate) fn stats() -> Stats {
         latency: vec![0, 0, rx, 0],
         numa_crossings: 1,
         queues: vec![v1::QueueStats { pair: 0, worker: 0, rx_packets: rx, busy_ticks: rx * 50 }],
+        punts: vec![v1::Counter { name: "kernel".into(), value: 4 }],
     };
     let wire = v1::Stats {
         uplinks: Vec::new(),
+        kernel_ports: Vec::new(),
         ports: vec![
             port("unknown", 7, &[]),
             port("b/0/net0", 100, &[("ttl_exceeded", 3), ("no_route", 1), ("ttl_exceeded", 2)]),
@@ -179,6 +182,7 @@ fn stats_know_their_owners_and_add_up_reasons() {
                 {"below_ns": null, "bursts": 0},
             ],
             "queues": [{"pair": 0, "worker": 0, "rx_packets": 100, "busy_ticks": 5000}],
+            "punts": {"kernel": 4},
         })
     );
     assert_eq!(value["ports"][1]["pod"], json!(""));
@@ -242,7 +246,7 @@ fn events_as_documented() {
                  "ipv6": "fd00:66::/64", "gateway6": null, "mode": "bridged", "routes": 5, "stations": 0, "tunnel": null,
                  "flood_limit": {"frames_per_second": 1000, "burst_frames": 100},
                  "policer": {"packets_per_second": 9, "burst_packets": 64, "bits_per_second": null, "burst_bits": null},
-                 "external": false}}),
+                 "external": false, "kernel_table": null, "kernel_vrf": null, "kernel_port": null}}),
         ),
     ] {
         let event = Event::from_wire(v1::Event { event: Some(wire) }).unwrap();

@@ -43,6 +43,9 @@ pub enum Target {
     },
     /// To the kernel, which knows a way that the vRouter has not, or does not know the neighbour yet and asks for it.
     Kernel,
+    /// To the kernel, whose route says how it puts the packet into a tunnel, or takes it out of one, that the vRouter does not
+    /// speak: `encap seg6`, `encap seg6local`, `encap mpls` and the like.
+    KernelTunnel,
     /// To nobody; senders are told so.
     Unreachable,
     /// To nobody, silently.

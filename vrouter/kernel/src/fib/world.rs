@@ -251,7 +251,7 @@ impl World {
                 // none would answer an ARP request through the tunnel.
                 ours.then_some(Target::Vxlan { remote: *remote, mac })
             }
-            Encap::Other(..) => None,
+            Encap::Other(..) => Some(Target::KernelTunnel),
         }
     }
 

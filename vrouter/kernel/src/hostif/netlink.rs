@@ -21,6 +21,8 @@ pub const ACK: u16 = 0x04;
 const DUMP: u16 = 0x300;
 /// What there is gives way.
 pub const REPLACE: u16 = 0x100;
+/// It has to be new.
+pub const EXCLUSIVE: u16 = 0x200;
 /// It is made if it is not there.
 pub const CREATE: u16 = 0x400;
 /// It is added behind those that are there.

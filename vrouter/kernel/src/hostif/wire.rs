@@ -19,6 +19,10 @@ pub mod kind {
     pub const GETNEIGH: u16 = 30;
     pub const NEWNEXTHOP: u16 = 104;
     pub const GETNEXTHOP: u16 = 106;
+    pub const NEWRULE: u16 = 32;
+    pub const DELRULE: u16 = 33;
+    pub const GETRULE: u16 = 34;
+    pub const DELROUTE: u16 = 25;
     pub const NEWLINKPROP: u16 = 108;
     pub const DELLINKPROP: u16 = 109;
 }
@@ -48,6 +52,7 @@ pub mod attribute {
     pub const IFA_CACHEINFO: u16 = 6;
     pub const IFA_FLAGS: u16 = 8;
 
+    pub const RTA_DST: u16 = 1;
     pub const RTA_IIF: u16 = 3;
     pub const RTA_OIF: u16 = 4;
     pub const RTA_GATEWAY: u16 = 5;
@@ -55,12 +60,20 @@ pub mod attribute {
     pub const RTA_MULTIPATH: u16 = 9;
     pub const RTA_FLOW: u16 = 11;
     pub const RTA_CACHEINFO: u16 = 12;
+    pub const RTA_TABLE: u16 = 15;
     pub const RTA_VIA: u16 = 18;
     pub const RTA_ENCAP_TYPE: u16 = 21;
     pub const RTA_ENCAP: u16 = 22;
     pub const RTA_EXPIRES: u16 = 23;
     pub const RTA_NH_ID: u16 = 30;
 
+    pub const FRA_IIFNAME: u16 = 3;
+    pub const FRA_PRIORITY: u16 = 6;
+    pub const FRA_TABLE: u16 = 15;
+    pub const FRA_PROTOCOL: u16 = 21;
+    pub const IFLA_VRF_TABLE: u16 = 1;
+
+    pub const NDA_LLADDR: u16 = 2;
     pub const NDA_DST: u16 = 1;
     pub const NDA_CACHEINFO: u16 = 3;
     pub const NDA_PROBES: u16 = 4;
@@ -301,7 +314,9 @@ fn head_length(kind: u16) -> usize {
     match kind {
         kind::NEWLINK..=kind::GETLINK | kind::NEWLINKPROP | kind::DELLINKPROP => 16,
         kind::NEWADDR..=kind::GETADDR | kind::NEWNEXTHOP..=kind::GETNEXTHOP => 8,
-        kind::NEWROUTE..=kind::GETROUTE | kind::NEWNEIGH..=kind::GETNEIGH => 12,
+        kind::NEWROUTE..=kind::GETROUTE
+        | kind::NEWNEIGH..=kind::GETNEIGH
+        | kind::NEWRULE..=kind::GETRULE => 12,
         _ => 0,
     }
 }

@@ -33,9 +33,9 @@ pub fn encapsulations() -> Result<()> {
     ip(
         "route add 2001:db8:f::/48 encap seg6 mode encap segs 2001:db8:e::1 via 2001:db8::2 dev u0 table 100",
     )?;
-    watch.expect("red", "2001:db8:f::/48", Some(Target::Kernel))?;
+    watch.expect("red", "2001:db8:f::/48", Some(Target::KernelTunnel))?;
     ip("route add 10.7.0.0/16 encap seg6 mode encap segs 2001:db8:e::1 dev u0 table 100")?;
-    watch.expect("red", "10.7.0.0/16", Some(Target::Kernel))?;
+    watch.expect("red", "10.7.0.0/16", Some(Target::KernelTunnel))?;
     ip("route replace 2001:db8:f::/48 via 2001:db8::2 dev u0 table 100")?;
     watch.expect("red", "2001:db8:f::/48", Some(link("u0", 1)?))?;
     // VXLAN by route: the network's own identifier and port only.

@@ -7,6 +7,7 @@ mod announce;
 mod bed;
 mod evpn;
 mod full;
+mod kernelport;
 mod overrun;
 mod routes;
 mod vrf;
@@ -29,7 +30,7 @@ const DEVICES: [DeviceTest; 5] = [
     ("xfrm", "xfrm dev lo if_id 7", vrf::tunnel),
 ];
 
-const TESTS: [(&str, Test); 16] = [
+const TESTS: [(&str, Test); 19] = [
     ("routes_come_and_go", routes::come_and_go),
     ("routes_of_one_prefix", routes::of_one_prefix),
     ("kinds", routes::kinds),
@@ -45,6 +46,9 @@ const TESTS: [(&str, Test); 16] = [
     ("pods_are_announced", announce::come_and_go),
     ("many_pods_are_announced", announce::many),
     ("overrun", overrun::floods),
+    ("a_kernel_port_is_kept", kernelport::kept),
+    ("what_a_killed_one_leaves_is_swept", kernelport::swept),
+    ("an_interface_is_handed_over", kernelport::handed_over),
     ("full_table", full::table),
 ];
 

@@ -39,13 +39,20 @@ fn of_external(target: &Target, links: Links<'_>) -> RouteTarget {
             link(*uplink, *mac, links).unwrap_or(RouteTarget::Unreachable)
         }
         Target::Blackhole => RouteTarget::Drop,
+        // An address at which a tunnel ends, or traffic that goes into one: the kernel's work, and no exception.
+        Target::KernelTunnel => RouteTarget::Local,
         Target::Vxlan { .. } | Target::Kernel | Target::Unreachable => RouteTarget::Unreachable,
         // A router that the kernel has yet to ask for is left out: the others carry its flows until it answers.
         Target::Multipath(paths) => {
-            several(paths.iter().filter_map(|(target, weight)| match target {
+            let wires = several(paths.iter().filter_map(|(target, weight)| match target {
                 Target::Link { uplink, mac } => Some((link(*uplink, *mac, links)?, *weight)),
                 _ => None,
-            }))
+            }));
+            let tunnels = || paths.iter().any(|(target, _)| *target == Target::KernelTunnel);
+            match wires {
+                RouteTarget::Unreachable if tunnels() => RouteTarget::Local,
+                wires => wires,
+            }
         }
     }
 }
@@ -58,7 +65,9 @@ fn of_tenant(target: &Target) -> RouteTarget {
         }
         Target::Unreachable => RouteTarget::Unreachable,
         Target::Blackhole => RouteTarget::Drop,
-        Target::Local | Target::Link { .. } | Target::Kernel => RouteTarget::Kernel,
+        Target::Local | Target::Link { .. } | Target::Kernel | Target::KernelTunnel => {
+            RouteTarget::Kernel
+        }
         // If the kernel has to do one of them, it does the choice, too: it would choose among all again.
         Target::Multipath(paths) => {
             if paths.iter().all(|(target, _)| matches!(target, Target::Vxlan { .. })) {
@@ -125,6 +134,7 @@ mod tests {
             (kernel_link(7), our_link(3)),
             (kernel_link(9), RouteTarget::Unreachable),
             (Target::Kernel, RouteTarget::Unreachable),
+            (Target::KernelTunnel, RouteTarget::Local),
             (Target::Unreachable, RouteTarget::Unreachable),
             (Target::Blackhole, RouteTarget::Drop),
             (one, RouteTarget::Unreachable),
@@ -136,6 +146,10 @@ mod tests {
             (
                 Target::Multipath(vec![(kernel_link(9), 1), (Target::Kernel, 1)]),
                 RouteTarget::Unreachable,
+            ),
+            (
+                Target::Multipath(vec![(Target::Kernel, 1), (Target::KernelTunnel, 1)]),
+                RouteTarget::Local,
             ),
         ] {
             assert_eq!(target(&kernel, true, LINKS), ours, "{kernel:?}");
@@ -149,6 +163,7 @@ mod tests {
             (Target::Local, RouteTarget::Kernel),
             (kernel_link(7), RouteTarget::Kernel),
             (Target::Kernel, RouteTarget::Kernel),
+            (Target::KernelTunnel, RouteTarget::Kernel),
             (Target::Unreachable, RouteTarget::Unreachable),
             (Target::Blackhole, RouteTarget::Drop),
             (one.clone(), ours.clone()),

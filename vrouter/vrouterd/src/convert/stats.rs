@@ -3,6 +3,7 @@
 use vrouter_api::v1;
 use vrouter_core::DropReason;
 
+use super::uplinks::punts;
 use crate::assign::Owners;
 use crate::counters::{PortCounts, WorkerTally};
 
@@ -36,6 +37,7 @@ pub fn port_stats(id: &str, counts: &PortCounts, owners: &Owners) -> v1::PortSta
                 busy_ticks: queue.ticks,
             })
             .collect(),
+        punts: punts(counts),
     }
 }
 

@@ -103,7 +103,7 @@ fn a_port_takes_from_its_network_what_it_leaves_out() {
             ..spec()
         };
         let mut read = PortRequest::read(wire).unwrap();
-        read.join(&network);
+        read.join(&network).unwrap();
         assert!(PortRequest::read(read.spec.clone()).unwrap().same_port(&read));
         assert_eq!(read.spec.allowed_sources, ["10.9.0.0/16", "2001:db8::/32"]);
         read.policy(PortIndex(1), NetworkIndex(2))

@@ -68,7 +68,8 @@ pub struct UplinkRequest {
     pub mtu: u16,
 }
 
-fn interface(field: &'static str, name: &str) -> Result<(), Refusal> {
+/// Checks the name of an interface of the kernel's.
+pub(super) fn interface(field: &'static str, name: &str) -> Result<(), Refusal> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if (1..=15).contains(&name.len()) && name.chars().all(plain) && !matches!(name, "." | "..") {
         return Ok(());

@@ -186,7 +186,7 @@ fn way(way: &NextHop, told: &Explanation, names: &Names<'_>) -> String {
         NextHop::Gateway => "the vRouter itself".to_owned(),
         NextHop::Local => "this host's kernel".to_owned(),
         NextHop::Kernel(hop) => {
-            format!("the kernel, by {}", names.place(hop.port).name)
+            format!("the kernel, by kernel port {}", names.place(hop.port).name)
         }
         NextHop::Unreachable => "nobody".to_owned(),
         NextHop::NoRoute | NextHop::Drop(DropReason::NoRoute) => "no route".to_owned(),

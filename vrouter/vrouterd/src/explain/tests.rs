@@ -213,7 +213,7 @@ fn every_kind_of_way_in_words() {
             "10.97.0.7",
             plain,
             "kernel punt kernel",
-            &["punt class kernel", "the kernel routes it on"],
+            &["by kernel port rw-red.", "punt class kernel", "the kernel routes it on"],
         ),
         (
             POD,

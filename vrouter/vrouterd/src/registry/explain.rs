@@ -118,7 +118,7 @@ impl Registry {
                 name: id.clone(),
                 network: network(record.network),
                 pod,
-                state: port_state(record.port.status().state).to_owned(),
+                state: port_state(record.end.status().state).to_owned(),
                 device: String::new(),
             };
             (record.index, place)
@@ -138,7 +138,19 @@ impl Registry {
             };
             UplinkRecord::slots(record).zip(names).map(place).collect::<Vec<_>>()
         });
-        pods.chain(wires).collect()
+        let kernel = self.networks.iter().filter_map(|(name, record)| {
+            let (slot, up) =
+                record.kernel.as_ref().map(|kernel| (kernel.slot(), kernel.is_there()))?;
+            let place = v1::Place {
+                kind: "kernel".to_owned(),
+                name: record.request.kernel.as_ref()?.name.clone(),
+                network: name.clone(),
+                state: if up { "up" } else { "down" }.to_owned(),
+                ..Default::default()
+            };
+            Some((slot, place))
+        });
+        pods.chain(wires).chain(kernel).collect()
     }
 
     fn known(&self, network: NetworkIndex, prefix: IpPrefix) -> Known {

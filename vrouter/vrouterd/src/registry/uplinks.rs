@@ -5,6 +5,7 @@ use vrouter_core::{NetworkIndex, PortIndex, PortPolicy};
 use vrouter_kernel::hostif::{HostInterface, Releasing};
 
 use super::Registry;
+use super::kernel::KernelRecord;
 use crate::assign::{Owners, WorkerIndex};
 use crate::claim::Claim;
 use crate::convert::uplinks::punts;
@@ -17,15 +18,16 @@ use crate::publish::Published;
 /// Looks at a device that can't be made anew before the next attempt.
 const RETRY: u32 = 20;
 
-/// One of an uplink's two ports.
-pub(super) struct WirePort {
-    pub(super) index: PortIndex,
+/// A port that is a device: one of an uplink's two, or a network's kernel port.
+pub struct WirePort {
+    /// Its slot.
+    pub index: PortIndex,
     /// `None`: it is gone and could not be made anew yet.
-    pub(super) device: Option<Device>,
+    pub device: Option<Device>,
     /// What its slot had counted when it got it.
-    pub(super) start: PortCounts,
+    pub start: PortCounts,
     /// Looks until the next attempt to make it anew.
-    pub(super) retry: u32,
+    pub retry: u32,
 }
 
 /// An uplink.
@@ -132,7 +134,7 @@ impl UplinkRecord {
 }
 
 /// Who polls a device: its queues go round, each device's from another worker on.
-fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
+pub(super) fn owners(running: &[WorkerIndex], port: &WirePort) -> Owners {
     let mut owners = Owners::one(WorkerIndex::default());
     let pairs: Vec<_> = owners.iter().map(|(pair, _)| pair).collect();
     for pair in pairs {
@@ -284,12 +286,16 @@ impl Registry {
             device.wake(&owners, port.index, |queue| self.crew.wake(owners.of(queue)));
             Some((DataPort { index: port.index, ends: device.ends.clone() }, owners))
         };
-        self.uplinks.values().flat_map(UplinkRecord::ports).filter_map(wire).collect()
+        let kernel = self.networks.values().filter_map(|record| record.kernel.as_ref());
+        let ports = self.uplinks.values().flat_map(UplinkRecord::ports);
+        ports.chain(kernel.map(KernelRecord::port)).filter_map(wire).collect()
     }
 
-    /// Looks at all uplinks, and tells what has changed. Packets take other ways than over a lost link before that already
-    /// ([`crate::publish`]). An interface that was taken away is made anew, or found again.
+    /// Looks at all uplinks and kernel ports, and tells what has changed. Packets take other ways than over a lost link before
+    /// that already ([`crate::publish`]). An interface that was taken away is made anew, or found again.
     pub fn look_at_links(&mut self) {
+        self.look_at_kernel_ports();
+        self.look_at_pods_links();
         let names: Vec<_> = self.uplinks.keys().cloned().collect();
         let wake = self.any_wake();
         for name in names {
@@ -454,14 +460,14 @@ fn take_again(
 }
 
 /// What a device is to people.
-enum Interface<'a> {
+pub(super) enum Interface<'a> {
     Kernels(&'a str),
     Link(&'a str),
 }
 
 /// Looks at one port's device, and makes it anew if it is gone; says why it is not there if it is not. `forget`: done before
 /// the device is closed.
-fn look(
+pub(super) fn look(
     port: &mut WirePort,
     reasons: &mut Vec<String>,
     changed: &mut bool,

@@ -142,7 +142,7 @@ impl Registry {
         }
         for pair in (0..QUEUE_PAIRS).filter(|&pair| before.of(pair) != owners.of(pair)) {
             let Some(wake) = self.crew.wake(owners.of(pair)) else { continue };
-            if let Err(error) = record.port.queues().set_wake(pair, wake) {
+            if let Err(error) = record.end.set_wake(pair, &wake) {
                 tracing::warn!(port = id, pair, %error, "a worker can't watch a pod's kicks");
             }
         }

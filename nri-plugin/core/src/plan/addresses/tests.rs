@@ -100,6 +100,7 @@ fn want(network: &str) -> InterfaceRequest {
         mtu: None,
         socket: None,
         leased: None,
+        link: None,
     }
 }
 

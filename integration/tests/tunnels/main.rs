@@ -1,0 +1,43 @@
+//! Tunnels that only the kernel speaks, between pods of the real vRouter and plain Linux routers, each in network namespaces of the
+//! test's: a pod's packets go to its network's kernel port, the kernel encapsulates them, and they leave by the uplink; and back.
+#![forbid(unsafe_code)]
+
+mod devices;
+mod packets;
+mod port;
+mod rig;
+mod same;
+mod srv6;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use integration::machine;
+use integration::space;
+use integration::suite::{self, Case};
+
+use rig::Rig;
+
+type Test = (&'static str, Option<String>, fn(&mut Rig) -> Result<()>);
+
+fn main() -> ExitCode {
+    let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
+    let kernel = |kind| if unfit.is_none() { devices::unfit(kind) } else { None };
+    let tests: [Test; 8] = [
+        ("srv6_both_ways", None, srv6::both_ways),
+        ("vxlan_of_the_kernels", None, |rig| devices::both_ways(rig, &devices::VXLAN)),
+        ("gre", kernel("gre"), |rig| devices::both_ways(rig, &devices::GRE)),
+        ("ipip", kernel("ipip"), |rig| devices::both_ways(rig, &devices::IPIP)),
+        ("what_comes_out_is_what_the_kernel_alone_sends", None, same::as_the_kernel_alone),
+        ("punts_are_limited_and_loops_end", None, port::limited),
+        ("a_port_that_is_disturbed_is_put_right", None, port::put_right),
+        ("nothing_is_left_of_a_vrouter_that_was_killed", None, port::killed),
+    ];
+    let case = |(name, cannot, test): Test| {
+        Case::new(name, unfit.clone().or(cannot), move |rig| {
+            let rig = suite::started(rig, Rig::start)?;
+            test(rig).with_context(|| rig.story())
+        })
+    };
+    suite::run(None, tests.map(case).into(), |rig| *rig = None)
+}
