@@ -72,8 +72,8 @@ pub struct WorkerSettings {
     pub idle_spin_us: u32,
     /// The longest a worker sleeps at a time, ms; a packet wakes it at once.
     pub max_sleep_ms: u32,
-    /// How long a large frame may wait in its pod's ring, once its worker has much to do, to leave the cache of the
-    /// CPU that wrote it, µs: copying it costs a third then. 0: not at all.
+    /// How long a frame may wait in its pod's ring, once its worker has much to do, µs: a large one to leave the cache of the CPU
+    /// that wrote it, as copying it costs a third then; others for more of them. 0: not at all.
     pub max_rest_us: u32,
     /// How often a sleeping worker looks at uplinks whose driver does not tell of packets (af_packet), µs: what their first
     /// packet may have to wait.

@@ -19,6 +19,7 @@ use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
 use handover::{Handover, Held};
 use resting::Resting;
 pub use rx::{Headed, PushError, RxLease, RxScratch};
+use tx::BURST_ENTRIES;
 pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, PlainBurst, PlainFrame, TxBurst, TxLease};
 
 /// How long stopping a queue waits for the worker to take what the pod sent before: at most one ring of frames. The

@@ -3,11 +3,17 @@
 //! A frame that was just written lies in a cache of the pod's CPU, and a worker that copies it at once waits for every line
 //! of it, three times as long as for a line that has meanwhile been displaced into the cache both share (ADR 4). So a
 //! queue of large frames that keeps a worker busy is left until half its ring is waiting.
+//!
+//! Smaller frames gather until there are several bursts, which are then taken one after the other. Taking each as soon as it is
+//! there costs the pod more than the worker saves: both wait for the lines that they look at in turns.
 
-use super::Rest;
+use super::{BURST_ENTRIES, Rest};
 
 /// Mean size, bytes, from which frames are worth it: below, their headers are most of the work.
 const LARGE: u64 = 1024;
+
+/// Bursts of smaller frames that gather.
+const GATHERED: u16 = 8;
 
 /// How long a pod takes to write the descriptors of a burst, nanoseconds: 32 frames of DPDK's driver for packed rings need some
 /// 800 ticks of 2.6 GHz.
@@ -25,13 +31,33 @@ pub(super) struct Resting {
     bytes: u64,
     /// It fills fast: the next half ring may come together before it is looked at.
     fast: bool,
+    /// What fills it are large frames.
+    large: bool,
+    /// Smaller frames have gathered, and are taken as long as there is a whole burst.
+    taking: bool,
 }
 
 impl Resting {
-    /// Whether the queue is left alone now. `half`: half its ring is waiting.
+    /// Whether the queue is left alone now. `half`: frames of half its ring; `waiting`: whether so many, at least 1 and at most
+    /// those, are waiting.
     #[inline]
-    pub(super) fn rests(&mut self, rest: Rest, half: impl FnOnce() -> bool) -> bool {
-        if !self.fast || half() {
+    pub(super) fn rests(
+        &mut self,
+        rest: Rest,
+        half: u16,
+        mut waiting: impl FnMut(u16) -> bool,
+    ) -> bool {
+        if !self.fast {
+            return false;
+        }
+        let enough = if self.large {
+            waiting(half)
+        } else {
+            let wanted = if self.taking { BURST_ENTRIES } else { GATHERED * BURST_ENTRIES };
+            self.taking = waiting(wanted.min(half));
+            self.taking
+        };
+        if enough {
             return false;
         }
         // So long, and not half a ring: it fills fast no more, and what is there has waited long enough.
@@ -66,9 +92,9 @@ impl Resting {
         if self.frames < half {
             return;
         }
-        self.fast = (self.fast || rest.may_begin)
-            && rest.now.saturating_sub(self.since) < rest.limit
-            && self.bytes >= LARGE * self.frames;
+        self.fast =
+            (self.fast || rest.may_begin) && rest.now.saturating_sub(self.since) < rest.limit;
+        self.large = self.bytes >= LARGE * self.frames;
         (self.since, self.frames, self.bytes) = (rest.now, 0, 0);
     }
 }
@@ -87,20 +113,55 @@ mod tests {
         }
     }
 
+    /// As many as given are waiting.
+    fn there(frames: u16) -> impl FnMut(u16) -> bool {
+        move |n| {
+            assert!((1..=512).contains(&n));
+            frames >= n
+        }
+    }
+
     #[test]
-    fn only_large_frames_that_come_fast_to_a_busy_worker_rest() {
+    fn only_frames_that_come_fast_to_a_busy_worker_rest() {
         for (time, size, busy, rests) in [
             (299, 1024, true, true),
             (300, 1024, true, false),
-            (299, 1023, true, false),
+            (299, 1023, true, true),
+            (300, 1023, true, false),
             (299, 1024, false, false),
+            (299, 60, false, false),
         ] {
             let mut it = Resting::default();
             half_a_ring(&mut it, 0, time, size, busy);
             let at = |now| Rest { now, limit: 300, may_begin: false };
-            assert_eq!(it.rests(at(time), || false), rests, "{time} {size} {busy}");
-            assert!(!it.rests(at(time), || true), "half a ring is there");
+            assert_eq!(it.rests(at(time), 512, there(0)), rests, "{time} {size} {busy}");
+            let enough = if size < 1024 { 256 } else { 512 };
+            assert_eq!(it.rests(at(time), 512, there(enough - 1)), rests, "{time} {size} {busy}");
+            assert!(!it.rests(at(time), 512, there(enough)), "half a ring is there");
         }
+    }
+
+    #[test]
+    fn smaller_frames_gather_and_are_taken_to_the_last_whole_burst() {
+        let mut it = Resting::default();
+        half_a_ring(&mut it, 0, 200, 60, true);
+        let at = |now| Rest { now, limit: 300, may_begin: false };
+        for _ in 0..2 {
+            assert!(it.rests(at(201), 512, there(255)));
+            assert!(!it.rests(at(202), 512, there(256)));
+            assert!(!it.rests(at(203), 512, there(224)));
+            assert!(!it.rests(at(204), 512, there(32)));
+            assert!(it.rests(at(205), 512, there(31)), "not a whole burst");
+            assert!(it.rests(at(206), 512, there(32)), "they gather again");
+        }
+        assert!(it.rests(at(499), 512, there(31)));
+        assert!(!it.rests(at(500), 512, there(31)), "what is there has waited long enough");
+        // A ring so small that half of it is less.
+        half_a_ring(&mut it, 500, 50, 60, true);
+        half_a_ring(&mut it, 550, 50, 60, true);
+        assert!(it.rests(at(601), 16, there(15)));
+        assert!(!it.rests(at(602), 16, there(16)));
+        assert!(!it.rests(at(603), 16, there(16)) && it.rests(at(604), 16, there(15)));
     }
 
     #[test]
@@ -127,14 +188,17 @@ mod tests {
         half_a_ring(&mut it, 0, 200, 1500, true);
         half_a_ring(&mut it, 200, 200, 1500, false);
         let at = |now| Rest { now, limit: 300, may_begin: false };
-        assert!(it.rests(at(699), || false), "not busy any more thanks to it: no reason to end");
-        assert!(!it.rests(at(700), || false), "since 400 not half a ring");
-        assert!(!it.rests(at(701), || false), "nor again");
+        assert!(
+            it.rests(at(699), 512, there(0)),
+            "not busy any more thanks to it: no reason to end"
+        );
+        assert!(!it.rests(at(700), 512, there(0)), "since 400 not half a ring");
+        assert!(!it.rests(at(701), 512, there(0)), "nor again");
         half_a_ring(&mut it, 701, 100, 1500, false);
-        assert!(!it.rests(at(801), || false), "the worker has time");
+        assert!(!it.rests(at(801), 512, there(0)), "the worker has time");
         // A clock that goes back delays nothing for long.
         half_a_ring(&mut it, 10, 0, 1500, true);
         half_a_ring(&mut it, 10, 0, 1500, true);
-        assert!(it.rests(at(0), || false) && !it.rests(at(310), || false));
+        assert!(it.rests(at(0), 512, there(0)) && !it.rests(at(310), 512, there(0)));
     }
 }

@@ -9,7 +9,7 @@ use crate::ring::{Chain, ChainFault, Chains};
 
 /// Frames a worker takes from a queue at once.
 pub const BURST: usize = BURST_ENTRIES as usize;
-const BURST_ENTRIES: u16 = 32;
+pub(super) const BURST_ENTRIES: u16 = 32;
 
 /// Bytes of a frame that are copied in any case: one cache line, where a DPDK pod's frame starts.
 const LINE: usize = LINE_BYTES as usize;
@@ -228,8 +228,9 @@ impl<'q> TxLease<'q> {
         Self { active, chains: &mut burst.chains, queue, net_header, reads_header }
     }
 
-    /// Whether the queue had better be left alone just now, because large frames come so fast ([`Self::note`]) that half a
-    /// ring of them will be there soon, or because the pod is just writing a burst. Never while it is being stopped.
+    /// Whether the queue had better be left alone just now, because frames come so fast ([`Self::note`]) that half a ring of
+    /// large ones, or some bursts of others, will be there soon, or because the pod is just writing a burst. Never while it is
+    /// being stopped.
     #[inline]
     pub fn rests(&mut self, rest: Rest) -> bool {
         self.active.as_mut().is_some_and(|Active { ring, resting, drain, .. }| {
@@ -237,7 +238,7 @@ impl<'q> TxLease<'q> {
                 return false;
             }
             let half = ring.size() / 2;
-            if resting.rests(rest, || ring.has_waiting(half)) {
+            if resting.rests(rest, half.max(1), |n| ring.has_waiting(n)) {
                 return true;
             }
             let burst = half.clamp(1, BURST_ENTRIES);
