@@ -45,7 +45,8 @@ pub fn and_told_where(stage: &mut Stage) -> Result<()> {
     ensure!(info[1]["numa_node"] == 0, "{info}");
     let only = ringway(node, &["--instance", "1", "ports"])?;
     ensure!(only.as_array().is_some_and(|list| list.len() == 1), "{only}");
-    let error = ringway(node, &["workers", "set", "0"]).unwrap_err().to_string();
+    let error = ringway(node, &["workers", "set", "0"]);
+    let error = error.err().context("it chose a vRouter itself")?.to_string();
     ensure!(error.contains("say which one is meant with --instance"), "{error}");
 
     strict(node)?;
