@@ -242,9 +242,8 @@ impl Busy {
 
 fn percentiles(mut times: Vec<u64>) -> Value {
     times.sort_unstable();
-    let at = |percent: usize| {
-        times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)))
-    };
+    // The least that so many of a hundred do not exceed.
+    let at = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1));
     json!({"p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)})
 }
 
