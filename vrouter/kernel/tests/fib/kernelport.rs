@@ -1,7 +1,7 @@
 //! The kernel as a router of a network: what a kernel port has in the tables, and what becomes of it.
 
 use crate::bed::{Peer, Watch, ip};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -103,13 +103,13 @@ pub fn swept() -> Result<()> {
     let rules = [show("rule")?, show("-6 rule")?].concat();
     ensure!(!rules.contains("proto 82") && rules.contains("lookup 99"), "{rules}");
     // Without the TAP, or the VRF device, it says so.
-    let error = KernelPort::prepare(spec()?).map(drop).unwrap_err().to_string();
+    let error = KernelPort::prepare(spec()?).err().context("it was made")?.to_string();
     ensure!(error.contains("no interface \"red0\""), "{error}");
     let mut tap = Tap::new_named(Interface::new("red0")?)?;
     let spec = Spec { table: Table::Vrf("red".to_owned()), ..spec()? };
     let mut port = KernelPort::prepare(spec)?;
     tap.set_up()?;
-    let error = port.establish().unwrap_err().to_string();
+    let error = port.establish().err().context("it was established")?.to_string();
     ensure!(error.contains("no VRF device \"red\""), "{error}");
     // Nowhere until then, and not in the node's own table.
     port.set_hosts(&["10.66.0.2".parse()?].into())?;
@@ -129,7 +129,7 @@ pub fn handed_over() -> Result<()> {
     ensure!(tap.name().is_ok(), "the descriptor is gone");
     // A name that is taken there is an error; the kernel has moved it by then, and it goes with its descriptor.
     let other = Tap::new_named(Interface::new("rp1.2")?)?;
-    let error = hand_over("rp1.2", &netns, "eth7").unwrap_err();
+    let error = hand_over("rp1.2", &netns, "eth7").err().context("it was handed over")?;
     let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     ensure!(
         error.to_string().contains("\"eth7\"") && why.contains("File exists"),
