@@ -258,6 +258,10 @@ pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
     restore.hugepages.get_or_insert(total);
     restore.store(run)?;
     set_hugepages(new)?;
+    if hugepages()? < new {
+        make_room()?;
+        set_hugepages(new)?;
+    }
     let got = readback::number(format!("{HUGEPAGES}/free_hugepages"))?;
     match wanted {
         Hugepages::Free(number) if got < number => {
@@ -270,6 +274,16 @@ pub fn prepare(run: &Path, wanted: Hugepages) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Memory full of cached files, as after a build, has no 2 MiB in one piece: the kernel gives up such pages one at a time, and
+/// gives up looking before it has enough.
+fn make_room() -> Result<()> {
+    for (file, what) in [("drop_caches", "1"), ("compact_memory", "1")] {
+        let path = format!("/proc/sys/vm/{file}");
+        fs::write(&path, what).with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
 }
 
 /// Those in use stay until they are freed.
