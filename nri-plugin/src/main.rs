@@ -34,9 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::plugin::Ringway;
 use crate::settings::Arguments;
 
-// Events come one at a time, and each waits for the vRouter in between: with one thread nothing has to wake another on the way, which takes
-// milliseconds where all CPUs are busy.
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -171,9 +171,6 @@ impl Port {
         std::thread::Builder::new()
             .name("port".to_owned())
             .spawn(move || {
-                // The daemon may be favoured, for the sake of its control API. What a pod has this thread do is no more urgent than the
-                // pod. Who was started with less stays there.
-                let _ = rustix::process::setpriority_process(None, 0);
                 runner.run();
                 // Nobody listens when the owner has given up on us.
                 let _ = done.send(());

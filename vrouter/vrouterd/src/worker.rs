@@ -93,9 +93,6 @@ impl Worker {
         let eal = Arc::clone(eal);
         let thread =
             thread::Builder::new().name(format!("worker-{}", plan.index)).spawn(move || {
-                // The daemon may be favoured, for the sake of its control API: a worker that shares its CPU shares it with pods. Who was
-                // started with less stays there.
-                let _ = rustix::process::setpriority_process(None, 0);
                 let ready = pin_current_thread(plan.cpu)
                     .map_err(|e| format!("cannot run on CPU {}: {e}", plan.cpu.0))
                     .and_then(|()| eal.register_worker().map_err(|e| e.to_string()));
