@@ -1,6 +1,6 @@
 //! JSON between a pod and us: the annotation it writes, the file it reads.
 
-use nri_plugin_core::annotations::{Link, RawInterface, SocketOwner};
+use nri_plugin_core::annotations::{RawInterface, SocketOwner};
 use nri_plugin_core::cpuset::NodeId;
 use nri_plugin_core::paths::{INTERFACES_FILE, MOUNT_POINT, socket_in_container};
 use nri_plugin_core::plan::Interface;
@@ -22,7 +22,7 @@ pub struct Description<'a> {
     pub container: Option<(&'a str, &'a str)>,
 }
 
-/// One element of `interfaces.json`.
+/// One element of `interfaces.json` that has a vhost-user socket.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct Entry<'a> {
@@ -31,19 +31,10 @@ struct Entry<'a> {
     version: &'static str,
     vhost_user: VhostUser<'a>,
     // What existing DPDK workloads read. The "adaptor" is the vRouter, so its mode is the opposite of ours.
-    name: &'a str,
     vhost_adaptor_path: &'a str,
     vhost_adaptor_mode: &'static str,
-    mac_address: String,
-    // Everything else.
-    network: &'a str,
-    ip: String,
-    gateway: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ipv6: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gateway6: Option<String>,
-    mtu: u32,
+    #[serde(flatten)]
+    addressed: Addressed<'a>,
     queues: u32,
     queue_size: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,11 +45,20 @@ struct Entry<'a> {
     eal_args: Option<&'a str>,
 }
 
-/// One element of `interfaces.json` that is an interface of the kernel's; it has no device information.
+/// One that is an interface of the kernel's; it has no device information.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct KernelEntry<'a> {
     r#type: &'static str,
+    #[serde(flatten)]
+    addressed: Addressed<'a>,
+    routes: Vec<String>,
+}
+
+/// What every interface has.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Addressed<'a> {
     name: &'a str,
     mac_address: String,
     network: &'a str,
@@ -69,13 +69,11 @@ struct KernelEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway6: Option<String>,
     mtu: u32,
-    routes: Vec<String>,
 }
 
-impl<'a> KernelEntry<'a> {
-    fn new(interface: &'a Interface, link: &Link) -> Self {
+impl<'a> Addressed<'a> {
+    fn new(interface: &'a Interface) -> Self {
         Self {
-            r#type: "kernel",
             name: &interface.name,
             mac_address: interface.mac.to_string(),
             network: &interface.network,
@@ -84,7 +82,6 @@ impl<'a> KernelEntry<'a> {
             ipv6: interface.ipv6.map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)),
             gateway6: interface.ipv6.map(|ipv6| ipv6.gateway.to_string()),
             mtu: interface.mtu,
-            routes: link.routes.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -116,8 +113,12 @@ pub fn interfaces_json(description: Description<'_>) -> String {
     let paths: Vec<String> =
         interfaces.iter().map(|interface| socket_in_container(&interface.name)).collect();
     let entry = |(interface, path): (&'_ Interface, &'_ String)| {
+        let addressed = Addressed::new(interface);
         if let Some(link) = &interface.link {
-            return serde_json::to_value(KernelEntry::new(interface, link)).unwrap_or_default();
+            let routes = link.routes.iter().map(ToString::to_string).collect();
+            let entry = KernelEntry { r#type: "kernel", addressed, routes };
+            // Strings and numbers only, here and below: it cannot fail.
+            return serde_json::to_value(&entry).unwrap_or_default();
         }
         let (mode, adaptor) = match interface.socket {
             SocketOwner::Vrouter => ("client", "server"),
@@ -127,23 +128,15 @@ pub fn interfaces_json(description: Description<'_>) -> String {
             r#type: "vhost-user",
             version: DEVICE_INFO_VERSION,
             vhost_user: VhostUser { mode, path },
-            name: &interface.name,
             vhost_adaptor_path: path,
             vhost_adaptor_mode: adaptor,
-            mac_address: interface.mac.to_string(),
-            network: &interface.network,
-            ip: format!("{}/{}", interface.ip, interface.prefix_len),
-            gateway: interface.gateway.to_string(),
-            ipv6: interface.ipv6.map(|ipv6| format!("{}/{}", ipv6.address, ipv6.prefix_len)),
-            gateway6: interface.ipv6.map(|ipv6| ipv6.gateway.to_string()),
-            mtu: interface.mtu,
+            addressed,
             queues: interface.queues,
             queue_size: interface.queue_size,
             numa_node: node.map(|node| node.0),
             cpus: container.map(|(cpus, _)| cpus),
             eal_args: container.map(|(_, eal_args)| eal_args),
         };
-        // Strings and numbers only: it cannot fail.
         serde_json::to_value(&entry).unwrap_or_default()
     };
     let list = interfaces.iter().zip(&paths).map(entry).collect();
@@ -152,6 +145,7 @@ pub fn interfaces_json(description: Description<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nri_plugin_core::annotations::Link;
     use nri_plugin_core::paths::Slot;
 
     use super::*;
