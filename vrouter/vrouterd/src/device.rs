@@ -43,6 +43,8 @@ const TAP_DESCRIPTORS: u16 = 128;
 const SOCKET_FRAMES: u32 = 1024;
 /// Bytes of a frame in it that are not the packet's: `TPACKET2_HDRLEN`, the Ethernet header, a tag, and alignment.
 const SOCKET_OVERHEAD: u32 = 128;
+/// Bytes of a packet buffer that are not the packet's: headers of the link and of tunnels.
+const HEADROOM: u32 = 200;
 /// Packet buffers each worker keeps to itself.
 const CACHE: u32 = 256;
 
@@ -144,6 +146,18 @@ impl Devices {
         Ok(pool)
     }
 
+    /// Whether packets of this size, with a tunnel's headers in front, fit the buffers. The error is one line.
+    fn fits(&self, mtu: u16) -> Result<(), String> {
+        let (needed, room) = (u32::from(mtu) + HEADROOM, u32::from(self.buffers.1));
+        if needed <= room {
+            return Ok(());
+        }
+        Err(format!(
+            "mtu {mtu} does not fit packet buffers of {room} bytes; lower it, or set dpdk.buffer_bytes to {needed} or more and \
+             restart the vRouter"
+        ))
+    }
+
     /// Opens an uplink's device, which the kernel calls `device` just now if it knows it. `wake`: of the worker that has it at
     /// first.
     ///
@@ -158,14 +172,7 @@ impl Devices {
     ) -> Result<Device, Refusal> {
         let UplinkRequest { name, mtu, .. } = request;
         let refuse = |why: String| Refusal::Uplink { name: name.clone(), why };
-        let room = u32::from(self.buffers.1);
-        if u32::from(*mtu) + 200 > room {
-            return Err(refuse(format!(
-                "mtu {mtu} does not fit packet buffers of {room} bytes; lower it, or set dpdk.buffer_bytes \
-                 to {} or more and restart the vRouter",
-                u32::from(*mtu) + 200
-            )));
-        }
+        self.fits(*mtu).map_err(refuse)?;
         if let Driver::Link(link) = &request.driver {
             return self.open_link(request, link, port, wake).map_err(refuse);
         }

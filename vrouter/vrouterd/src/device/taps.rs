@@ -61,15 +61,7 @@ impl Devices {
             network: network.name.clone(),
             why,
         };
-        let room = u32::from(self.buffers.1);
-        if u32::from(network.mtu) + 200 > room {
-            return Err(refuse(format!(
-                "the network's mtu {} does not fit packet buffers of {room} bytes; lower it, or set dpdk.buffer_bytes \
-                 to {} or more and restart the vRouter",
-                network.mtu,
-                u32::from(network.mtu) + 200
-            )));
-        }
+        self.fits(network.mtu).map_err(refuse)?;
         if interface_number(name).is_some() {
             let why = "an interface of that name exists already; choose another name, or take that interface away";
             return Err(refuse(why.to_owned()));
@@ -102,15 +94,7 @@ impl Devices {
             port: request.spec.id.clone(),
             why,
         };
-        let room = u32::from(self.buffers.1);
-        if u32::from(link.mtu) + 200 > room {
-            return Err(refuse(format!(
-                "mtu {} does not fit packet buffers of {room} bytes; ask for less, or set dpdk.buffer_bytes to {} or \
-                 more and restart the vRouter",
-                link.mtu,
-                u32::from(link.mtu) + 200
-            )));
-        }
+        self.fits(link.mtu).map_err(refuse)?;
         let pool = self.pool()?;
         // For a moment only. No other process has this one's number, no other port its slot.
         let name = format!("rp{:x}.{:x}", std::process::id(), port.0);
