@@ -24,7 +24,7 @@ pub use clock::tsc;
 pub use cpu::{CpuId, NumaNode, allowed_cpus, pin_current_thread};
 pub use eal::config::{EalConfig, LogLevel, Memory};
 pub use eal::{Eal, EalError, version};
-pub use ethdev::bond::BondKeeper;
+pub use ethdev::bond::{BondKeeper, BondView};
 pub use ethdev::offload::{Offloads, TxWork};
 pub use ethdev::plug::{Bus, Plug};
 pub use ethdev::queue::{RxQueue, TxQueue};

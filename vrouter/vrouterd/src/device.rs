@@ -282,7 +282,7 @@ impl Device {
         let link = match &self.kind {
             Kind::Ethdev(ethdev) if self.bond.is_some() => {
                 let keeper = ethdev.bond_keeper();
-                return Box::new(move || keeper.tend().is_some());
+                return Box::new(move || keeper.tend().links.contains(&true));
             }
             Kind::Ethdev(ethdev) => Some(ethdev.link_reader()),
             Kind::Tap(_) => None,

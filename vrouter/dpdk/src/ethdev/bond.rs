@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use vrouter_dpdk_sys as sys;
 
-use super::{Device, Ethdev, EthdevError, LinkReader};
+use super::{Device, Ethdev, EthdevError};
 use crate::eal::Eal;
 
 /// What the name of a bond begins with, so that DPDK finds the driver.
@@ -50,23 +50,28 @@ impl Ethdev {
     pub fn bond_keeper(&self) -> BondKeeper {
         BondKeeper(Arc::clone(&self.device))
     }
+}
 
-    /// Readers of the links of the devices that it is a bond of, in order.
-    pub fn member_links(&self) -> impl Iterator<Item = LinkReader> {
-        self.device.members.iter().map(|member| LinkReader(Arc::clone(member)))
-    }
+/// How the members of a bond were at one look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BondView {
+    /// Which have a link, in order.
+    pub links: Vec<bool>,
+    /// Which one carries the packets, of those that have a link.
+    pub active: Option<usize>,
 }
 
 impl BondKeeper {
-    /// Has the first member that has a link carry the packets, and says which one that is; `None`: none has. DPDK does the same as soon as a
-    /// driver tells it; those of TAPs do not.
-    pub fn tend(&self) -> Option<usize> {
+    /// Looks at the links once, and has the first member that has one carry the packets. DPDK does the same as soon as a driver tells it;
+    /// those of TAPs do not.
+    pub fn tend(&self) -> BondView {
         let has_link = |member: &Arc<Device>| member.link().is_ok_and(|link| link.up);
-        let first = self.0.members.iter().position(has_link)?;
-        if self.active() != Some(first) {
+        let links: Vec<_> = self.0.members.iter().map(has_link).collect();
+        if let Some(first) = links.iter().position(|link| *link) {
             self.activate(first);
         }
-        Some(first)
+        let active = self.active().filter(|at| links.get(*at) == Some(&true));
+        BondView { links, active }
     }
 
     /// Whether somebody wants one of the members back ([`Ethdev::is_wanted_back`]).
@@ -74,8 +79,7 @@ impl BondKeeper {
         self.0.members.iter().any(|member| member.is_wanted_back())
     }
 
-    /// Which member carries the packets.
-    pub fn active(&self) -> Option<usize> {
+    fn active(&self) -> Option<usize> {
         // SAFETY: the number of a device; one that is no bond is refused.
         let port = unsafe { sys::ringway_bond_active(self.0.port) };
         self.0.members.iter().position(|member| i32::from(member.port) == port)
@@ -83,6 +87,9 @@ impl BondKeeper {
 
     /// One that DPDK holds for dead stays without packets.
     fn activate(&self, member: usize) {
+        if self.active() == Some(member) {
+            return;
+        }
         if let Some(member) = self.0.members.get(member) {
             // SAFETY: the numbers of a bond and of a member. Workers read the number of the one that carries packets, and go on with
             // either.

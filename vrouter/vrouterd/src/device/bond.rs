@@ -1,25 +1,28 @@
 //! Uplinks that are bonds: several devices, the first of which that has a link carries all packets. DPDK's bond moves the packets; what it
 //! does not hear of is told here.
 
+use std::cell::RefCell;
+
 use vrouter_core::PortIndex;
-use vrouter_dpdk::{BondKeeper, Ethdev, LinkReader};
+use vrouter_dpdk::{BondKeeper, BondView, Ethdev};
 
 use super::kernel::{check_pci, interface_number, pci_node, pci_path};
 use super::{Device, Devices, State, plug, set_mtu, text, up_or_down};
 use crate::convert::UplinkRequest;
 
-/// What is known of a bond's devices.
+/// What is known of a bond's devices. All that is told of them is of one look, so that it does not contradict itself.
 pub struct Bond {
     keeper: BondKeeper,
     /// Those that are in it, the best first.
     members: Vec<Member>,
     /// Those that could not be had when it was made.
     missing: Vec<Missing>,
+    /// How it was when last looked at.
+    seen: RefCell<BondView>,
 }
 
 struct Member {
     device: String,
-    link: LinkReader,
     /// The kernel's number of the interface that it is, if it is one.
     interface: Option<u32>,
 }
@@ -59,17 +62,15 @@ impl Devices {
             return Err(missing.why.clone());
         }
         let bond = Ethdev::bond(&self.eal, &request.name, ethdevs).map_err(|error| text(&error))?;
-        let (keeper, links) = (bond.bond_keeper(), bond.member_links());
-        let member = |(device, link): (String, LinkReader)| {
-            let interface = interface_number(&device);
-            Member { device, link, interface }
-        };
-        let members: Vec<_> = had.into_iter().zip(links).map(member).collect();
+        let keeper = bond.bond_keeper();
+        let member = |device: String| Member { interface: interface_number(&device), device };
+        let members: Vec<_> = had.into_iter().map(member).collect();
         let mut device = self.start(bond, request, None, port)?;
         for member in members.iter().filter(|member| member.interface.is_some()) {
             set_mtu(&member.device, request.mtu)?;
         }
-        device.bond = Some(Bond { keeper, members, missing });
+        let seen = RefCell::new(keeper.tend());
+        device.bond = Some(Bond { keeper, members, missing, seen });
         Ok(device)
     }
 }
@@ -84,7 +85,10 @@ impl Bond {
         {
             return State::Gone;
         }
-        up_or_down(self.keeper.tend().is_some())
+        let seen = self.keeper.tend();
+        let has_link = seen.links.contains(&true);
+        self.seen.replace(seen);
+        up_or_down(has_link)
     }
 
     /// Why one of the devices is not in it, in one line.
@@ -94,34 +98,27 @@ impl Bond {
 
     /// What people should know of it, in one line.
     pub fn remark(&self) -> Option<String> {
-        let carrier = self.carrier();
-        let down = self.members.iter().filter(|member| !member.has_link());
-        let down = down.map(|member| format!("{} has no link", member.device));
+        let seen = self.seen.borrow();
+        let links = self.members.iter().zip(&seen.links);
+        let down = links.filter(|(_, link)| !**link);
+        let down = down.map(|(member, _)| format!("{} has no link", member.device));
         let missing = self.missing.iter().map(|missing| missing.why.clone());
         let wrong: Vec<_> = down.chain(missing).collect();
+        let carrier = seen.active.and_then(|at| self.members.get(at));
         let carries = carrier.map(|member| format!("{} carries: ", member.device));
         (!wrong.is_empty()).then(|| format!("{}{}", carries.unwrap_or_default(), wrong.join(", ")))
     }
 
-    /// Whether a device has a link, and whether packets go by it.
+    /// Whether a device had a link, and whether packets went by it.
     pub fn state_of(&self, device: &str) -> (bool, bool) {
-        let is_it = |member: &&Member| member.device == device;
-        let Some(member) = self.members.iter().find(is_it) else { return (false, false) };
-        let carries = self.carrier().is_some_and(|carrier| carrier.device == device);
-        (member.has_link(), carries)
-    }
-
-    /// The device that packets go by, if it has a link.
-    fn carrier(&self) -> Option<&Member> {
-        self.members.get(self.keeper.active()?).filter(|member| member.has_link())
+        let seen = self.seen.borrow();
+        let at = self.members.iter().position(|member| member.device == device);
+        let link = at.and_then(|at| seen.links.get(at)).copied();
+        (link.unwrap_or(false), at.is_some() && at == seen.active)
     }
 }
 
 impl Member {
-    fn has_link(&self) -> bool {
-        self.link.link().is_ok_and(|link| link.up)
-    }
-
     fn is_gone(&self) -> bool {
         match self.interface {
             Some(number) => interface_number(&self.device) != Some(number),
