@@ -483,6 +483,32 @@ fn packets_of_a_batch_do_not_mix() {
     }
 }
 
+/// That all packets go to one port is said only when none of them stays behind, whichever stage decided.
+#[test]
+fn a_batch_goes_somewhere_as_a_whole_or_not() {
+    let ends = ends()[0];
+    let tables = over(ends);
+    let red = encapsulated(ends, VNI, &inward());
+    let unknown = encapsulated(ends, 5, &inward());
+    let (four, six) = (udp(FAR), udp6(Ipv6Addr::new(0x2001, 0xdb8, 0x20, 0, 0, 0, 0, 1)));
+    let (near, runt) = (udp(B), vec![0; 13]);
+    for (ingress, frames, to) in [
+        (REMOTE_PORT, vec![&red, &red], Some(PORT_B)),
+        (REMOTE_PORT, vec![&red, &unknown, &red], None),
+        (REMOTE_PORT, vec![&unknown, &red], None),
+        (PORT_A, vec![&four, &six, &four], Some(REMOTE_PORT)),
+        (PORT_A, vec![&six, &runt], None),
+        (PORT_A, vec![&runt, &six, &four], None),
+        (PORT_A, vec![&near, &four], None),
+    ] {
+        let mut batch: Vec<_> = frames.iter().map(|frame| packet(frame)).collect();
+        let mut limits = PortLimits::default();
+        let outcome = process(&tables, Timestamp::default(), ingress, &mut batch, &mut limits);
+        let verdicts: Vec<_> = batch.iter().map(|packet| packet.verdict).collect();
+        assert_eq!(outcome.all_to, to, "{verdicts:?}");
+    }
+}
+
 /// A policer is about what a port sends: the outer header of what comes out of a tunnel counts, that of what goes in does
 /// not.
 #[test]
