@@ -286,7 +286,8 @@ impl Controller {
         let act = &act;
         stream::iter(all)
             .for_each_concurrent(AT_ONCE, |(key, one)| async move {
-                if !self.leader.leads() || self.backoff(|backoff| backoff.troubles()) >= AT_ONCE {
+                // What is under way by then is all that a server in trouble is asked at one look.
+                if !self.leader.leads() || self.backoff(|backoff| backoff.troubles()) > 0 {
                     left.store(true, Ordering::Relaxed);
                     return;
                 }

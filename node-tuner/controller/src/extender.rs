@@ -155,6 +155,11 @@ impl Serialize for Failed<'_> {
     }
 }
 
+/// Whether nothing was done, for sure: not after a connection that broke, or by a server that has trouble after it was asked.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code))
+}
+
 fn name(node: &Value) -> Option<&str> {
     node["metadata"]["name"].as_str()
 }
@@ -320,10 +325,7 @@ impl Extender {
         let answer = tokio::time::timeout(PATIENCE, call).await;
         // Without an answer it may have been bound: the promise stays until the pod shows or the promise runs out.
         let answer = answer.context("no answer from the API server")?;
-        // The same with a connection that breaks and a server that has trouble after it was asked.
-        if let Err(kube::Error::Api(status)) = &answer
-            && status.code < 500
-        {
+        if answer.as_ref().is_err_and(is_refusal) {
             self.books.with(|ledger, _| ledger.release(&arguments.pod_uid));
         }
         answer?;
@@ -334,6 +336,18 @@ impl Extender {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_promise_is_taken_back_only_where_nothing_was_bound() {
+        let answer = |code| {
+            let status = kube::core::Status::failure("no", "No").with_code(code);
+            kube::Error::Api(status.boxed())
+        };
+        assert!([404, 409, 429].map(answer).iter().all(is_refusal));
+        assert!(![500, 503, 504].map(answer).iter().any(is_refusal));
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(!is_refusal(&kube::Error::Service(broken.into())));
+    }
 
     #[test]
     fn as_a_scheduler_writes_and_reads() {
