@@ -517,18 +517,19 @@ fn score(
     ports: u32,
     most: u32,
 ) -> u32 {
-    let mut fills = Vec::with_capacity(3);
+    let (mut fills, mut count) = (0, 0);
     if demand.exclusive > 0 {
         let used = held.exclusive.saturating_add(demand.exclusive);
-        fills.push(thousandths(u64::from(used), u64::from(numa.cpus)));
+        fills += thousandths(u64::from(used), u64::from(numa.cpus));
+        count += 1;
     }
     for (size, bytes) in &demand.hugepages {
         let total = numa.hugepages.get(size).copied().unwrap_or_default().total;
         let left = held.hugepages(numa, *size).saturating_sub(*bytes);
-        fills.push(thousandths(total.saturating_sub(left), total));
+        fills += thousandths(total.saturating_sub(left), total);
+        count += 1;
     }
-    let count = u32::try_from(fills.len()).unwrap_or(u32::MAX).max(1);
-    let fill = fills.iter().sum::<u32>() / count;
+    let fill = fills / count.max(1);
     let idle = thousandths(u64::from(ports), u64::from(most));
     fill * 5 + if local { 3000 } else { 0 } + idle * 2
 }
