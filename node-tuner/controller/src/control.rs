@@ -120,11 +120,13 @@ pub async fn run(
         last: Mutex::default(),
         started: Instant::now(),
     };
-    tokio::spawn(Arc::clone(&leader).run());
+    let leading = tokio::spawn(Arc::clone(&leader).run());
     tokio::select! {
         () = ended => {}
         () = controller.work(&changed) => {}
     }
+    // A renewal in between would be in the way.
+    leading.abort();
     tokio::time::timeout(AGAIN, leader.give_up()).await?
 }
 
