@@ -16,7 +16,7 @@ use node_tuner_cluster::reconcile::Told;
 use node_tuner_core::cpuset::CpuSet;
 use node_tuner_core::node::Node;
 use node_tuner_core::plan::{Plan, Refused};
-use node_tuner_kubernetes::conditions::{Condition, condition};
+use node_tuner_kubernetes::conditions::{self, Condition, condition};
 use node_tuner_kubernetes::tuning::{APPLIED, DRIFTING, REBOOT_NEEDED, VROUTER_MODE};
 use node_tuner_kubernetes::{AGENT, NodeTuning, NodeTuningSpec, NodeTuningStatus, client};
 use ringway_config::{AgentRules, NodeProfile};
@@ -35,9 +35,31 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
     generation: Option<i64>,
+    version: Option<String>,
     spec: NodeTuningSpec,
     /// Times of conditions are kept where they do not change.
-    conditions: Vec<Condition>,
+    status: NodeTuningStatus,
+}
+
+/// What was told last.
+struct Sent {
+    status: NodeTuningStatus,
+    /// Version of the object at that time.
+    version: Option<String>,
+}
+
+impl Sent {
+    /// Whether there is nothing to be told: the object says so, or has not changed since it was told so.
+    fn stands(&self, wanted: &Wanted, status: &NodeTuningStatus) -> bool {
+        let there = &wanted.status;
+        let told = |one: &Condition| conditions::find(&there.conditions, &one.kind) == Some(one);
+        let says = there.observed_generation == status.observed_generation
+            && there.characteristics == status.characteristics
+            && there.missing_arguments == status.missing_arguments
+            && there.boot_line == status.boot_line
+            && status.conditions.iter().all(told);
+        self.status == *status && (says || self.version == wanted.version)
+    }
 }
 
 /// What became of the profile.
@@ -80,7 +102,7 @@ async fn tend(
     name: &str,
     told: &mut watch::Receiver<Option<Wanted>>,
 ) -> Result<()> {
-    let mut sent: Option<NodeTuningStatus> = None;
+    let mut sent: Option<Sent> = None;
     let mut given = None;
     loop {
         let wanted = told.borrow_and_update().clone();
@@ -91,9 +113,11 @@ async fn tend(
                 Ok((_, node)) => {
                     let taken = allocator::taken(target.root()).await;
                     let status = status(&node, &taken, wanted, &outcome);
-                    if sent.as_ref() != Some(&status) {
+                    if !sent.as_ref().is_some_and(|sent| sent.stands(wanted, &status)) {
                         match send(client, name, &status).await {
-                            Ok(()) => sent = Some(status),
+                            Ok(()) => {
+                                sent = Some(Sent { status, version: wanted.version.clone() });
+                            }
                             Err(error) => {
                                 agent.trouble(&error.context("telling the API server"))?
                             }
@@ -161,7 +185,7 @@ fn status(node: &Node, taken: &CpuSet, wanted: &Wanted, outcome: &Outcome) -> No
     let mut conditions = Vec::new();
     let mut add = |kind: &str, holds, reason, message: String| {
         let told = Told { holds, reason, message };
-        conditions.push(condition(kind, &told, &wanted.conditions));
+        conditions.push(condition(kind, &told, &wanted.status.conditions));
     };
     match outcome {
         Outcome::Nothing => {
@@ -238,23 +262,19 @@ async fn send(client: &Client, name: &str, status: &NodeTuningStatus) -> Result<
 /// Makes the object if there is none, and tells what it says, again and again.
 async fn follow(client: Client, name: String, teller: watch::Sender<Option<Wanted>>) {
     let objects: Api<NodeTuning> = Api::all(client.clone());
-    while let Err(error) = make(&client, &objects, &name).await {
-        let _ = writeln!(
-            std::io::stderr(),
-            "ringway-tuner: NodeTuning {name}: {error:#}; trying again"
-        );
-        tokio::time::sleep(RETRY).await;
-    }
+    make(&client, &objects, &name).await;
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let mut events = watcher(objects.clone(), config).boxed();
+    let mut listed = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
-                let conditions = object.status.map(|status| status.conditions).unwrap_or_default();
+                listed = true;
                 let wanted = Wanted {
                     generation: object.metadata.generation,
+                    version: object.metadata.resource_version,
                     spec: object.spec,
-                    conditions,
+                    status: object.status.unwrap_or_default(),
                 };
                 // Our own reports come back as changes, too.
                 teller.send_if_modified(|last| {
@@ -266,17 +286,29 @@ async fn follow(client: Client, name: String, teller: watch::Sender<Option<Wante
                     news
                 });
             }
-            Ok(watcher::Event::Delete(_)) => {
-                let _ = make(&client, &objects, &name).await;
-            }
-            Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+            // Somebody has deleted it, perhaps while nobody watched.
+            Ok(watcher::Event::Delete(_)) => make(&client, &objects, &name).await,
+            Ok(watcher::Event::InitDone) if !listed => make(&client, &objects, &name).await,
+            Ok(watcher::Event::Init) => listed = false,
+            Ok(watcher::Event::InitDone) => {}
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }
 
+/// Until there is one.
+async fn make(client: &Client, objects: &Api<NodeTuning>, name: &str) {
+    while let Err(error) = try_to_make(client, objects, name).await {
+        let _ = writeln!(
+            std::io::stderr(),
+            "ringway-tuner: NodeTuning {name}: {error:#}; trying again"
+        );
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
 /// The object goes with its node.
-async fn make(client: &Client, objects: &Api<NodeTuning>, name: &str) -> Result<()> {
+async fn try_to_make(client: &Client, objects: &Api<NodeTuning>, name: &str) -> Result<()> {
     if objects.get_opt(name).await?.is_some() {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub fn unfit() -> Option<String> {
 pub struct Api {
     server: Daemon,
     etcd: Daemon,
+    /// How etcd is started.
+    store: Vec<String>,
     port: u16,
     pub run: RunDir,
 }
@@ -60,8 +62,7 @@ impl Api {
         let at = |name: &str| directory.join(name).display().to_string();
         let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
         let url = |port: u16| format!("http://127.0.0.1:{port}");
-        let mut command = Command::new(kubernetes("etcd"));
-        command.args([
+        let store = vec![
             format!("--data-dir={}", at("etcd")),
             format!("--listen-client-urls={}", url(etcd_port)),
             format!("--advertise-client-urls={}", url(etcd_port)),
@@ -70,8 +71,8 @@ impl Api {
             format!("--initial-cluster=default={}", url(peer_port)),
             "--log-level=warn".to_owned(),
             "--unsafe-no-fsync".to_owned(),
-        ]);
-        let etcd = Daemon::start("etcd", command, &directory.join("etcd.log"))?;
+        ];
+        let etcd = etcd(&store, &directory)?;
         let key = at("accounts.key");
         run("openssl", &["genrsa", "-out", &key, "2048"].map(OsStr::new))?;
         let account = |name: &str| {
@@ -109,17 +110,11 @@ impl Api {
             format!("--audit-log-path={}", at("audit.log")),
         ]);
         let server = Daemon::start("kube-apiserver", command, &directory.join("apiserver.log"))?;
-        let mut api = Self { server, etcd, port, run: run_dir };
+        let mut api = Self { server, etcd, store, port, run: run_dir };
         for name in [ADMIN, CONTROLLER, AGENT, SCHEDULER] {
             fs::write(api.kubeconfig(name), api.config(name, name).to_string())?;
         }
-        let ready = Command::new(kubernetes("kubectl"));
-        let ready = api.command(ready, &["get", "--raw", "/readyz"]);
-        let ready = std::cell::RefCell::new(ready);
-        api.server.wait_for("the API server is ready", START, || {
-            let output = ready.borrow_mut().output()?;
-            Ok(output.status.success().then_some(()))
-        })?;
+        api.wait_until_ready()?;
         for folder in ["crds", "controller"] {
             let folder = repository().join("config/kubernetes").join(folder);
             let folder = folder.to_str().context("path")?.to_owned();
@@ -133,6 +128,27 @@ impl Api {
         }
         api.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
         Ok(api)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let ready = Command::new(kubernetes("kubectl"));
+        let ready = self.command(ready, &["get", "--raw", "/readyz"]);
+        let ready = std::cell::RefCell::new(ready);
+        self.server.wait_for("the API server is ready", START, || {
+            let output = ready.borrow_mut().output()?;
+            Ok(output.status.success().then_some(()))
+        })
+    }
+
+    /// Kills etcd: the API server answers only what it has in memory.
+    pub fn crash_store(&mut self) -> Result<()> {
+        self.etcd.crash()
+    }
+
+    /// Starts it again with all that it had.
+    pub fn start_store(&mut self) -> Result<()> {
+        self.etcd = etcd(&self.store, &self.directory())?;
+        self.wait_until_ready()
     }
 
     fn directory(&self) -> PathBuf {
@@ -304,17 +320,33 @@ impl Api {
         Ok(agents)
     }
 
+    /// How many requests of `user` were answered with `code` so far, by their addresses.
+    pub fn answered(&self, user: &str, code: u64) -> Result<BTreeMap<String, u64>> {
+        let mut requests = BTreeMap::new();
+        self.events(|event| {
+            if of(event) == user && event["responseStatus"]["code"] == code {
+                let address = event["requestURI"].as_str().unwrap_or_default().to_owned();
+                *requests.entry(address).or_default() += 1;
+            }
+        })?;
+        Ok(requests)
+    }
+
     /// Calls `each` with account, `verb resource` and name of the object for each request so far.
     fn audit(&self, mut each: impl FnMut(&str, String, &str)) -> Result<()> {
-        let text = fs::read_to_string(self.directory().join("audit.log"))?;
-        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
-            let event: Value = serde_json::from_str(line)?;
+        self.events(|event| {
             let object = &event["objectRef"];
             let word = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
             let resource = [word(&object["resource"]), word(&object["subresource"])].join("/");
             let asked = format!("{} {}", word(&event["verb"]), resource.trim_end_matches('/'));
-            let user = word(&event["user"]["username"]);
-            each(user.rsplit(':').next().unwrap_or_default(), asked, &word(&object["name"]));
+            each(of(event), asked, &word(&object["name"]));
+        })
+    }
+
+    fn events(&self, mut each: impl FnMut(&Value)) -> Result<()> {
+        let text = fs::read_to_string(self.directory().join("audit.log"))?;
+        for line in text.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+            each(&serde_json::from_str(line)?);
         }
         Ok(())
     }
@@ -336,6 +368,18 @@ impl Api {
         })?;
         Ok(requests)
     }
+}
+
+/// Account that a request of the audit log is of.
+fn of(event: &Value) -> &str {
+    let user = event["user"]["username"].as_str().unwrap_or_default();
+    user.rsplit(':').next().unwrap_or_default()
+}
+
+fn etcd(words: &[String], directory: &Path) -> Result<Daemon> {
+    let mut command = Command::new(kubernetes("etcd"));
+    command.args(words);
+    Daemon::start("etcd", command, &directory.join("etcd.log"))
 }
 
 fn feed(mut command: Command, object: &Value) -> Result<Output> {

@@ -16,6 +16,8 @@ use crate::placement::{self, pod, strict};
 const ASKED: usize = 300;
 /// The first ones find nothing in caches.
 const WARM: usize = 20;
+/// Pods in turn that all want something else: more than the extender keeps verdicts for.
+const DIFFERENT: u32 = 10;
 
 /// A connection to the extender.
 struct Connection {
@@ -85,25 +87,35 @@ fn summary(mut times: Vec<Duration>) -> Value {
     json!({"p50": at(50), "p90": at(90), "p99": at(99), "max": at(100)})
 }
 
-/// Asks for `nodes` nodes, of which each has room on both its NUMA nodes for `fits` CPUs and not for `too_many`.
+/// Asks for `nodes` nodes, of which each has room on both its NUMA nodes for `fits` CPUs and fewer, and not for `too_many`.
 pub fn measure(api: &Api, nodes: u32, pods: usize, fits: u32, too_many: u32) -> Result<Value> {
     let (mut extender, port) = start(api)?;
     let names: Vec<String> = (0..nodes).map(|index| format!("sim-{index:04}")).collect();
     let mut connection = Connection::open(port)?;
     let mut report = serde_json::Map::new();
-    for (name, cpus, room) in [("all_fit", fits, true), ("none_fits", too_many, false)] {
-        let ask = json!({"Pod": pod("asked", &strict(cpus, 1)), "Nodes": null, "NodeNames": names});
-        let ask = ask.to_string();
+    let lowest = fits.checked_sub(DIFFERENT).context("too few CPUs")? + 1;
+    for (name, cpus, different, room) in [
+        ("all_fit", lowest, DIFFERENT, true),
+        ("none_fits", too_many, DIFFERENT, false),
+        ("all_fit_asked_before", fits, 1, true),
+        ("none_fits_asked_before", too_many, 1, false),
+    ] {
+        let asks: Vec<String> = (cpus..cpus + different)
+            .map(|cpus| {
+                let pod = pod("asked", &strict(cpus, 1));
+                json!({"Pod": pod, "Nodes": null, "NodeNames": names}).to_string()
+            })
+            .collect();
         let (mut filter, mut prioritize, mut both) = (Vec::new(), Vec::new(), Vec::new());
-        for turn in 0..WARM + ASKED {
+        for (turn, ask) in asks.iter().cycle().take(WARM + ASKED).enumerate() {
             wait::check_stop()?;
-            let (kept, first) = connection.post("/filter", &ask)?;
+            let (kept, first) = connection.post("/filter", ask)?;
             let kept: Value = serde_json::from_slice(&kept)?;
             let found = kept["NodeNames"].as_array().map_or(0, Vec::len);
             let failed = kept["FailedNodes"].as_object().map_or(0, serde_json::Map::len);
             let wanted = if room { (names.len(), 0) } else { (0, names.len()) };
             ensure!((found, failed) == wanted, "{name}: {found} fit, {failed} do not: {kept}");
-            let (scores, second) = connection.post("/prioritize", &ask)?;
+            let (scores, second) = connection.post("/prioritize", ask)?;
             let scores: Vec<Value> = serde_json::from_slice(&scores)?;
             ensure!(scores.len() == names.len(), "{} of {} scores", scores.len(), names.len());
             let best = scores.iter().filter_map(|score| score["Score"].as_i64()).max();
@@ -123,7 +135,7 @@ pub fn measure(api: &Api, nodes: u32, pods: usize, fits: u32, too_many: u32) -> 
     }
     let memory = super::scale::peak(extender.pid())?;
     ensure!(extender.stop(PATIENCE)?.success(), "the extender failed");
-    let note = "over HTTP on the loopback, one connection; JSON read and written on both sides is in it; names of nodes only (nodeCacheCapable)";
+    let note = "over HTTP on the loopback, one connection; JSON read and written on both sides is in it; names of nodes only (nodeCacheCapable); ten pods in turn that each want something else, or the same pod again and again";
     report.insert(
         "conditions".to_owned(),
         json!({"nodes": nodes, "pods": pods, "requests": ASKED, "note": note}),

@@ -11,15 +11,15 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, PATIENCE, profile, says};
 
-const NODE: &str = "this-node";
+pub const NODE: &str = "this-node";
 /// Harmless, and of no use to anybody else's tests: how often memory statistics are folded, s.
-const SYSCTL: &str = "/proc/sys/vm/stat_interval";
+pub const SYSCTL: &str = "/proc/sys/vm/stat_interval";
 
-fn interval() -> Result<String> {
+pub fn interval() -> Result<String> {
     Ok(fs::read_to_string(SYSCTL)?.trim().to_owned())
 }
 
-fn spec(seconds: u32) -> Value {
+pub fn spec(seconds: u32) -> Value {
     json!({
         "priority": 5,
         "selector": {
@@ -36,7 +36,7 @@ fn spec(seconds: u32) -> Value {
 }
 
 /// Takes back what a failed test has left.
-struct Reverted<'a>(&'a Path);
+pub struct Reverted<'a>(pub &'a Path);
 
 impl Drop for Reverted<'_> {
     fn drop(&mut self) {

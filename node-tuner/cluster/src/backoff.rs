@@ -1,5 +1,5 @@
 //! When what failed is tried again: each thing by itself later and later, and everything later and later while the server is in
-//! trouble.
+//! trouble. The same for what was written and did not stay so.
 //!
 //! One object that is refused again and again does not hold up others, and a server that cannot is not asked as fast as it can say so.
 
@@ -62,13 +62,24 @@ impl<K: Ord> Backoff<K> {
 
     /// It has failed.
     pub fn failed(&mut self, key: K, why: Why, now_ms: u64) {
-        let wait = self.waiting.entry(key).or_insert(Wait { times: 0, until_ms: 0 });
-        wait.until_ms = now_ms.saturating_add(doubled(FIRST_MS, wait.times, MOST_MS));
-        wait.times = wait.times.saturating_add(1);
+        self.later(key, now_ms);
         match why {
             Why::Refused => self.barren.answered = true,
             Why::Trouble => self.barren.troubles += 1,
         }
+    }
+
+    /// It has succeeded again with what it had succeeded with before: somebody else had changed it. Two that want different
+    /// things are not to write as fast as they can.
+    pub fn repeated(&mut self, key: K, now_ms: u64) {
+        self.later(key, now_ms);
+        self.barren.answered = true;
+    }
+
+    fn later(&mut self, key: K, now_ms: u64) {
+        let wait = self.waiting.entry(key).or_insert(Wait { times: 0, until_ms: 0 });
+        wait.until_ms = now_ms.saturating_add(doubled(FIRST_MS, wait.times, MOST_MS));
+        wait.times = wait.times.saturating_add(1);
     }
 
     /// It has succeeded.
@@ -128,6 +139,11 @@ mod tests {
         assert!(backoff.may(&"a", now) && backoff.next(0).is_none());
         backoff.failed("a", Why::Trouble, now);
         assert!(backoff.may(&"a", now + 1_000));
+        // What does not stay as it was written waits as well, and is no trouble.
+        backoff.repeated("c", now);
+        backoff.repeated("c", now + 1_000);
+        assert!(!backoff.may(&"c", now + 2_999) && backoff.may(&"c", now + 3_000));
+        assert_eq!((backoff.troubles(), backoff.round(now + 1_000)), (0, 0));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What is where, and where a pod fits: every node's offer, every pod that has been promised a part of it, and promises
 //! that no pod shows yet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use nri_plugin_core::annotations::VrouterMode;
 
@@ -11,6 +12,8 @@ use crate::offer::{NumaOffer, Offer, VrouterOffer};
 
 /// Greatest score, thousandths of the scheduler's 10.
 pub const BEST: u32 = 10_000;
+/// Demands whose verdicts are kept: a scheduler asks twice for each pod, and many pods want the same.
+const KEPT: usize = 8;
 
 /// A pod on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,7 @@ pub enum Verdict {
     /// It won't.
     Refused {
         /// In words for the pod's events; the same words for nodes that lack the same.
-        why: String,
+        why: Arc<str>,
         /// Whether it could, if other pods went away.
         resolvable: bool,
     },
@@ -51,6 +54,15 @@ pub struct Ledger {
     pods: HashMap<String, Entry>,
     /// Of those, the promises that no pod shows yet.
     promises: BTreeSet<String>,
+    questions: Questions,
+}
+
+/// What was asked for of late, the latest last. Verdicts are kept with the nodes, and go when these change.
+#[derive(Debug, Default)]
+struct Questions {
+    /// Each with a number that no other has had.
+    of_late: VecDeque<(usize, Demand)>,
+    next: usize,
 }
 
 #[derive(Debug)]
@@ -68,6 +80,8 @@ struct NodeEntry {
     held: Vec<Held>,
     /// By vRouter, in the order of the offer.
     ports: Vec<Ports>,
+    /// On the node as it is now, each with the number of its question.
+    verdicts: [Option<(usize, Verdict)>; KEPT],
 }
 
 /// What pods have of one NUMA node.
@@ -107,6 +121,10 @@ impl Ledger {
 
     /// What a node has now. `None`: it does not report any more.
     pub fn set_node(&mut self, name: &str, offer: Option<Offer>) {
+        // Most of what a node reports changes nothing here.
+        if self.nodes.get(name).is_some_and(|entry| entry.offer == offer) {
+            return;
+        }
         let entry = self.nodes.entry(name.to_owned()).or_default();
         entry.offer = offer;
         if entry.offer.is_none() && entry.pods.is_empty() {
@@ -118,6 +136,10 @@ impl Ledger {
 
     /// A pod that is bound; ends a promise of the same uid.
     pub fn set_pod(&mut self, uid: &str, placed: Placed) {
+        let same = |entry: &Entry| entry.until_ms.is_none() && entry.placed == placed;
+        if self.pods.get(uid).is_some_and(same) {
+            return;
+        }
         self.put(uid, Entry { placed, until_ms: None });
     }
 
@@ -164,17 +186,21 @@ impl Ledger {
     /// Whether `node` will do for `demand`.
     #[must_use]
     pub fn judge(&self, node: &str, demand: &Demand) -> Verdict {
-        let refused = |why: &str| Verdict::Refused { why: why.to_owned(), resolvable: false };
-        let Some((entry, offer)) =
-            self.nodes.get(node).and_then(|entry| Some((entry, entry.offer.as_ref()?)))
-        else {
-            return refused("no ringway-tuner reports this node");
+        self.nodes.get(node).map_or_else(unreported, |entry| entry.judge(demand))
+    }
+
+    /// The same for many nodes. What was found for the same demand of late counts for nodes that have not changed since.
+    pub fn judge_all<'a>(
+        &mut self,
+        nodes: impl IntoIterator<Item = &'a str>,
+        demand: &Demand,
+    ) -> Vec<Verdict> {
+        let question = self.questions.number(demand);
+        let one = |name: &str| match self.nodes.get_mut(name) {
+            Some(entry) => entry.answer(question, demand),
+            None => unreported(),
         };
-        let able: Vec<usize> = match able(&offer.vrouters, demand) {
-            Ok(able) => able,
-            Err(why) => return Verdict::Refused { why, resolvable: false },
-        };
-        entry.judge(offer, &able, demand)
+        nodes.into_iter().map(one).collect()
     }
 
     /// Promises `demand` a place on `node` until `until_ms`, if there is one at this very moment; then which NUMA node.
@@ -201,7 +227,7 @@ impl Ledger {
                 self.put(uid, Entry { placed, until_ms: Some(until_ms) });
                 Ok(numa)
             }
-            Verdict::Refused { why, .. } => Err(why),
+            Verdict::Refused { why, .. } => Err(why.to_string()),
         }
     }
 
@@ -233,6 +259,7 @@ impl Ledger {
 
     fn recount(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
+        node.verdicts = Default::default();
         let Some(offer) = &node.offer else { return };
         let mut held = vec![Held::default(); offer.numa.len()];
         let mut ports = vec![Ports::default(); offer.vrouters.len()];
@@ -253,6 +280,26 @@ impl Ledger {
             }
         }
         (node.held, node.ports) = (held, ports);
+    }
+}
+
+impl Questions {
+    fn number(&mut self, demand: &Demand) -> usize {
+        let known = self.of_late.iter().position(|(_, asked)| asked == demand);
+        let question = match known.and_then(|at| self.of_late.remove(at)) {
+            Some(question) => question,
+            None => {
+                let number = self.next;
+                self.next = self.next.wrapping_add(1);
+                if self.of_late.len() >= KEPT {
+                    self.of_late.pop_front();
+                }
+                (number, demand.clone())
+            }
+        };
+        let number = question.0;
+        self.of_late.push_back(question);
+        number
     }
 }
 
@@ -327,8 +374,34 @@ struct Lack {
     resolvable: bool,
 }
 
+fn unreported() -> Verdict {
+    Verdict::Refused { why: "no ringway-tuner reports this node".into(), resolvable: false }
+}
+
 impl NodeEntry {
-    fn judge(&self, offer: &Offer, able: &[usize], demand: &Demand) -> Verdict {
+    fn answer(&mut self, question: usize, demand: &Demand) -> Verdict {
+        let at = question % KEPT;
+        if let Some(Some((of, verdict))) = self.verdicts.get(at)
+            && *of == question
+        {
+            return verdict.clone();
+        }
+        let verdict = self.judge(demand);
+        if let Some(kept) = self.verdicts.get_mut(at) {
+            *kept = Some((question, verdict.clone()));
+        }
+        verdict
+    }
+
+    fn judge(&self, demand: &Demand) -> Verdict {
+        let Some(offer) = &self.offer else { return unreported() };
+        match able(&offer.vrouters, demand) {
+            Ok(able) => self.judge_with(offer, &able, demand),
+            Err(why) => Verdict::Refused { why: why.into(), resolvable: false },
+        }
+    }
+
+    fn judge_with(&self, offer: &Offer, able: &[usize], demand: &Demand) -> Verdict {
         let mut best: Option<(u32, u32)> = None;
         let mut lacks: Vec<(u32, Lack)> = Vec::new();
         for (numa, held) in offer.numa.iter().zip(&self.held) {
@@ -356,14 +429,17 @@ impl NodeEntry {
                 Want::Node(wanted) => format!("it has no NUMA node {wanted} with CPUs"),
                 _ => "it reports no NUMA node with CPUs".to_owned(),
             };
-            return Verdict::Refused { why, resolvable: false };
+            return Verdict::Refused { why: why.into(), resolvable: false };
         }
         let mut why = "no NUMA node has all of it free:".to_owned();
         for (index, (id, lack)) in lacks.iter().enumerate() {
             let separator = if index == 0 { "" } else { ";" };
             let _ = write!(why, "{separator} NUMA {id} {}", lack.what);
         }
-        Verdict::Refused { why, resolvable: lacks.iter().any(|(_, lack)| lack.resolvable) }
+        Verdict::Refused {
+            why: why.into(),
+            resolvable: lacks.iter().any(|(_, lack)| lack.resolvable),
+        }
     }
 
     /// How well `demand` fits on one NUMA node.
@@ -441,18 +517,19 @@ fn score(
     ports: u32,
     most: u32,
 ) -> u32 {
-    let mut fills = Vec::with_capacity(3);
+    let (mut fills, mut count) = (0, 0);
     if demand.exclusive > 0 {
         let used = held.exclusive.saturating_add(demand.exclusive);
-        fills.push(thousandths(u64::from(used), u64::from(numa.cpus)));
+        fills += thousandths(u64::from(used), u64::from(numa.cpus));
+        count += 1;
     }
     for (size, bytes) in &demand.hugepages {
         let total = numa.hugepages.get(size).copied().unwrap_or_default().total;
         let left = held.hugepages(numa, *size).saturating_sub(*bytes);
-        fills.push(thousandths(total.saturating_sub(left), total));
+        fills += thousandths(total.saturating_sub(left), total);
+        count += 1;
     }
-    let count = u32::try_from(fills.len()).unwrap_or(u32::MAX).max(1);
-    let fill = fills.iter().sum::<u32>() / count;
+    let fill = fills / count.max(1);
     let idle = thousandths(u64::from(ports), u64::from(most));
     fill * 5 + if local { 3000 } else { 0 } + idle * 2
 }

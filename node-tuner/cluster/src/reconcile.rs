@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use ringway_config::ProfileParameters;
+use serde::Serialize;
 
 use crate::facts::Facts;
 use crate::resolve::resolve;
@@ -33,7 +34,7 @@ pub struct Profile {
 }
 
 /// What a node is given: all that its agent acts on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Given {
     /// The profile it comes from.
     pub profile: String,
@@ -63,7 +64,7 @@ pub struct Node {
 }
 
 /// A condition in the making.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Told {
     /// Whether it holds.
     pub holds: bool,
@@ -74,7 +75,7 @@ pub struct Told {
 }
 
 /// What is told about a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodeTold {
     /// Whether one profile is for it.
     pub selected: Told,

@@ -11,6 +11,7 @@ use crate::tls::Files;
 #[derive(Debug, Parser)]
 #[command(name = "ringway-controller", version)]
 pub struct Arguments {
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
     /// How to reach the API server. Default: $KUBECONFIG, ~/.kube/config, or the pod's service account.
@@ -21,6 +22,7 @@ pub struct Arguments {
     pub log: String,
 }
 
+/// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Resolves profiles for nodes and rolls them out. Several may run; one of them leads.
@@ -34,6 +36,7 @@ pub enum Command {
     Profiles,
 }
 
+/// Of the controller.
 #[derive(Debug, Args)]
 pub struct RunArguments {
     /// Namespace of the lease that says who leads.
@@ -47,6 +50,7 @@ pub struct RunArguments {
     pub lease_seconds: u32,
 }
 
+/// Of the extender.
 #[derive(Debug, Args)]
 pub struct ExtenderArguments {
     /// Where it listens. Whoever can reach it can bind pods that wait for a node: leave it on the loopback of the pod or
@@ -70,6 +74,7 @@ pub struct ExtenderArguments {
 
 impl ExtenderArguments {
     /// The files, if it is to be reached by TLS.
+    #[must_use]
     pub fn tls(&self) -> Option<Files> {
         Some(Files {
             cert: self.tls_cert.clone()?,

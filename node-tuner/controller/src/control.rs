@@ -1,8 +1,9 @@
 //! The controller: looks at everything whenever something has changed, and writes what differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,15 +20,17 @@ use node_tuner_cluster::reconcile::{self, Given, NodeTold, ProfileTold, Told};
 use node_tuner_kubernetes::conditions::{self, condition};
 use node_tuner_kubernetes::tuning::{RESOLVED, SELECTED};
 use node_tuner_kubernetes::{
-    CONTROLLER, NodeProfile, NodeProfileStatus, NodeTuning, NodeTuningSpec, written,
+    CONTROLLER, NodeProfile, NodeProfileStatus, NodeResourceTopology, NodeTuning, NodeTuningSpec,
+    written,
 };
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Notify;
 
 use crate::args::RunArguments;
 use crate::leader::Leader;
 use crate::mirror::Mirror;
-use crate::publish::{Due, Publisher};
+use crate::publish::{Due, Publisher, Zones};
 
 /// Changes that come together are looked at together.
 const GATHER: Duration = Duration::from_millis(200);
@@ -40,11 +43,13 @@ const TOLD_AT_ONCE: usize = 64;
 
 /// All that is known.
 #[derive(Debug)]
-pub struct Known {
-    pub profiles: Arc<Mirror<NodeProfile>>,
-    pub tunings: Arc<Mirror<NodeTuning>>,
+struct Known {
+    profiles: Arc<Mirror<NodeProfile>>,
+    tunings: Arc<Mirror<NodeTuning>>,
     /// Labels.
-    pub nodes: Arc<Mirror<BTreeMap<String, String>>>,
+    nodes: Arc<Mirror<BTreeMap<String, String>>>,
+    /// What other schedulers read. Nothing else waits for these.
+    zones: Arc<Mirror<Zones>>,
 }
 
 /// What is written.
@@ -79,6 +84,8 @@ struct Controller {
     tunings: Api<NodeTuning>,
     publisher: Publisher,
     backoff: Mutex<Backoff<Key>>,
+    /// Hashes of what was written last.
+    last: Mutex<BTreeMap<Key, u64>>,
     started: Instant,
 }
 
@@ -91,6 +98,9 @@ struct Next {
 }
 
 /// Runs until `ended`.
+///
+/// # Errors
+/// When the lease cannot be given up.
 pub async fn run(
     client: Client,
     arguments: &RunArguments,
@@ -98,20 +108,25 @@ pub async fn run(
 ) -> Result<()> {
     let changed = Arc::new(Notify::new());
     let leader = Leader::new(&client, arguments, &changed);
+    let known = watch(&client, &changed);
+    let (zones, labels) = (Arc::clone(&known.zones), Arc::clone(&known.nodes));
     let controller = Controller {
-        known: watch(&client, &changed),
+        known,
         leader: Arc::clone(&leader),
         profiles: Api::all(client.clone()),
         tunings: Api::all(client.clone()),
-        publisher: Publisher::new(client),
+        publisher: Publisher::new(client, zones, labels),
         backoff: Mutex::default(),
+        last: Mutex::default(),
         started: Instant::now(),
     };
-    tokio::spawn(Arc::clone(&leader).run());
+    let leading = tokio::spawn(Arc::clone(&leader).run());
     tokio::select! {
         () = ended => {}
         () = controller.work(&changed) => {}
     }
+    // A renewal in between would be in the way.
+    leading.abort();
     tokio::time::timeout(AGAIN, leader.give_up()).await?
 }
 
@@ -122,6 +137,13 @@ fn why(error: &anyhow::Error) -> Why {
         Some(kube::Error::SerdeError(_)) | None => Why::Refused,
         Some(_) => Why::Trouble,
     }
+}
+
+/// Of what is written. What cannot be made text of is not written either.
+fn hash(content: &impl Serialize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(content).unwrap_or_default().hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Objects without what only API servers need.
@@ -136,6 +158,7 @@ fn watch(client: &Client, changed: &Arc<Notify>) -> Known {
         profiles: Mirror::new(changed),
         tunings: Mirror::new(changed),
         nodes: Mirror::new(changed),
+        zones: Mirror::new(changed),
     };
     let config = watcher::Config::default;
     let profiles = watcher(Api::<NodeProfile>::all(client.clone()), config()).default_backoff();
@@ -148,6 +171,10 @@ fn watch(client: &Client, changed: &Arc<Notify>) -> Known {
         Some((node.metadata.name?, node.metadata.labels.unwrap_or_default()))
     };
     tokio::spawn(Arc::clone(&known.nodes).follow("Node", nodes, labels));
+    let all = Api::<NodeResourceTopology>::all(client.clone());
+    let topologies = watcher(all, config()).default_backoff();
+    let zones = |mut it: NodeResourceTopology| Some((it.metadata.name.take()?, Zones::of(it)));
+    tokio::spawn(Arc::clone(&known.zones).follow("NodeResourceTopology", topologies, zones));
     known
 }
 
@@ -198,21 +225,19 @@ impl Controller {
             })
             .await;
         let owner = |name: &str| self.known.tunings.with(|them| them.get(name)?.owner_ref(&()));
-        match self.publisher.due(&nodes, owner).await {
-            Ok(due) => {
-                let due = due.into_iter().map(|due| {
-                    let what =
-                        if matches!(due, Due::Zones(_)) { What::Zones } else { What::Labels };
-                    ((what, due.node().to_owned()), due)
-                });
-                left |= self
-                    .each(self.may(due, TOLD_AT_ONCE), |_, due| async move {
-                        self.publisher.publish(due).await
-                    })
-                    .await;
-            }
-            Err(error) => tracing::warn!("NodeResourceTopology: {error:#}"),
-        }
+        let due = self.publisher.due(&nodes, owner).into_iter().map(|due| {
+            let what = if matches!(due, Due::Zones(_)) { What::Zones } else { What::Labels };
+            ((what, due.node().to_owned()), due)
+        });
+        left |=
+            self.each(self.may(due, TOLD_AT_ONCE), |_, due| async move {
+                self.publisher.publish(due).await
+            })
+            .await;
+        let names = nodes.iter().map(|node| node.name.as_str());
+        let names = names.chain(profiles.iter().map(|profile| profile.name.as_str()));
+        let there: BTreeSet<&str> = names.collect();
+        self.last(|last| last.retain(|(_, name), _| there.contains(name.as_str())));
         self.next(began, left)
     }
 
@@ -253,8 +278,8 @@ impl Controller {
     }
 
     /// Some at once, as long as this instance leads and the server can; whether something is left. What fails is tried again
-    /// later.
-    async fn each<T, F: Future<Output = Result<()>>>(
+    /// later, and so is what does not stay as it was written.
+    async fn each<T: Serialize, F: Future<Output = Result<()>>>(
         &self,
         (all, left): (Vec<(Key, T)>, bool),
         act: impl Fn(String, T) -> F,
@@ -263,12 +288,21 @@ impl Controller {
         let act = &act;
         stream::iter(all)
             .for_each_concurrent(AT_ONCE, |(key, one)| async move {
-                if !self.leader.leads() || self.backoff(|backoff| backoff.troubles()) >= AT_ONCE {
+                // What is under way by then is all that a server in trouble is asked at one look.
+                if !self.leader.leads() || self.backoff(|backoff| backoff.troubles()) > 0 {
                     left.store(true, Ordering::Relaxed);
                     return;
                 }
+                let content = hash(&one);
                 match act(key.1.clone(), one).await {
-                    Ok(()) => self.backoff(|backoff| backoff.succeeded(&key)),
+                    Ok(()) => {
+                        let before = self.last(|last| last.insert(key.clone(), content));
+                        let now = self.now_ms();
+                        self.backoff(|backoff| match before == Some(content) {
+                            true => backoff.repeated(key, now),
+                            false => backoff.succeeded(&key),
+                        });
+                    }
                     Err(error) => {
                         tracing::warn!("{} of {}: {error:#}", key.0, key.1);
                         let (why, now) = (why(&error), self.now_ms());
@@ -284,16 +318,17 @@ impl Controller {
         look(&mut self.backoff.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn last<T>(&self, look: impl FnOnce(&mut BTreeMap<Key, u64>) -> T) -> T {
+        look(&mut self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     async fn give(&self, name: &str, given: Option<Given>) -> Result<()> {
-        let found = self.known.tunings.with(|them| {
-            let metadata = &them.get(name)?.metadata;
-            Some((metadata.resource_version.clone(), metadata.uid.clone()))
-        });
-        let Some((version, uid)) = found else { return Ok(()) };
+        let found = self.known.tunings.with(|them| Some(them.get(name)?.metadata.uid.clone()));
+        let Some(uid) = found else { return Ok(()) };
         tracing::info!(node = name, profile = given.as_ref().map(|given| &given.profile), "given");
         let spec = given.map_or_else(NodeTuningSpec::default, NodeTuningSpec::from);
         // With the uid, an object that has gone in between is not made anew.
@@ -305,7 +340,7 @@ impl Controller {
         });
         let parameters = PatchParams::apply(CONTROLLER).force();
         let after = self.tunings.patch(name, &parameters, &Patch::Apply(patch)).await?;
-        self.wrote(version.as_ref(), after);
+        self.wrote(after);
         Ok(())
     }
 
@@ -313,9 +348,9 @@ impl Controller {
         let found = self.known.tunings.with(|them| {
             let tuning = them.get(name)?;
             let conditions = tuning.status.as_ref().map(|status| status.conditions.clone());
-            Some((tuning.metadata.resource_version.clone(), conditions.unwrap_or_default()))
+            Some(conditions.unwrap_or_default())
         });
-        let Some((version, there)) = found else { return Ok(()) };
+        let Some(there) = found else { return Ok(()) };
         let mut wanted = vec![condition(SELECTED, &told.selected, &there)];
         wanted.extend(told.resolved.as_ref().map(|told| condition(RESOLVED, told, &there)));
         let patch = json!({
@@ -325,23 +360,19 @@ impl Controller {
         });
         let parameters = PatchParams::apply(CONTROLLER).force();
         let after = self.tunings.patch_status(name, &parameters, &Patch::Apply(patch)).await?;
-        self.wrote(version.as_ref(), after);
+        self.wrote(after);
         Ok(())
     }
 
-    fn wrote(&self, version: Option<&String>, after: NodeTuning) {
+    fn wrote(&self, after: NodeTuning) {
+        let version = after.metadata.resource_version.clone();
         if let Some((name, after)) = slim(after) {
-            let same = |there: &NodeTuning| there.metadata.resource_version.as_ref() == version;
-            self.known.tunings.wrote(&name, same, after);
+            self.known.tunings.wrote(&name, version.as_deref(), after);
         }
     }
 
-    /// What is to be told about a profile, and of which version of it; `None`: it says so already.
-    fn profile_status(
-        &self,
-        name: &str,
-        told: &ProfileTold,
-    ) -> Option<(Option<String>, NodeProfileStatus)> {
+    /// What is to be told about a profile; `None`: it says so already.
+    fn profile_status(&self, name: &str, told: &ProfileTold) -> Option<NodeProfileStatus> {
         let before = self.known.profiles.with(|them| them.get(name).cloned())?;
         let there = before.status.clone().unwrap_or_default();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
@@ -358,14 +389,10 @@ impl Controller {
                 condition("Complete", &told.complete, &there.conditions),
             ],
         };
-        (status != there).then_some((before.metadata.resource_version, status))
+        (status != there).then_some(status)
     }
 
-    async fn tell_profile(
-        &self,
-        name: &str,
-        (version, status): (Option<String>, NodeProfileStatus),
-    ) -> Result<()> {
+    async fn tell_profile(&self, name: &str, status: NodeProfileStatus) -> Result<()> {
         let patch = json!({
             "apiVersion": NodeProfile::api_version(&()),
             "kind": NodeProfile::kind(&()),
@@ -373,9 +400,9 @@ impl Controller {
         });
         let parameters = PatchParams::apply(CONTROLLER).force();
         let after = self.profiles.patch_status(name, &parameters, &Patch::Apply(patch)).await?;
+        let version = after.metadata.resource_version.clone();
         if let Some((name, after)) = slim(after) {
-            let same = |there: &NodeProfile| there.metadata.resource_version == version;
-            self.known.profiles.wrote(&name, same, after);
+            self.known.profiles.wrote(&name, version.as_deref(), after);
         }
         Ok(())
     }

@@ -1,13 +1,16 @@
 //! The scheduler extender: what an unmodified kube-scheduler asks over HTTP (k8s.io/kube-scheduler/extender/v1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use axum::{Json, Router};
@@ -15,16 +18,15 @@ use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::Client;
 use kube::api::{Api, PostParams};
-use node_tuner_cluster::demand::Demand;
-use node_tuner_cluster::ledger::{Ledger, Verdict};
+use node_tuner_cluster::ledger::Verdict;
 use node_tuner_kubernetes::pods;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use tokio::net::TcpListener;
 
 use crate::args::ExtenderArguments;
 use crate::placement::Books;
-use crate::tls::TlsListener;
+use crate::tls::{Files, TlsListener};
 
 /// Thousands of nodes as whole objects have some ten KiB each.
 const BODY: usize = 256 << 20;
@@ -35,7 +37,8 @@ const PLACEMENT: &str = ringway_config::annotations::PLACEMENT;
 /// The answer as long as the lists of nodes and pods are not complete; the scheduler tries again.
 const NOT_YET: &str = "ringway-controller extender has not read all nodes and pods yet";
 
-struct Extender {
+/// Answers from its books, and binds.
+pub struct Extender {
     books: Arc<Books>,
     client: Client,
     promise: Duration,
@@ -44,30 +47,38 @@ struct Extender {
 /// A pod, and nodes by their names, or as whole objects where the scheduler's `nodeCacheCapable` is off.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Arguments {
+struct Arguments<'a> {
     pod: Pod,
     #[serde(default)]
     nodes: Option<Value>,
-    #[serde(default)]
-    node_names: Option<Vec<String>>,
+    #[serde(default, borrow)]
+    node_names: Option<Vec<Name<'a>>>,
 }
+
+/// Thousands of names come with each question: they are left where they are.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Filtered {
+struct Filtered<'a> {
     nodes: Option<Value>,
-    node_names: Option<Vec<String>>,
-    failed_nodes: BTreeMap<String, String>,
-    failed_and_unresolvable_nodes: BTreeMap<String, String>,
-    error: String,
+    node_names: Option<Vec<Cow<'a, str>>>,
+    failed_nodes: Failed<'a>,
+    failed_and_unresolvable_nodes: Failed<'a>,
+    error: &'static str,
 }
+
+/// Names and reasons, written as a map.
+#[derive(Default)]
+struct Failed<'a>(Vec<(Cow<'a, str>, Arc<str>)>);
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Priority {
-    host: String,
+struct Priority<'a> {
+    host: Cow<'a, str>,
     /// 0 to 10.
-    score: i64,
+    score: u32,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +98,9 @@ struct Bound {
 }
 
 /// Runs until `ended`.
+///
+/// # Errors
+/// When it cannot listen.
 pub async fn run(
     client: Client,
     arguments: &ExtenderArguments,
@@ -94,34 +108,11 @@ pub async fn run(
 ) -> Result<()> {
     let books = Books::open(&client);
     let promise = Duration::from_secs(u64::from(arguments.promise_seconds));
-    let extender = Arc::new(Extender { books, client, promise });
     let listener = TcpListener::bind(arguments.listen)
         .await
         .with_context(|| format!("--listen {}", arguments.listen))?;
     tracing::info!(address = %listener.local_addr()?, "listening");
-    let app = Router::new()
-        .route("/filter", post(filter))
-        .route("/prioritize", post(prioritize))
-        .route("/bind", post(bind))
-        .route("/readyz", get(ready))
-        .layer(DefaultBodyLimit::max(BODY))
-        .with_state(extender);
-    match arguments.tls() {
-        Some(files) => {
-            let listener = TlsListener::new(listener, files)?;
-            axum::serve(listener, app).with_graceful_shutdown(ended).await?;
-        }
-        None => {
-            // An answer is not to wait for what the scheduler's kernel says of the last one.
-            let listener = listener.tap_io(|stream| {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!("TCP_NODELAY: {error}");
-                }
-            });
-            axum::serve(listener, app).with_graceful_shutdown(ended).await?;
-        }
-    }
-    Ok(())
+    Extender::new(books, client, promise).serve(listener, arguments.tls(), ended).await
 }
 
 async fn ready(State(extender): State<Arc<Extender>>) -> (StatusCode, &'static str) {
@@ -131,18 +122,19 @@ async fn ready(State(extender): State<Arc<Extender>>) -> (StatusCode, &'static s
     }
 }
 
-async fn filter(
-    State(extender): State<Arc<Extender>>,
-    Json(arguments): Json<Arguments>,
-) -> Json<Filtered> {
-    Json(extender.filter(arguments))
+async fn filter(State(extender): State<Arc<Extender>>, body: Bytes) -> Response {
+    answer(&body, |arguments| Json(extender.filter(arguments)).into_response())
 }
 
-async fn prioritize(
-    State(extender): State<Arc<Extender>>,
-    Json(arguments): Json<Arguments>,
-) -> Json<Vec<Priority>> {
-    Json(extender.prioritize(&arguments))
+async fn prioritize(State(extender): State<Arc<Extender>>, body: Bytes) -> Response {
+    answer(&body, |arguments| Json(extender.prioritize(&arguments)).into_response())
+}
+
+fn answer<'a>(body: &'a [u8], answer: impl FnOnce(Arguments<'a>) -> Response) -> Response {
+    match serde_json::from_slice(body) {
+        Ok(arguments) => answer(arguments),
+        Err(error) => (StatusCode::BAD_REQUEST, error.to_string()).into_response(),
+    }
 }
 
 async fn bind(
@@ -157,88 +149,132 @@ async fn bind(
     Json(Bound { error: error.unwrap_or_default() })
 }
 
-impl Arguments {
-    fn names(&self) -> Vec<String> {
+impl Serialize for Failed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, why)| (name, &**why)))
+    }
+}
+
+/// Whether nothing was done, for sure: not after a connection that broke, or by a server that has trouble after it was asked.
+fn is_refusal(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code))
+}
+
+fn name(node: &Value) -> Option<&str> {
+    node["metadata"]["name"].as_str()
+}
+
+impl<'a> Arguments<'a> {
+    fn names(&self) -> Vec<Cow<'a, str>> {
+        if let Some(names) = &self.node_names {
+            return names.iter().map(|name| name.0.clone()).collect();
+        }
         let items = self.nodes.as_ref().and_then(|nodes| nodes["items"].as_array());
-        let name = |node: &Value| node["metadata"]["name"].as_str().map(str::to_owned);
         let listed = items.into_iter().flatten().filter_map(name);
-        self.node_names.clone().unwrap_or_else(|| listed.collect())
+        listed.map(|name| Cow::Owned(name.to_owned())).collect()
     }
 
-    /// Of the nodes, in the form they came in, those that `keep` names.
-    fn kept(self, keep: &[String]) -> (Option<Value>, Option<Vec<String>>) {
+    /// Of the nodes, in the form they came in, those that `keep` names, in the same order.
+    fn kept(self, keep: Vec<Cow<'a, str>>) -> Filtered<'a> {
+        if self.node_names.is_some() {
+            return Filtered { node_names: Some(keep), ..Filtered::default() };
+        }
         let nodes = self.nodes.map(|mut nodes| {
             if let Some(items) = nodes["items"].as_array_mut() {
-                let keep: BTreeSet<&str> = keep.iter().map(String::as_str).collect();
-                items.retain(|node| {
-                    node["metadata"]["name"].as_str().is_some_and(|name| keep.contains(name))
-                });
+                let mut keep = keep.iter().peekable();
+                items.retain(|node| keep.next_if(|kept| name(node) == Some(kept)).is_some());
             }
             nodes
         });
-        (nodes, self.node_names.map(|_| keep.to_vec()))
+        Filtered { nodes, ..Filtered::default() }
     }
 }
 
 impl Extender {
-    fn filter(&self, arguments: Arguments) -> Filtered {
+    /// One whose promises hold for `promise` where their binding came to nothing.
+    #[must_use]
+    pub fn new(books: Arc<Books>, client: Client, promise: Duration) -> Self {
+        Self { books, client, promise }
+    }
+
+    /// Answers whoever comes, by TLS if there are `files`, until `ended`.
+    ///
+    /// # Errors
+    /// When the files cannot be used.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        files: Option<Files>,
+        ended: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
+        let app = Router::new()
+            .route("/filter", post(filter))
+            .route("/prioritize", post(prioritize))
+            .route("/bind", post(bind))
+            .route("/readyz", get(ready))
+            .layer(DefaultBodyLimit::max(BODY))
+            .with_state(Arc::new(self));
+        match files {
+            Some(files) => {
+                let listener = TlsListener::new(listener, files)?;
+                axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+            }
+            None => {
+                // An answer is not to wait for what the scheduler's kernel says of the last one.
+                let listener = listener.tap_io(|stream| {
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!("TCP_NODELAY: {error}");
+                    }
+                });
+                axum::serve(listener, app).with_graceful_shutdown(ended).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn filter<'a>(&self, arguments: Arguments<'a>) -> Filtered<'a> {
+        let names = arguments.names();
         let demand = match pods::demand(&arguments.pod) {
             Ok(Some(demand)) => demand,
-            Ok(None) => {
-                let (nodes, node_names) = (arguments.nodes, arguments.node_names);
-                return Filtered { nodes, node_names, ..Filtered::default() };
-            }
+            Ok(None) => return arguments.kept(names),
             // No node would have it: the author is told what to correct.
             Err(why) => {
-                let names = arguments.names();
-                let (nodes, node_names) = arguments.kept(&[]);
-                let all = names.into_iter().map(|name| (name, why.to_string())).collect();
-                let failed_and_unresolvable_nodes = all;
-                return Filtered {
-                    nodes,
-                    node_names,
-                    failed_and_unresolvable_nodes,
-                    ..Filtered::default()
-                };
+                let why: Arc<str> = why.to_string().into();
+                let all = names.into_iter().map(|name| (name, Arc::clone(&why))).collect();
+                let none = arguments.kept(Vec::new());
+                return Filtered { failed_and_unresolvable_nodes: Failed(all), ..none };
             }
         };
-        let names = arguments.names();
-        let judged = self.books.with(|ledger, _| {
-            names.iter().map(|name| ledger.judge(name, &demand)).collect::<Vec<_>>()
-        });
+        let judged = self
+            .books
+            .with(|ledger, _| ledger.judge_all(names.iter().map(|name| &**name), &demand));
         let Some(judged) = judged else {
-            return Filtered { error: NOT_YET.to_owned(), ..Filtered::default() };
+            return Filtered { error: NOT_YET, ..Filtered::default() };
         };
-        let (mut keep, mut filtered) = (Vec::new(), Filtered::default());
+        let (mut keep, mut full, mut unfit) = (Vec::with_capacity(names.len()), vec![], vec![]);
         for (name, verdict) in names.into_iter().zip(judged) {
             match verdict {
                 Verdict::Fits { .. } => keep.push(name),
-                Verdict::Refused { why, resolvable: true } => {
-                    filtered.failed_nodes.insert(name, why);
-                }
-                Verdict::Refused { why, resolvable: false } => {
-                    filtered.failed_and_unresolvable_nodes.insert(name, why);
-                }
+                Verdict::Refused { why, resolvable: true } => full.push((name, why)),
+                Verdict::Refused { why, resolvable: false } => unfit.push((name, why)),
             }
         }
-        (filtered.nodes, filtered.node_names) = arguments.kept(&keep);
-        filtered
+        let (failed_nodes, failed_and_unresolvable_nodes) = (Failed(full), Failed(unfit));
+        Filtered { failed_nodes, failed_and_unresolvable_nodes, ..arguments.kept(keep) }
     }
 
-    fn prioritize(&self, arguments: &Arguments) -> Vec<Priority> {
+    fn prioritize<'a>(&self, arguments: &Arguments<'a>) -> Vec<Priority<'a>> {
         let names = arguments.names();
-        let score = |ledger: &Ledger, name: &str, demand: &Demand| match ledger.judge(name, demand)
-        {
-            Verdict::Fits { score, .. } => i64::from((score + 500) / 1000),
+        let demand = pods::demand(&arguments.pod).ok().flatten();
+        let judged = demand.and_then(|demand| {
+            self.books.with(|ledger, _| ledger.judge_all(names.iter().map(|name| &**name), &demand))
+        });
+        let score = |verdict: &Verdict| match verdict {
+            Verdict::Fits { score, .. } => (score + 500) / 1000,
             Verdict::Refused { .. } => 0,
         };
-        let demand = pods::demand(&arguments.pod).ok().flatten();
-        let scores = demand.and_then(|demand| {
-            self.books.with(|ledger, _| {
-                names.iter().map(|name| score(ledger, name, &demand)).collect::<Vec<_>>()
-            })
-        });
-        let scores = scores.unwrap_or_else(|| vec![0; names.len()]);
+        let judged = judged.unwrap_or_default();
+        let scores = judged.iter().map(score).chain(std::iter::repeat(0));
         names.into_iter().zip(scores).map(|(host, score)| Priority { host, score }).collect()
     }
 
@@ -289,10 +325,10 @@ impl Extender {
         let answer = tokio::time::timeout(PATIENCE, call).await;
         // Without an answer it may have been bound: the promise stays until the pod shows or the promise runs out.
         let answer = answer.context("no answer from the API server")?;
-        if let Err(error) = answer {
+        if answer.as_ref().is_err_and(is_refusal) {
             self.books.with(|ledger, _| ledger.release(&arguments.pod_uid));
-            return Err(error.into());
         }
+        answer?;
         Ok(())
     }
 }
@@ -302,18 +338,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_promise_is_taken_back_only_where_nothing_was_bound() {
+        let answer = |code| {
+            let status = kube::core::Status::failure("no", "No").with_code(code);
+            kube::Error::Api(status.boxed())
+        };
+        assert!([404, 409, 429].map(answer).iter().all(is_refusal));
+        assert!(![500, 503, 504].map(answer).iter().any(is_refusal));
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(!is_refusal(&kube::Error::Service(broken.into())));
+    }
+
+    #[test]
     fn as_a_scheduler_writes_and_reads() {
-        let text = r#"{"Pod":{"metadata":{"name":"p"},"spec":{"containers":[]}},"Nodes":null,"NodeNames":["a","b"]}"#;
-        let arguments: Arguments = serde_json::from_str(text).unwrap();
-        assert_eq!(arguments.names(), ["a", "b"]);
-        assert_eq!(arguments.kept(&["b".to_owned()]), (None, Some(vec!["b".to_owned()])));
+        let text = r#"{"Pod":{"metadata":{"name":"p"},"spec":{"containers":[]}},"Nodes":null,"NodeNames":["a","b","\u0063"]}"#;
+        let arguments: Arguments<'_> = serde_json::from_str(text).unwrap();
+        assert_eq!(arguments.names(), ["a", "b", "c"]);
+        let kept = arguments.kept(vec!["b".into()]);
+        assert_eq!((kept.nodes, kept.node_names), (None, Some(vec!["b".into()])));
         let text = r#"{"Pod":{"metadata":{"name":"p"}},
-            "Nodes":{"metadata":{},"items":[{"metadata":{"name":"a"}},{"metadata":{"name":"b"}}]}}"#;
-        let arguments: Arguments = serde_json::from_str(text).unwrap();
-        assert_eq!(arguments.names(), ["a", "b"]);
-        let (nodes, names) = arguments.kept(&["b".to_owned()]);
-        assert_eq!(nodes.unwrap()["items"], serde_json::json!([{"metadata": {"name": "b"}}]));
-        assert_eq!(names, None);
+            "Nodes":{"metadata":{},"items":[{"metadata":{"name":"a"}},{"metadata":{"name":"b"}},{"metadata":{"name":"c"}}]}}"#;
+        let arguments: Arguments<'_> = serde_json::from_str(text).unwrap();
+        assert_eq!(arguments.names(), ["a", "b", "c"]);
+        let kept = arguments.kept(vec!["a".into(), "c".into()]);
+        let wanted = serde_json::json!([{"metadata": {"name": "a"}}, {"metadata": {"name": "c"}}]);
+        assert_eq!((kept.nodes.unwrap()["items"].take(), kept.node_names), (wanted, None));
         let text = r#"{"PodName":"p","PodNamespace":"d","PodUID":"u","Node":"n"}"#;
         let bind: BindArguments = serde_json::from_str(text).unwrap();
         assert_eq!(
@@ -322,7 +371,7 @@ mod tests {
         );
         let filtered = Filtered {
             node_names: Some(vec!["a".into()]),
-            failed_nodes: BTreeMap::from([("b".into(), "full".into())]),
+            failed_nodes: Failed(vec![("b".into(), "full".into())]),
             ..Filtered::default()
         };
         let told = serde_json::to_string(&filtered).unwrap();

@@ -132,13 +132,19 @@ impl Leader {
         if !self.leads() {
             return Ok(());
         }
-        let mut lease = self.leases.get(NAME).await?;
-        let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_ref() == Some(&self.identity) {
+        loop {
+            let mut lease = self.leases.get(NAME).await?;
+            let spec = lease.spec.get_or_insert_default();
+            if spec.holder_identity.as_ref() != Some(&self.identity) {
+                return Ok(());
+            }
             spec.holder_identity = Some(String::new());
-            self.leases.replace(NAME, &PostParams::default(), &lease).await?;
+            match self.leases.replace(NAME, &PostParams::default(), &lease).await {
+                // Our last renewal has come after all.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                done => return done.map(drop).map_err(Into::into),
+            }
         }
-        Ok(())
     }
 
     fn now_ms(&self) -> u64 {

@@ -1,32 +1,21 @@
 //! `ringway-controller`: gives each node's tuner its parameters, and tells the scheduler where a pod fits.
 //!
-//! Wires the parts together: what is decided is decided by `node-tuner-cluster`. Keeps nothing: all state is in Kubernetes.
-//! Nobody depends on it.
+//! Wires the parts together; they are in the library of this crate.
 #![forbid(unsafe_code)]
 
-mod args;
-mod control;
-mod extender;
-mod leader;
-mod mirror;
-mod offline;
-mod placement;
-mod publish;
-mod tls;
-
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser as _;
+use node_tuner_controller::args::{Arguments, Command};
+use node_tuner_controller::{control, extender, offline};
 use node_tuner_kubernetes::client;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Arguments, Command};
-
-// The lease is renewed, and the extender asked, while thousands of nodes are looked at.
-#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+// The lease is renewed while thousands of nodes are looked at, and a scheduler's question does not wait for reports being read.
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,7 +34,11 @@ async fn run(arguments: Arguments) -> Result<()> {
         Command::Run(_) | Command::Extender(_) => {}
     }
     let filter = EnvFilter::try_new(&arguments.log).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
     let client = client(arguments.kubeconfig.as_deref()).await?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

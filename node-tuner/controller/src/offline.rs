@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 const GENERATED: &str = "# Written by `ringway-controller";
 
 /// All definitions, as one file of several documents.
+///
+/// # Errors
+/// When `out` takes nothing.
 pub fn crds(out: &mut impl Write) -> Result<()> {
     for (_, definition) in crds::definitions()? {
         write!(out, "---\n{}", document("crds", &definition)?)?;
@@ -22,6 +25,9 @@ pub fn crds(out: &mut impl Write) -> Result<()> {
 }
 
 /// The profiles that come with Ringway, as one file of several documents.
+///
+/// # Errors
+/// When `out` takes nothing.
 pub fn profiles(out: &mut impl Write) -> Result<()> {
     for (_, profile) in shipped()? {
         write!(out, "---\n{}", document("profiles", &profile)?)?;

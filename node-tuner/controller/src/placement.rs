@@ -14,7 +14,7 @@ use node_tuner_cluster::ledger::{Ledger, Placed};
 use node_tuner_cluster::offer::Offer;
 use node_tuner_kubernetes::{NodeTuning, pods};
 
-/// The books.
+/// Nodes and pods as far as placement goes.
 #[derive(Debug)]
 pub struct Books {
     state: Mutex<State>,
@@ -33,12 +33,12 @@ impl Books {
     pub fn open(client: &Client) -> Arc<Self> {
         let books = Arc::new(Self { state: Mutex::default(), started: Instant::now() });
         let tunings = watcher(Api::<NodeTuning>::all(client.clone()), watcher::Config::default());
-        tokio::spawn(Arc::clone(&books).nodes(tunings.default_backoff()));
+        tokio::spawn(Arc::clone(&books).follow(tunings.default_backoff()));
         // What has no node yet holds nothing, and what has ended holds nothing any more.
         let bound = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed";
         let config = watcher::Config::default().fields(bound);
         let pods = watcher(Api::<Pod>::all(client.clone()), config);
-        tokio::spawn(Arc::clone(&books).pods(pods.default_backoff()));
+        tokio::spawn(Arc::clone(&books).follow(pods.default_backoff()));
         books
     }
 
@@ -53,9 +53,9 @@ impl Books {
         Some(look(&mut state.ledger, now))
     }
 
-    async fn nodes(
+    async fn follow<E: Entry>(
         self: Arc<Self>,
-        events: impl Stream<Item = watcher::Result<Event<NodeTuning>>>,
+        events: impl Stream<Item = watcher::Result<Event<E>>>,
     ) {
         let mut events = std::pin::pin!(events);
         let mut listed = BTreeSet::new();
@@ -63,43 +63,14 @@ impl Books {
             let mut state = self.lock();
             match event {
                 Ok(Event::Init) => listed.clear(),
-                Ok(Event::InitApply(tuning)) => {
-                    listed.insert(tuning.metadata.name.clone().unwrap_or_default());
-                    state.node(tuning);
+                Ok(Event::InitApply(entry)) => {
+                    listed.insert(entry.id().to_owned());
+                    entry.enter(&mut state);
                 }
-                Ok(Event::InitDone) => {
-                    state.ledger.retain_nodes(&listed);
-                    state.nodes_listed = true;
-                }
-                Ok(Event::Apply(tuning)) => state.node(tuning),
-                Ok(Event::Delete(tuning)) => {
-                    state.ledger.set_node(&tuning.metadata.name.unwrap_or_default(), None);
-                }
-                Err(error) => tracing::warn!("watch of NodeTunings: {error}"),
-            }
-        }
-    }
-
-    async fn pods(self: Arc<Self>, events: impl Stream<Item = watcher::Result<Event<Pod>>>) {
-        let mut events = std::pin::pin!(events);
-        let mut listed = BTreeSet::new();
-        while let Some(event) = events.next().await {
-            let mut state = self.lock();
-            match event {
-                Ok(Event::Init) => listed.clear(),
-                Ok(Event::InitApply(pod)) => {
-                    listed.insert(pod.metadata.uid.clone().unwrap_or_default());
-                    state.pod(&pod);
-                }
-                Ok(Event::InitDone) => {
-                    state.ledger.retain_pods(&listed);
-                    state.pods_listed = true;
-                }
-                Ok(Event::Apply(pod)) => state.pod(&pod),
-                Ok(Event::Delete(pod)) => {
-                    state.ledger.remove_pod(&pod.metadata.uid.unwrap_or_default());
-                }
-                Err(error) => tracing::warn!("watch of pods: {error}"),
+                Ok(Event::InitDone) => E::retain(&mut state, &listed),
+                Ok(Event::Apply(entry)) => entry.enter(&mut state),
+                Ok(Event::Delete(entry)) => entry.strike(&mut state),
+                Err(error) => tracing::warn!("watch of {}: {error}", E::KIND),
             }
         }
     }
@@ -109,23 +80,72 @@ impl Books {
     }
 }
 
-impl State {
-    fn node(&mut self, tuning: NodeTuning) {
-        let facts = tuning.status.and_then(|status| status.characteristics);
-        let offer = facts.map(|facts| Offer::of(&facts));
-        self.ledger.set_node(&tuning.metadata.name.unwrap_or_default(), offer);
+/// What is in the books.
+trait Entry: Sized {
+    const KIND: &'static str;
+    fn id(&self) -> &str;
+    /// It is so now.
+    fn enter(self, state: &mut State);
+    /// It is gone.
+    fn strike(self, state: &mut State);
+    /// These are all there are.
+    fn retain(state: &mut State, ids: &BTreeSet<String>);
+}
+
+impl Entry for NodeTuning {
+    const KIND: &'static str = "NodeTunings";
+
+    fn id(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    fn pod(&mut self, pod: &Pod) {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-        let (Some(node), false) = (node, pods::has_ended(pod)) else {
-            return self.ledger.remove_pod(uid);
+    fn enter(self, state: &mut State) {
+        let facts = self.status.as_ref().and_then(|status| status.characteristics.as_ref());
+        state.ledger.set_node(self.id(), facts.map(Offer::of));
+    }
+
+    fn strike(self, state: &mut State) {
+        state.ledger.set_node(self.id(), None);
+    }
+
+    fn retain(state: &mut State, names: &BTreeSet<String>) {
+        state.ledger.retain_nodes(names);
+        state.nodes_listed = true;
+    }
+}
+
+impl Entry for Pod {
+    const KIND: &'static str = "pods";
+
+    fn id(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    fn enter(self, state: &mut State) {
+        let node = self.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        let (Some(node), false) = (node, pods::has_ended(&self)) else {
+            return state.ledger.remove_pod(self.id());
         };
         // Annotations that can't be used got the pod nothing: its containers were refused.
-        let Ok(Some(demand)) = pods::demand(pod) else { return };
-        let placed =
-            Placed { node, numa: pods::promised(pod), demand, running: pods::is_running(pod) };
-        self.ledger.set_pod(uid, placed);
+        let Ok(Some(demand)) = pods::demand(&self) else { return };
+        let (numa, running) = (pods::promised(&self), pods::is_running(&self));
+        state.ledger.set_pod(self.id(), Placed { node, numa, demand, running });
+    }
+
+    fn strike(self, state: &mut State) {
+        state.ledger.remove_pod(self.id());
+    }
+
+    fn retain(state: &mut State, uids: &BTreeSet<String>) {
+        state.ledger.retain_pods(uids);
+        state.pods_listed = true;
+    }
+}
+
+/// Books of what is known, and does not change by itself.
+impl From<Ledger> for Books {
+    fn from(ledger: Ledger) -> Self {
+        let state = State { ledger, nodes_listed: true, pods_listed: true };
+        Self { state: Mutex::new(state), started: Instant::now() }
     }
 }

@@ -1,33 +1,40 @@
 //! What other schedulers read: `NodeResourceTopology` objects and labels of nodes.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 use node_tuner_cluster::reconcile::Node;
 use node_tuner_cluster::zones::{LABELS, labels, zones};
 use node_tuner_kubernetes::CONTROLLER;
 use node_tuner_kubernetes::topology::{self, NodeResourceTopology, NodeResourceTopologyFields};
+use serde::Serialize;
 use serde_json::{Value, json};
 
-/// Objects of one answer of a list.
-const PAGE: u32 = 500;
+use crate::mirror::Mirror;
 
-/// Writes them, and knows what it wrote last.
+/// What counts of a `NodeResourceTopology`: what it says, and the uids of the objects that it goes with.
+#[derive(Debug, PartialEq)]
+pub struct Zones {
+    fields: NodeResourceTopologyFields,
+    owners: Vec<String>,
+}
+
+/// Writes them.
 #[derive(Debug)]
 pub struct Publisher {
     topologies: Api<NodeResourceTopology>,
     nodes: Api<v1::Node>,
-    /// By node; `None`: not listed yet.
-    written: Mutex<Option<BTreeMap<String, NodeResourceTopologyFields>>>,
+    zones: Arc<Mirror<Zones>>,
+    labels: Arc<Mirror<BTreeMap<String, String>>>,
 }
 
 /// What is to be written.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub enum Due {
     /// The zones of a node.
     Zones(Box<NodeResourceTopology>),
@@ -45,37 +52,36 @@ impl Due {
     }
 }
 
+impl Zones {
+    /// Of the object.
+    pub fn of(object: NodeResourceTopology) -> Self {
+        let owners = object.metadata.owner_references.into_iter().flatten();
+        Self { fields: object.spec, owners: owners.map(|owner| owner.uid).collect() }
+    }
+}
+
 impl Publisher {
-    /// Nothing is read or written yet.
-    pub fn new(client: Client) -> Self {
-        Self {
-            topologies: Api::all(client.clone()),
-            nodes: Api::all(client),
-            written: Mutex::new(None),
-        }
+    /// Nothing is written yet; `zones` and `labels` are what is there, by node.
+    pub fn new(
+        client: Client,
+        zones: Arc<Mirror<Zones>>,
+        labels: Arc<Mirror<BTreeMap<String, String>>>,
+    ) -> Self {
+        let (topologies, nodes) = (Api::all(client.clone()), Api::all(client));
+        Self { topologies, nodes, zones, labels }
     }
 
     /// What differs from what `nodes` are. The objects go with those that `owner` names.
-    pub async fn due(
-        &self,
-        nodes: &[Node],
-        owner: impl Fn(&str) -> Option<OwnerReference>,
-    ) -> Result<Vec<Due>> {
-        let known = self.with(|known| known.clone());
-        let known = match known {
-            Some(known) => known,
-            None => {
-                let listed = self.list().await?;
-                self.with(|written| *written = Some(listed.clone()));
-                listed
-            }
-        };
+    pub fn due(&self, nodes: &[Node], owner: impl Fn(&str) -> Option<OwnerReference>) -> Vec<Due> {
         let mut due = Vec::new();
+        // Where nobody has defined those objects, they are never listed.
+        let listed = self.zones.is_complete();
         for node in nodes {
             let Some(facts) = &node.facts else { continue };
             let mut object = topology::object(&node.name, zones(facts));
-            if known.get(&node.name) != Some(&object.spec) {
-                object.metadata.owner_references = owner(&node.name).map(|owner| vec![owner]);
+            object.metadata.owner_references = owner(&node.name).map(|owner| vec![owner]);
+            let wanted = Zones::of(object.clone());
+            if listed && self.zones.with(|there| there.get(&node.name) != Some(&wanted)) {
                 due.push(Due::Zones(Box::new(object)));
             }
             let profile = node.given.as_ref().map(|given| given.profile.as_str());
@@ -91,7 +97,7 @@ impl Publisher {
                 due.push(Due::Labels(node.name.clone(), changes));
             }
         }
-        Ok(due)
+        due
     }
 
     /// Writes it.
@@ -100,10 +106,10 @@ impl Publisher {
             Due::Zones(object) => {
                 let name = object.name_any();
                 let parameters = PatchParams::apply(CONTROLLER).force();
-                self.topologies.patch(&name, &parameters, &Patch::Apply(&object)).await?;
-                self.with(|written| {
-                    written.get_or_insert_default().insert(name, object.spec);
-                });
+                let after =
+                    self.topologies.patch(&name, &parameters, &Patch::Apply(&object)).await?;
+                let version = after.metadata.resource_version.clone();
+                self.zones.wrote(&name, version.as_deref(), Zones::of(after));
             }
             Due::Labels(name, changes) => {
                 let patch = Patch::Merge(json!({ "metadata": { "labels": changes } }));
@@ -114,30 +120,14 @@ impl Publisher {
                 match self.nodes.patch_metadata(&name, &parameters, &patch).await {
                     // It has gone in between.
                     Err(kube::Error::Api(status)) if status.code == 404 => {}
-                    done => drop(done?),
+                    done => {
+                        let after = done?.metadata;
+                        let labels = after.labels.unwrap_or_default();
+                        self.labels.wrote(&name, after.resource_version.as_deref(), labels);
+                    }
                 }
             }
         }
         Ok(())
-    }
-
-    async fn list(&self) -> Result<BTreeMap<String, NodeResourceTopologyFields>> {
-        let mut listed = BTreeMap::new();
-        let mut parameters = ListParams::default().limit(PAGE);
-        loop {
-            let page = self.topologies.list(&parameters).await?;
-            listed.extend(page.items.into_iter().map(|object| (object.name_any(), object.spec)));
-            match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                Some(token) => parameters = parameters.continue_token(&token),
-                None => return Ok(listed),
-            }
-        }
-    }
-
-    fn with<T>(
-        &self,
-        look: impl FnOnce(&mut Option<BTreeMap<String, NodeResourceTopologyFields>>) -> T,
-    ) -> T {
-        look(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

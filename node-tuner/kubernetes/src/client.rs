@@ -29,7 +29,7 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`]; that nobody answers shows with the first request.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let config = match kubeconfig {
+    let mut config = match kubeconfig {
         Some(file) => {
             let because = |source| ClientError::File { file: file.to_owned(), source };
             let kubeconfig = Kubeconfig::read_from(file).map_err(because)?;
@@ -38,5 +38,7 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
         }
         None => Config::infer().await?,
     };
+    // Whoever calls decides when to try again: fifteen tries in a row would hold up everything else, and the server most of all.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }

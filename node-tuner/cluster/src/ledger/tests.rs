@@ -23,7 +23,7 @@ fn demand(exclusive: u32, gib: u64) -> Demand {
 
 fn refusal(ledger: &Ledger, node: &str, demand: &Demand) -> (String, bool) {
     match ledger.judge(node, demand) {
-        Verdict::Refused { why, resolvable } => (why, resolvable),
+        Verdict::Refused { why, resolvable } => (why.to_string(), resolvable),
         fits @ Verdict::Fits { .. } => panic!("{fits:?}"),
     }
 }
@@ -247,4 +247,38 @@ fn nodes_and_pods_that_are_gone_are_forgotten() {
     ledger.remove_pod("3");
     ledger.retain_nodes(&BTreeSet::new());
     assert_eq!((ledger.nodes(), ledger.pods()), (0, 0));
+}
+
+/// Whatever comes and goes in between: an answer that was kept is the one that would be found now.
+#[test]
+fn what_was_found_before_counts_only_as_long_as_it_is_so() {
+    // More than are kept.
+    let asked: Vec<Demand> = (0..).take(KEPT + 3).map(|cpus| demand(cpus, 1)).collect();
+    bolero::check!().with_type::<Vec<(u8, u8, u8, u8)>>().for_each(|turns| {
+        let mut ledger = ledger(&["n", "m"]);
+        for (now, (what, uid, cpus, question)) in (0..).zip(turns) {
+            let uid = format!("p{}", uid % 6);
+            let node = ["n", "m"][usize::from(what & 1)];
+            let wanted = demand(u32::from(cpus % 14), 1);
+            match what >> 1 & 7 {
+                0 => ledger.remove_pod(&uid),
+                1 => ledger.expire(now),
+                2 => ledger.set_node(node, None),
+                3 | 4 => {
+                    let mut facts = two_nodes();
+                    facts.vrouters.iter_mut().for_each(|one| one.ports = u32::from(cpus % 10));
+                    ledger.set_node(node, Some(Offer::of(&facts)));
+                }
+                5 => {
+                    let (node, numa) = (node.to_owned(), Some(u32::from(cpus % 2)));
+                    ledger.set_pod(&uid, Placed { node, numa, demand: wanted, running: false });
+                }
+                _ => drop(ledger.reserve(&uid, node, &wanted, now + 3)),
+            }
+            let question = &asked[usize::from(*question) % asked.len()];
+            let names = ["n", "nobody", "m"];
+            let found = names.map(|name| ledger.judge(name, question));
+            assert_eq!(ledger.judge_all(names, question), found, "{turns:?}");
+        }
+    });
 }
