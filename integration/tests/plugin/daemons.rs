@@ -41,14 +41,23 @@ pub fn hanging_vrouter(stage: &mut Stage) -> Result<()> {
 pub fn vrouter_hangs(stage: &mut Stage) -> Result<()> {
     let node = stage.current()?;
     let before = leftovers(node)?;
+    // Its interfaces are made and its processes let in: its container needs nothing more of the vRouter.
+    let mut prepared = node.start_sandbox(pod("prepared"))?;
     // The plugin has just seen what the vRouter has, so that for the first pod it is the port that is never made, and what was made
     // can't be taken back either.
     let seen = node.start_pod(pod("seen"))?;
     node.delete(&seen)?;
     node.vrouter_mut()?.process().signal(Signal::SIGSTOP)?;
-    let outcome = hang(node);
+    let container = node.add_container(&prepared, "app", 0);
+    let outcome = container.and_then(|id| {
+        prepared.container = id;
+        hang(node)
+    });
     node.vrouter_mut()?.process().signal(Signal::SIGCONT)?;
     outcome?;
+    node.pid(&prepared)?;
+    node.vrouter()?.port(&prepared.sandbox)?;
+    node.delete(&prepared)?;
     // containerd would have dropped a plugin that was late, and this pod would start without interfaces.
     let served = node.start_pod(pod("served"))?;
     node.vrouter()?.port(&served.sandbox)?;
