@@ -30,9 +30,6 @@ pub fn of_the_image(stage: &mut Stage) -> Result<()> {
         }
         one_way(node, &mut connects, &mut listens)?;
         one_way(node, &mut listens, &mut connects)?;
-        // The applications were started anew for that.
-        is(node, &connects, ids)?;
-        is(node, &listens, ids)?;
         node.delete(&connects)?;
         node.delete(&listens)?;
     }

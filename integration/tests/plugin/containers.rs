@@ -22,7 +22,10 @@ fn is_mounted(pid: u32) -> Result<bool> {
 
 /// An init container, two that share the pod's interfaces, one with its own, one that has none.
 pub fn several(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
+    several_on(stage.usual()?)
+}
+
+pub fn several_on(node: &mut Node) -> Result<()> {
     let before = leftovers(node)?;
     let pod = Pod::idle("many")
         .annotate("network.ringway.dev/container.init", "red")

@@ -82,7 +82,10 @@ fn hang(node: &mut Node) -> Result<()> {
 
 /// Where in a pod's life the plugin dies, and what the pod has of it.
 pub fn killed_plugin(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
+    plugin_dies(stage.usual()?)
+}
+
+pub fn plugin_dies(node: &mut Node) -> Result<()> {
     let before = leftovers(node)?;
 
     // Between sandbox and container: the container starts without, and that is said.
@@ -118,6 +121,31 @@ pub fn killed_plugin(stage: &mut Stage) -> Result<()> {
     cri.stop_pod(&kept.sandbox)?;
     node.start_plugin()?;
     cri.remove_pod(&kept.sandbox)?;
+    wait::until("nothing is left", RECOVERY, || Ok((leftovers(node)? == before).then_some(())))
+}
+
+/// With the operator's drop-in a pod can say that it does not start without the plugin, and the runtime keeps to it.
+pub fn required_plugin(stage: &mut Stage) -> Result<()> {
+    let node = stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+    let before = leftovers(node)?;
+    let needs = || pod("needs").annotate("required-plugins.noderesource.dev", "[\"ringway\"]");
+    let served = node.start_pod(needs())?;
+    node.vrouter()?.port(&served.sandbox)?;
+    node.delete(&served)?;
+    node.crash_plugin()?;
+    let error = match node.start_pod(needs()) {
+        Ok(_) => bail!("a pod that needs the plugin was created without it"),
+        Err(error) => format!("{error:#}"),
+    };
+    println!("    {error}");
+    ensure!(error.contains("required plugin") && error.contains("ringway"), "{error}");
+    let plain = node.start_pod(Pod::idle("plain"))?;
+    node.pid(&plain)?;
+    node.delete(&plain)?;
+    node.start_plugin()?;
+    let served = node.start_pod(needs())?;
+    node.vrouter()?.port(&served.sandbox)?;
+    node.delete(&served)?;
     wait::until("nothing is left", RECOVERY, || Ok((leftovers(node)? == before).then_some(())))
 }
 

@@ -25,7 +25,9 @@ impl Plugin for Recorder {
         EventSet::of(&[Event::CreateContainer])
     }
     async fn configure(&self, request: ConfigureRequest) -> Result<(), Status> {
-        let version = request.runtime_version.get(..3).unwrap_or_default();
+        // As whoever built it calls it: Debian's have no v.
+        let version = request.runtime_version.trim_start_matches('v');
+        let version = version.get(..3).unwrap_or_default();
         self.note(format!("configure {} {version} {:?}", request.runtime_name, request.config));
         Ok(())
     }
@@ -182,6 +184,8 @@ async fn updates_of_real_containerds_are_understood() {
     for (version, stream) in [
         ("1.7", &include_bytes!("../testdata/ringway-1.7.24.bin")[..]),
         ("2.1", include_bytes!("../testdata/ringway-2.1.9.bin")),
+        // Each event of a pod's life has a call of its own from here on.
+        ("2.4", include_bytes!("../testdata/ringway-2.4.2.bin")),
     ] {
         assert_eq!(
             replay(stream).await,
