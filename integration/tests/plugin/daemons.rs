@@ -80,6 +80,21 @@ fn hang(node: &mut Node) -> Result<()> {
     node.delete(&plain)
 }
 
+/// What was made with the sandbox is gone with the vRouter: a container that comes then finds it made again.
+pub fn vrouter_dies_in_between(stage: &mut Stage) -> Result<()> {
+    let node = stage.usual()?;
+    let before = leftovers(node)?;
+    let mut prepared = node.start_sandbox(pod("prepared"))?;
+    let made = node.vrouter()?.port(&prepared.sandbox)?;
+    node.crash_vrouter()?;
+    node.start_vrouter()?;
+    prepared.container = node.add_container(&prepared, "app", 0)?;
+    let again = node.vrouter()?.port(&prepared.sandbox)?;
+    ensure!(again.spec == made.spec, "{again:?}, before {made:?}");
+    node.delete(&prepared)?;
+    wait::until("nothing is left", RECOVERY, || Ok((leftovers(node)? == before).then_some(())))
+}
+
 /// Where in a pod's life the plugin dies, and what the pod has of it.
 pub fn killed_plugin(stage: &mut Stage) -> Result<()> {
     plugin_dies(stage.usual()?)

@@ -23,12 +23,13 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 40] = [
+const TESTS: [Test; 41] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
     ("second_plugin", Needs::Node(Version::V2_1), daemons::second_plugin),
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
+    ("vrouter_dies_in_between", Needs::Node(Version::V2_1), daemons::vrouter_dies_in_between),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
