@@ -128,7 +128,7 @@ impl VRouter {
     pub async fn watch(&self) -> Result<Streaming<Event>, VRouterError> {
         let mut left = self.timeout;
         // Whoever listens now is whom all calls are for.
-        self.forget();
+        self.lost();
         let mut client =
             within(&mut left, connect(&self.socket)).await.ok_or_else(|| self.silent())??;
         let what = "report its changes";
@@ -159,7 +159,14 @@ impl VRouter {
     /// The next session connects anew.
     pub fn forget(&self) {
         let mut kept = self.lock();
-        *kept = Kept { forgotten: kept.forgotten + 1, ..Kept::default() };
+        let (forgotten, watched) = (kept.forgotten + 1, kept.watched);
+        *kept = Kept { forgotten, watched, ..Kept::default() };
+    }
+
+    /// Nobody tells its changes any more: it may have ended.
+    pub fn lost(&self) {
+        self.lock().watched = false;
+        self.forget();
     }
 
     /// The vRouter says that a port is gone.

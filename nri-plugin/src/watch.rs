@@ -59,7 +59,7 @@ async fn one(allocator: Arc<Allocator>, at: usize) {
         let mut connected = false;
         let why = follow(&allocator, vrouter, &mut connected).await;
         // Whoever comes next to ask it something finds out at once whether it is there.
-        vrouter.forget();
+        vrouter.lost();
         if connected {
             backoff = BACKOFF_MIN;
             last.clear();

@@ -46,6 +46,9 @@ impl Plugin for Recorder {
         Ok(Vec::new())
     }
     async fn run_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        // Known before any container is.
+        let parent = pod.linux.unwrap().cgroup_parent;
+        assert!(parent.ends_with(&format!("/pod{}", pod.uid)), "{parent}");
         let network = pod.annotations.get("network.ringway.dev/pod");
         self.note(format!("run pod {} {}", pod.name, network.map_or("-", String::as_str)));
         Ok(())
