@@ -19,6 +19,13 @@ use crate::process::run;
 pub const BUSYBOX: &str = "localhost/ringway/busybox:test";
 /// The distribution's dpdk-testpmd with its libraries and drivers, and busybox.
 pub const TESTPMD: &str = "localhost/ringway/testpmd:test";
+/// Images like [`TESTPMD`] that say which user they run as, as `USER` in a Dockerfile does, by numbers and by names; what these say, and the
+/// numbers that they stand for.
+pub const WITH_USER: [(&str, &str, (u32, u32)); 2] = [
+    ("localhost/ringway/testpmd-number:test", "1234:5678", (1234, 5678)),
+    // In every Debian's /etc/passwd.
+    ("localhost/ringway/testpmd-name:test", "games:users", (5, 100)),
+];
 
 /// The daemons and the operator's command, as the package has them, with libraries and drivers.
 pub const RINGWAY: &str = "localhost/ringway/ringway:test";
@@ -107,23 +114,37 @@ fn parse_ldd(listing: &str) -> Result<Vec<PathBuf>> {
 pub fn write_busybox(archive: &Path) -> Result<()> {
     let mut files = Files::default();
     files.add(Path::new(BUSYBOX_PROGRAM))?;
-    write(archive, BUSYBOX, &files)
+    write(archive, BUSYBOX, "", &files)
 }
 
 /// Writes the testpmd image to `archive`.
 pub fn write_testpmd(archive: &Path) -> Result<()> {
-    write_testpmd_with(archive, |_| true)
+    write(archive, TESTPMD, "", &testpmd_with(|_| true)?)
+}
+
+/// The same with the small set of drivers, the machine's users, and one of them for its application; `name` and `user` as in [`WITH_USER`].
+pub fn write_testpmd_of(archive: &Path, name: &str, user: &str) -> Result<()> {
+    let mut files = testpmd_with(is_used)?;
+    for file in ["/etc/passwd", "/etc/group"] {
+        files.add(Path::new(file))?;
+    }
+    write(archive, name, user, &files)
 }
 
 /// The same with the drivers alone that a pod with vhost-user sockets uses: EAL loads all that it finds, which takes half a minute in a machine
 /// without KVM.
 pub fn write_small_testpmd(archive: &Path) -> Result<()> {
-    const USED: [&str; 4] =
-        ["librte_bus_vdev.", "librte_bus_pci.", "librte_mempool_ring.", "librte_net_virtio."];
-    write_testpmd_with(archive, |name| USED.iter().any(|used| name.starts_with(used)))
+    write(archive, TESTPMD, "", &testpmd_with(is_used)?)
 }
 
-fn write_testpmd_with(archive: &Path, is_used: impl Fn(&str) -> bool) -> Result<()> {
+/// Whether a pod with vhost-user sockets uses a driver.
+fn is_used(name: &str) -> bool {
+    const USED: [&str; 4] =
+        ["librte_bus_vdev.", "librte_bus_pci.", "librte_mempool_ring.", "librte_net_virtio."];
+    USED.iter().any(|used| name.starts_with(used))
+}
+
+fn testpmd_with(is_used: impl Fn(&str) -> bool) -> Result<Files> {
     let mut files = Files::default();
     files.add(Path::new(BUSYBOX_PROGRAM))?;
     files.add_program(Path::new(TESTPMD_PROGRAM))?;
@@ -132,7 +153,7 @@ fn write_testpmd_with(archive: &Path, is_used: impl Fn(&str) -> bool) -> Result<
             files.add_program(&driver)?;
         }
     }
-    write(archive, TESTPMD, &files)
+    Ok(files)
 }
 
 /// Writes the image of Ringway's daemons to `archive`; what they are made of without debugging symbols goes to the directory `stripped`.
@@ -151,7 +172,7 @@ pub fn write_ringway(archive: &Path, stripped: &Path) -> Result<()> {
     for driver in drivers()? {
         files.add_program(&driver)?;
     }
-    write(archive, RINGWAY, &files)
+    write(archive, RINGWAY, "", &files)
 }
 
 /// Every driver of the distribution's DPDK, from the directory its EAL searches by itself.
@@ -170,13 +191,15 @@ fn drivers() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn write(archive: &Path, name: &str, files: &Files) -> Result<()> {
+/// `user` as in a Dockerfile; root's where it is empty.
+fn write(archive: &Path, name: &str, user: &str, files: &Files) -> Result<()> {
     let layer = layer(files)?;
     let digest = hex(&Sha256::digest(&layer));
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
         "config": {
+            "User": user,
             "Env": ["PATH=/usr/bin:/bin"],
             // What a sandbox runs: it ends at once when asked to.
             "Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done"],
@@ -310,7 +333,7 @@ mod tests {
         files
             .0
             .insert(PathBuf::from("/opt/x/self"), Content::Copy(std::env::current_exe().unwrap()));
-        write(&archive, "localhost/a:b", &files).unwrap();
+        write(&archive, "localhost/a:b", "", &files).unwrap();
 
         let mut entries = BTreeMap::new();
         for entry in tar::Archive::new(File::open(&archive).unwrap()).entries().unwrap() {

@@ -90,6 +90,13 @@ pub struct RunningPod {
     attempt: u32,
 }
 
+impl RunningPod {
+    /// The cgroup that all its containers are below.
+    pub fn cgroup(&self) -> &str {
+        self.config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent)
+    }
+}
+
 /// A running node; dropping it ends and removes everything.
 #[derive(Debug)]
 pub struct Node {

@@ -14,7 +14,7 @@ use k8s_cri::v1::{
 
 use crate::image;
 
-/// The user of every application: nobody.
+/// The user of every application that asks for one: nobody.
 pub const USER: i64 = 65534;
 /// Kubernetes namespace of the test pods.
 pub const NAMESPACE: &str = "demo";
@@ -46,6 +46,8 @@ pub struct Pod {
     pub seccomp: Seccomp,
     /// Whether the container may not write to its image.
     pub read_only: bool,
+    /// The user it asks for; `None` leaves that to its image.
+    pub run_as: Option<i64>,
     /// Whether its users are others on the host: the first of 65,536, as kubelet chooses them for a pod.
     pub host_users: Option<u32>,
 }
@@ -76,6 +78,7 @@ impl Pod {
             own_network: false,
             seccomp: Seccomp::Unconfined,
             read_only: false,
+            run_as: Some(USER),
             host_users: None,
         }
     }
@@ -175,8 +178,8 @@ impl Pod {
                     }),
                     namespace_options: Some(self.namespaces()),
                     readonly_rootfs: self.read_only,
-                    run_as_user: Some(Int64Value { value: USER }),
-                    run_as_group: Some(Int64Value { value: USER }),
+                    run_as_user: self.run_as.map(|value| Int64Value { value }),
+                    run_as_group: self.run_as.map(|value| Int64Value { value }),
                     no_new_privs: true,
                     masked_paths: [
                         "/proc/kcore",

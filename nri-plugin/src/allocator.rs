@@ -285,6 +285,11 @@ impl Allocator {
         }
     }
 
+    /// A vRouter has other workers now: CPUs are not given before it has said which.
+    pub async fn workers_changed(&self) {
+        self.state.lock().await.looked = None;
+    }
+
     /// A runtime has taken the plugin in, or has left it.
     pub async fn registered(&self, runtime: Option<String>) {
         let mut state = self.state.lock().await;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use nri_plugin_core::annotations::{INTERFACES, NETWORK, SocketOwner};
+use nri_plugin_core::cgroup;
 use nri_plugin_core::cpuset::{CpuId, CpuSet, ListError, NodeId, NodeSet};
 use nri_plugin_core::hugepages::HugepageLimit;
 use nri_plugin_core::net::{AddressError, Network, Network6};
@@ -132,6 +133,11 @@ pub fn hugepage_limits(container: &api::Container) -> Vec<HugepageLimit> {
         Some(HugepageLimit { size: limit.page_size.parse().ok()?, limit: limit.limit })
     };
     limits.iter().filter_map(known).collect()
+}
+
+/// The pod's own cgroup, if it has one that is nobody else's.
+pub fn pod_cgroup(pod: &api::PodSandbox) -> Option<String> {
+    cgroup::pod_cgroup(&pod.linux.as_ref()?.cgroup_parent, &pod.uid)
 }
 
 /// `linux.cgroups_path` of a container.

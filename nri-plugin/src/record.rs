@@ -52,6 +52,9 @@ struct Pod {
     // Absent before the first container, and in records of plugins that knew one vRouter only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     placement: Option<Place>,
+    // Absent where containers are let in one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cgroup: Option<String>,
 }
 
 /// [`Placement`].
@@ -197,6 +200,7 @@ pub fn encode(record: &PodRecord) -> String {
             memory: it.memory.to_string(),
             aligned: it.aligned,
         }),
+        cgroup: record.cgroup.clone(),
     };
     // Every key is a string or a number, so this cannot fail; an empty text would be refused when read.
     serde_json::to_string_pretty(&pod).unwrap_or_default()
@@ -290,6 +294,7 @@ pub fn decode(text: &str, sandbox: &SandboxId) -> Result<PodRecord, RecordError>
         containers: pod.containers.into_iter().map(container).collect::<Result<_, _>>()?,
         slots: pod.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         placement: pod.placement.map(placement).transpose()?,
+        cgroup: pod.cgroup,
     })
 }
 
@@ -347,6 +352,7 @@ pub mod tests {
                 ),
             ]),
             placement: None,
+            cgroup: None,
         }
     }
 
@@ -370,6 +376,7 @@ pub mod tests {
             memory: "1".parse().unwrap(),
             aligned: false,
         });
+        record.cgroup = Some("/kubepods/pod1".into());
         let interface = &mut record.slots.get_mut(&Slot(0)).unwrap()[0];
         interface.lease = Some("abc-1-2".into());
         let routes = vec![

@@ -1,5 +1,6 @@
 //! Calls of the vRouter, each bounded in time.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -66,8 +67,20 @@ pub struct VRouter {
     pub timeout: Duration,
     /// Tells the watcher that its ports or routes may differ from what pods hold.
     pub stale: Notify,
-    /// From session to session. One that broke is noticed by its next call, which is then made on a new one.
-    kept: Mutex<Option<Client>>,
+    kept: Mutex<Kept>,
+}
+
+/// What is kept from session to session.
+#[derive(Debug, Default)]
+struct Kept {
+    /// One that broke is noticed by its next call, which is then made on a new one.
+    client: Option<Client>,
+    /// How often all of this was forgotten.
+    forgotten: u64,
+    /// The vRouter tells its changes, so that its end, or that of a port, is noticed at once.
+    watched: bool,
+    /// The ports that were made since, as they were asked for, and are still there.
+    made: BTreeMap<String, PortSpec>,
 }
 
 /// A few calls that share one allowance of time.
@@ -77,6 +90,8 @@ pub struct Session<'a> {
     client: Client,
     /// The connection is from before this session, so that the vRouter may have been started again since.
     kept: bool,
+    /// [`Kept::forgotten`] when the connection was taken.
+    forgotten: u64,
     /// Time the vRouter has left. Only its own: what we do between calls (files, on a slow disk perhaps) is not its
     /// fault.
     left: Duration,
@@ -86,7 +101,7 @@ impl VRouter {
     /// The one at a control socket. Connects when it is needed.
     pub fn new(socket: PathBuf, timeout: Duration) -> Self {
         let name = socket.display().to_string();
-        Self { socket, name, timeout, stale: Notify::new(), kept: Mutex::new(None) }
+        Self { socket, name, timeout, stale: Notify::new(), kept: Mutex::default() }
     }
 
     /// What it is known by: its control socket.
@@ -97,12 +112,15 @@ impl VRouter {
     /// Takes the connection there is, or connects.
     pub async fn session(&self) -> Result<Session<'_>, VRouterError> {
         let mut left = self.timeout;
-        let kept = self.lock().clone();
-        let (client, kept) = match kept {
-            Some(client) => (client, true),
-            None => (self.connect(&mut left).await?, false),
+        let (client, forgotten) = {
+            let kept = self.lock();
+            (kept.client.clone(), kept.forgotten)
         };
-        Ok(Session { vrouter: self, client, kept, left })
+        if let Some(client) = client {
+            return Ok(Session { vrouter: self, client, kept: true, forgotten, left });
+        }
+        let (client, forgotten) = self.connect(&mut left).await?;
+        Ok(Session { vrouter: self, client, kept: false, forgotten, left })
     }
 
     /// Everything that changes from now on, on a connection of its own: what is not yet read of it shall not hold answers up. Only
@@ -110,31 +128,54 @@ impl VRouter {
     pub async fn watch(&self) -> Result<Streaming<Event>, VRouterError> {
         let mut left = self.timeout;
         // Whoever listens now is whom all calls are for.
-        self.forget();
+        self.lost();
         let mut client =
             within(&mut left, connect(&self.socket)).await.ok_or_else(|| self.silent())??;
         let what = "report its changes";
         match within(&mut left, client.watch(WatchRequest {})).await {
-            Some(Ok(answer)) => Ok(answer.into_inner()),
+            Some(Ok(answer)) => {
+                // Sessions since then may have begun before this vRouter did.
+                self.forget();
+                self.lock().watched = true;
+                Ok(answer.into_inner())
+            }
             Some(Err(status)) => Err(refused(what, &status)),
             None => Err(self.silent()),
         }
     }
 
-    async fn connect(&self, left: &mut Duration) -> Result<Client, VRouterError> {
+    async fn connect(&self, left: &mut Duration) -> Result<(Client, u64), VRouterError> {
+        let before = self.lock().forgotten;
         let connected = within(left, connect(&self.socket)).await;
         let client = connected.ok_or_else(|| self.silent())??;
-        *self.lock() = Some(client.clone());
-        Ok(client)
+        let mut kept = self.lock();
+        // Where it was forgotten meanwhile nobody knows whom this one leads to.
+        if kept.forgotten == before {
+            kept.client = Some(client.clone());
+        }
+        Ok((client, before))
     }
 
     /// The next session connects anew.
     pub fn forget(&self) {
-        *self.lock() = None;
+        let mut kept = self.lock();
+        let (forgotten, watched) = (kept.forgotten + 1, kept.watched);
+        *kept = Kept { forgotten, watched, ..Kept::default() };
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Client>> {
-        // It is replaced whole.
+    /// Nobody tells its changes any more: it may have ended.
+    pub fn lost(&self) {
+        self.lock().watched = false;
+        self.forget();
+    }
+
+    /// The vRouter says that a port is gone.
+    pub fn removed(&self, port: &str) {
+        self.lock().made.remove(port);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Each change is one assignment.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,12 +211,33 @@ impl Session<'_> {
     pub async fn create(&mut self, spec: PortSpec) -> Result<(), VRouterError> {
         let what = format!("create port {}", spec.id);
         match self.try_create(&spec).await? {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.note(spec);
+                return Ok(());
+            }
             Err(status) if status.code() == Code::AlreadyExists => {}
             Err(status) => return Err(refused(&what, &status)),
         }
         self.delete(&spec.id).await?;
-        self.try_create(&spec).await?.map_err(|status| refused(&what, &status))
+        self.try_create(&spec).await?.map_err(|status| refused(&what, &status))?;
+        self.note(spec);
+        Ok(())
+    }
+
+    /// Remembers a port that is there now.
+    fn note(&self, spec: PortSpec) {
+        let mut kept = self.vrouter.lock();
+        if kept.watched && kept.forgotten == self.forgotten {
+            kept.made.insert(spec.id.clone(), spec);
+        }
+    }
+
+    /// Whether the vRouter has this port, as far as it has told; a `false` says nothing.
+    pub fn has_made(&self, spec: &PortSpec) -> bool {
+        let kept = self.vrouter.lock();
+        kept.watched
+            && kept.forgotten == self.forgotten
+            && kept.made.get(&spec.id).is_some_and(|made| made == spec)
     }
 
     async fn try_create(&mut self, spec: &PortSpec) -> Result<Result<(), Status>, VRouterError> {
@@ -188,6 +250,7 @@ impl Session<'_> {
 
     /// Deletes a port. One that does not exist is no error.
     pub async fn delete(&mut self, id: &str) -> Result<(), VRouterError> {
+        self.vrouter.removed(id);
         let call = |mut client: Client| {
             let request = DeletePortRequest { id: id.to_owned() };
             async move { client.delete_port(request).await }
@@ -247,7 +310,7 @@ impl Session<'_> {
                     if !std::mem::take(&mut self.kept) {
                         return Ok(Err(status));
                     }
-                    self.client = self.vrouter.connect(&mut self.left).await?;
+                    (self.client, self.forgotten) = self.vrouter.connect(&mut self.left).await?;
                 }
                 Some(Err(status)) => return Ok(Err(status)),
                 None => {

@@ -59,7 +59,7 @@ async fn one(allocator: Arc<Allocator>, at: usize) {
         let mut connected = false;
         let why = follow(&allocator, vrouter, &mut connected).await;
         // Whoever comes next to ask it something finds out at once whether it is there.
-        vrouter.forget();
+        vrouter.lost();
         if connected {
             backoff = BACKOFF_MIN;
             last.clear();
@@ -98,8 +98,12 @@ async fn follow(allocator: &Allocator, vrouter: &VRouter, connected: &mut bool) 
     loop {
         tokio::select! {
             change = changes.message() => match change {
-                // Only that it is there counts; its changes are our own or an operator's.
-                Ok(Some(_)) => {}
+                Ok(Some(Event { event })) => match event {
+                    Some(Change::PortRemoved(id)) => vrouter.removed(&id),
+                    Some(Change::WorkersChanged(_)) => allocator.workers_changed().await,
+                    // That it is there is what counts; its other changes are our own or an operator's.
+                    _ => {}
+                },
                 Ok(None) => return "it closed the connection".to_owned(),
                 Err(status) => return status.message().to_owned(),
             },

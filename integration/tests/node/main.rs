@@ -9,6 +9,7 @@ mod idle;
 mod pods;
 mod restart;
 mod settings;
+mod users;
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 23] = [
+const TESTS: [Test; 24] = [
     ("settings_are_checked", Needs::Nothing, settings::are_checked),
     ("settings_run_dir_too_long", Needs::Nothing, settings::run_dir_too_long),
     ("unknown_network", Needs::Node(Version::V2_1), errors::unknown_network),
@@ -33,6 +34,7 @@ const TESTS: [Test; 23] = [
     ("another_pods_socket", Needs::Node(Version::V2_1), errors::another_pods_socket),
     ("what_a_pod_sees", Needs::Node(Version::V2_1), pods::what_a_pod_sees),
     ("command_line", Needs::Node(Version::V2_1), pods::command_line),
+    ("user_of_the_image", Needs::Node(Version::V2_1), users::of_the_image),
     ("crictl", Needs::Program(Version::V2_1, "crictl"), crictl::runs_a_pod),
     ("idle_vrouter_sleeps", Needs::Node(Version::V2_1), idle::vrouter_sleeps),
     ("first_packet_after_sleep", Needs::Node(Version::V2_1), idle::first_packet_arrives),

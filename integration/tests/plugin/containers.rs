@@ -22,7 +22,10 @@ fn is_mounted(pid: u32) -> Result<bool> {
 
 /// An init container, two that share the pod's interfaces, one with its own, one that has none.
 pub fn several(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
+    several_on(stage.usual()?)
+}
+
+pub fn several_on(node: &mut Node) -> Result<()> {
     let before = leftovers(node)?;
     let pod = Pod::idle("many")
         .annotate("network.ringway.dev/container.init", "red")
@@ -67,11 +70,21 @@ pub fn several(stage: &mut Stage) -> Result<()> {
     // What all share: one port, that every container of the pod may use.
     let shared = node.start_sandbox(Pod::idle("shared").annotate("network.ringway.dev", "red"))?;
     let prepared = ports(node, &shared.sandbox)?;
-    ensure!(prepared.len() == 1 && prepared[0].peer_cgroups.is_empty(), "{prepared:?}");
+    // Nobody else is in the pod's cgroup, so all of it is let in at once.
+    let of_the_pod = |specs: &[PortSpec]| {
+        let peers = specs.iter().flat_map(|spec| &spec.peer_cgroups);
+        specs.len() == 1 && peers.eq([&shared.cgroup().to_owned()])
+    };
+    ensure!(of_the_pod(&prepared), "{prepared:?}");
     let one = node.add_container(&shared, "one", 0)?;
     let two = node.add_container(&shared, "two", 0)?;
     let all = ports(node, &shared.sandbox)?;
-    ensure!(all.len() == 1 && peers(&all, &one) == 1 && peers(&all, &two) == 1, "{all:?}");
+    ensure!(of_the_pod(&all), "{all:?}");
+    for id in [&one, &two] {
+        let cgroup = readback::cgroup_directory(cri.status(id)?.pid, "pids")?;
+        let inside = cgroup.display().to_string().contains(&format!("{}/", shared.cgroup()));
+        ensure!(inside, "{} is not below {}", cgroup.display(), shared.cgroup());
+    }
     ensure!(all[0].ipv4 == prepared[0].ipv4, "{all:?}, prepared {prepared:?}");
     ensure!(is_mounted(cri.status(&one)?.pid)? && is_mounted(cri.status(&two)?.pid)?, "no mount");
     node.delete(&shared)?;

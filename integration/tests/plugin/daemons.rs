@@ -41,14 +41,23 @@ pub fn hanging_vrouter(stage: &mut Stage) -> Result<()> {
 pub fn vrouter_hangs(stage: &mut Stage) -> Result<()> {
     let node = stage.current()?;
     let before = leftovers(node)?;
+    // Its interfaces are made and its processes let in: its container needs nothing more of the vRouter.
+    let mut prepared = node.start_sandbox(pod("prepared"))?;
     // The plugin has just seen what the vRouter has, so that for the first pod it is the port that is never made, and what was made
     // can't be taken back either.
     let seen = node.start_pod(pod("seen"))?;
     node.delete(&seen)?;
     node.vrouter_mut()?.process().signal(Signal::SIGSTOP)?;
-    let outcome = hang(node);
+    let container = node.add_container(&prepared, "app", 0);
+    let outcome = container.and_then(|id| {
+        prepared.container = id;
+        hang(node)
+    });
     node.vrouter_mut()?.process().signal(Signal::SIGCONT)?;
     outcome?;
+    node.pid(&prepared)?;
+    node.vrouter()?.port(&prepared.sandbox)?;
+    node.delete(&prepared)?;
     // containerd would have dropped a plugin that was late, and this pod would start without interfaces.
     let served = node.start_pod(pod("served"))?;
     node.vrouter()?.port(&served.sandbox)?;
@@ -71,9 +80,27 @@ fn hang(node: &mut Node) -> Result<()> {
     node.delete(&plain)
 }
 
+/// What was made with the sandbox is gone with the vRouter: a container that comes then finds it made again.
+pub fn vrouter_dies_in_between(stage: &mut Stage) -> Result<()> {
+    let node = stage.usual()?;
+    let before = leftovers(node)?;
+    let mut prepared = node.start_sandbox(pod("prepared"))?;
+    let made = node.vrouter()?.port(&prepared.sandbox)?;
+    node.crash_vrouter()?;
+    node.start_vrouter()?;
+    prepared.container = node.add_container(&prepared, "app", 0)?;
+    let again = node.vrouter()?.port(&prepared.sandbox)?;
+    ensure!(again.spec == made.spec, "{again:?}, before {made:?}");
+    node.delete(&prepared)?;
+    wait::until("nothing is left", RECOVERY, || Ok((leftovers(node)? == before).then_some(())))
+}
+
 /// Where in a pod's life the plugin dies, and what the pod has of it.
 pub fn killed_plugin(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
+    plugin_dies(stage.usual()?)
+}
+
+pub fn plugin_dies(node: &mut Node) -> Result<()> {
     let before = leftovers(node)?;
 
     // Between sandbox and container: the container starts without, and that is said.
@@ -109,6 +136,31 @@ pub fn killed_plugin(stage: &mut Stage) -> Result<()> {
     cri.stop_pod(&kept.sandbox)?;
     node.start_plugin()?;
     cri.remove_pod(&kept.sandbox)?;
+    wait::until("nothing is left", RECOVERY, || Ok((leftovers(node)? == before).then_some(())))
+}
+
+/// With the operator's drop-in a pod can say that it does not start without the plugin, and the runtime keeps to it.
+pub fn required_plugin(stage: &mut Stage) -> Result<()> {
+    let node = stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+    let before = leftovers(node)?;
+    let needs = || pod("needs").annotate("required-plugins.noderesource.dev", "[\"ringway\"]");
+    let served = node.start_pod(needs())?;
+    node.vrouter()?.port(&served.sandbox)?;
+    node.delete(&served)?;
+    node.crash_plugin()?;
+    let error = match node.start_pod(needs()) {
+        Ok(_) => bail!("a pod that needs the plugin was created without it"),
+        Err(error) => format!("{error:#}"),
+    };
+    println!("    {error}");
+    ensure!(error.contains("required plugin") && error.contains("ringway"), "{error}");
+    let plain = node.start_pod(Pod::idle("plain"))?;
+    node.pid(&plain)?;
+    node.delete(&plain)?;
+    node.start_plugin()?;
+    let served = node.start_pod(needs())?;
+    node.vrouter()?.port(&served.sandbox)?;
+    node.delete(&served)?;
     wait::until("nothing is left", RECOVERY, || Ok((leftovers(node)? == before).then_some(())))
 }
 

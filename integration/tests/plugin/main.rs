@@ -23,12 +23,13 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 35] = [
+const TESTS: [Test; 41] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
     ("second_plugin", Needs::Node(Version::V2_1), daemons::second_plugin),
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
+    ("vrouter_dies_in_between", Needs::Node(Version::V2_1), daemons::vrouter_dies_in_between),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
@@ -71,6 +72,19 @@ const TESTS: [Test; 35] = [
         stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
         daemons::vrouter_hangs(stage)
     }),
+    ("required_plugin_2_4", Needs::Node(Version::V2_4), daemons::required_plugin),
+    ("several_containers_2_4", Needs::Node(Version::V2_4), |stage| {
+        stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+        containers::several_on(stage.current()?)
+    }),
+    ("killed_plugin_2_4", Needs::Node(Version::V2_4), |stage| {
+        stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+        daemons::plugin_dies(stage.current()?)
+    }),
+    ("inside_2_4", Needs::Node(Version::V2_4), |stage| {
+        inside::of_a_confined_pod(stage, Version::V2_4)
+    }),
+    ("cdi_2_4", Needs::Node(Version::V2_4), |stage| cdi::in_pods(stage, Version::V2_4)),
     ("wire_2_4", Needs::Node(Version::V2_4), |stage| wire::is_recorded(stage, Version::V2_4)),
     ("restarted_containerd_2_4", Needs::Node(Version::V2_4), daemons::restarted_containerd_2_4),
 ];

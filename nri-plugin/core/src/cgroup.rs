@@ -1,4 +1,4 @@
-//! The cgroup a container will be in, before it exists, from what NRI says.
+//! The cgroups of a pod and of a container, before it exists, from what NRI says.
 
 use std::fmt::Write as _;
 
@@ -44,6 +44,29 @@ pub fn container_cgroup(path: &str) -> Result<String, CgroupError> {
     Ok(absolute)
 }
 
+/// The absolute cgroup of a pod whose NRI `linux.cgroup_parent` is `parent` and whose id at the API server is `uid`, if that cgroup is the pod's
+/// own: kubelet names it after the pod (`/kubepods/burstable/podUID`, or `kubepods-burstable-podUID.slice` with `_` for each `-` of the id).
+/// `None` for all others: several pods may share them.
+#[must_use]
+pub fn pod_cgroup(parent: &str, uid: &str) -> Option<String> {
+    if uid.is_empty() || !is_name(uid) {
+        return None;
+    }
+    if let Some(relative) = parent.strip_prefix('/') {
+        let own = relative.rsplit('/').next()?.strip_prefix("pod") == Some(uid);
+        return (own && relative.split('/').all(is_name)).then(|| parent.to_owned());
+    }
+    let name = parent.strip_suffix(".slice")?;
+    let own = name.rsplit('-').next()?.strip_prefix("pod") == Some(&*uid.replace('-', "_"));
+    own.then(|| expand_slice(parent)).flatten()
+}
+
+/// Whether a cgroup is another one, or below it.
+#[must_use]
+pub fn is_within(cgroup: &str, outer: &str) -> bool {
+    cgroup.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// `a-b-c.slice` is `/a.slice/a-b.slice/a-b-c.slice`; `-.slice` is the root.
 fn expand_slice(slice: &str) -> Option<String> {
     let name = slice.strip_suffix(".slice")?;
@@ -70,7 +93,7 @@ fn is_name(part: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::container_cgroup;
+    use super::{container_cgroup, is_within, pod_cgroup};
 
     #[test]
     fn both_drivers() {
@@ -88,6 +111,41 @@ mod tests {
         ] {
             assert_eq!(container_cgroup(path).as_deref(), Ok(expected), "{path}");
         }
+    }
+
+    #[test]
+    fn a_pods_cgroup_is_its_own_or_not_taken() {
+        let uid = "1a-2b";
+        for (parent, expected) in [
+            ("/kubepods/burstable/pod1a-2b", Some("/kubepods/burstable/pod1a-2b")),
+            ("/pod1a-2b", Some("/pod1a-2b")),
+            (
+                "kubepods-burstable-pod1a_2b.slice",
+                Some("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1a_2b.slice"),
+            ),
+            // Others may be in there, too.
+            ("", None),
+            ("/", None),
+            ("/kubepods", None),
+            ("/kubepods/pod1a-2b/x", None),
+            ("/kubepods/pod1a-2c", None),
+            ("/kubepods/xpod1a-2b", None),
+            ("/kubepods/1a-2b", None),
+            ("/kubepods/../pod1a-2b", None),
+            ("kubepods/pod1a-2b", None),
+            ("kubepods-burstable.slice", None),
+            ("kubepods-pod1a-2b.slice", None),
+            ("kubepods--pod1a_2b.slice", None),
+            ("system.slice", None),
+        ] {
+            assert_eq!(pod_cgroup(parent, uid).as_deref(), expected, "{parent}");
+        }
+        for uid in ["", "..", "a/b", "a b"] {
+            assert_eq!(pod_cgroup(&format!("/kubepods/pod{uid}"), uid), None, "{uid}");
+        }
+        let within = |cgroup: &str, outer: &str| is_within(cgroup, outer);
+        assert!(within("/a/b", "/a/b") && within("/a/b/c", "/a/b"));
+        assert!(!within("/a/bc", "/a/b") && !within("/a", "/a/b"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::annotations::{CpusRequest, Link, NumaPolicy, Request, Scope, SocketOwner};
+use crate::cgroup::is_within;
 use crate::cpuset::{CpuSet, NodeId, NodeSet};
 use crate::eal;
 use crate::hugepages::HugepageLimit;
@@ -201,6 +202,9 @@ pub struct PodRecord {
     pub slots: BTreeMap<Slot, Vec<Interface>>,
     /// Who serves it, and how all that is its lies; `None` before its first container.
     pub placement: Option<Placement>,
+    /// The absolute cgroup of all its containers and of nobody else, where that was known when what they share was made: their
+    /// processes may use it.
+    pub cgroup: Option<String>,
 }
 
 /// What a container holds.
@@ -244,8 +248,11 @@ impl PodRecord {
     /// Absolute cgroups whose processes may use the sockets of `slot`.
     #[must_use]
     pub fn peer_cgroups(&self, slot: Slot) -> BTreeSet<String> {
+        let own = self.cgroup.as_deref().filter(|_| slot == Slot::POD);
+        let within = |cgroup: &str| own.is_some_and(|own| is_within(cgroup, own));
         let using = self.containers.values().filter(|container| container.slot == slot);
-        using.map(|container| container.cgroup.clone()).collect()
+        let using = using.map(|container| &*container.cgroup).filter(|cgroup| !within(cgroup));
+        own.into_iter().chain(using).map(str::to_owned).collect()
     }
 
     /// The vRouter's ports of the pod.
@@ -343,6 +350,7 @@ impl Node {
             containers: BTreeMap::new(),
             slots: BTreeMap::new(),
             placement: None,
+            cgroup: None,
         });
         pod.node = pod.node.or(node);
         pod.slots.insert(slot, interfaces);
@@ -363,7 +371,7 @@ impl Node {
         Ok(Allocation { updates, placement, ..allocation })
     }
 
-    /// Gives a new pod the interfaces its containers will share, before any of them is created.
+    /// Gives a new pod the interfaces its containers will share, before any of them is created; `cgroup` as in its record.
     ///
     /// # Errors
     /// [`PlanError`]; nothing has changed then. A pod that is known is left as it is.
@@ -372,6 +380,7 @@ impl Node {
         sandbox: &SandboxId,
         namespace: &str,
         name: &str,
+        cgroup: Option<String>,
         request: &Request,
         networks: &[Network],
     ) -> Result<(), PlanError> {
@@ -388,6 +397,7 @@ impl Node {
             containers: BTreeMap::new(),
             slots: BTreeMap::from([(Slot::POD, interfaces)]),
             placement: None,
+            cgroup,
         };
         self.pods.insert(sandbox.clone(), record);
         Ok(())

@@ -25,7 +25,9 @@ impl Plugin for Recorder {
         EventSet::of(&[Event::CreateContainer])
     }
     async fn configure(&self, request: ConfigureRequest) -> Result<(), Status> {
-        let version = request.runtime_version.get(..3).unwrap_or_default();
+        // As whoever built it calls it: Debian's have no v.
+        let version = request.runtime_version.trim_start_matches('v');
+        let version = version.get(..3).unwrap_or_default();
         self.note(format!("configure {} {version} {:?}", request.runtime_name, request.config));
         Ok(())
     }
@@ -44,6 +46,9 @@ impl Plugin for Recorder {
         Ok(Vec::new())
     }
     async fn run_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
+        // Known before any container is.
+        let parent = pod.linux.unwrap().cgroup_parent;
+        assert!(parent.ends_with(&format!("/pod{}", pod.uid)), "{parent}");
         let network = pod.annotations.get("network.ringway.dev/pod");
         self.note(format!("run pod {} {}", pod.name, network.map_or("-", String::as_str)));
         Ok(())
@@ -182,6 +187,8 @@ async fn updates_of_real_containerds_are_understood() {
     for (version, stream) in [
         ("1.7", &include_bytes!("../testdata/ringway-1.7.24.bin")[..]),
         ("2.1", include_bytes!("../testdata/ringway-2.1.9.bin")),
+        // Each event of a pod's life has a call of its own from here on.
+        ("2.4", include_bytes!("../testdata/ringway-2.4.2.bin")),
     ] {
         assert_eq!(
             replay(stream).await,

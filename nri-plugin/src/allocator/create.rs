@@ -14,6 +14,7 @@ use nri_plugin_core::recovery::Port;
 use nri_plugin_proto::api::{Container, PodSandbox};
 
 use super::instances::Sessions;
+use super::state::{FRESH, SETTLED};
 use super::{Allocator, Refusal, State, ports_of};
 use crate::cgroups::check_hugepages;
 use crate::convert;
@@ -55,26 +56,22 @@ struct Wanted<'a> {
     request: &'a Request,
 }
 
-fn ask<'a>(
-    sandbox: &'a SandboxId,
-    pod: &'a PodSandbox,
-    container: &'a Container,
-    cgroup: &'a str,
-    request: &'a Request,
-    chosen: Chosen<'a>,
-    hugepages: &'a [HugepageLimit],
-) -> Ask<'a> {
-    Ask {
-        sandbox,
-        namespace: &pod.namespace,
-        pod: &pod.name,
-        container: &container.name,
-        container_id: &container.id,
-        cgroup,
-        request,
-        cpu: convert::cpu_quota(container),
-        chosen,
-        hugepages,
+impl<'a> Wanted<'a> {
+    /// As the planner is asked for it.
+    fn ask(self, chosen: Chosen<'a>, hugepages: &'a [HugepageLimit]) -> Ask<'a> {
+        let Self { pod, container, sandbox, cgroup, request } = self;
+        Ask {
+            sandbox,
+            namespace: &pod.namespace,
+            pod: &pod.name,
+            container: &container.name,
+            container_id: &container.id,
+            cgroup,
+            request,
+            cpu: convert::cpu_quota(container),
+            chosen,
+            hugepages,
+        }
     }
 }
 
@@ -113,16 +110,19 @@ impl Allocator {
         let state = &mut *guard;
         let waiting = began.elapsed();
         let mut sessions = self.sessions(state).await?;
-        self.look(state, &mut sessions).await?;
         let known = state.node.has_interfaces(&sandbox, &container.name, &request);
+        self.look(state, &mut sessions, if known { SETTLED } else { FRESH }).await?;
         let seen = state.networks_seen();
         let wanted =
             Wanted { pod, container, sandbox: &sandbox, cgroup: &cgroup, request: &request };
         let mut granted = self.grant(state, wanted, &mut sessions).await;
-        if let Err(refusal) = &granted
-            && !known
-            && state.may_be_outdated(refusal, seen)
-        {
+        let outdated = match &granted {
+            Err(refusal) if !known => state.may_be_outdated(refusal, seen),
+            Err(Refusal::Plan(_)) => state.looked.is_none_or(|at| at.elapsed() >= FRESH),
+            _ => false,
+        };
+        if outdated {
+            self.look(state, &mut sessions, FRESH).await?;
             granted = self.grant(state, wanted, &mut sessions).await;
         }
         let (allocation, slot_directory, files) = granted?;
@@ -146,7 +146,7 @@ impl Allocator {
         wanted: Wanted<'_>,
         sessions: &mut Sessions<'_>,
     ) -> Result<(Allocation, PathBuf, Duration), Refusal> {
-        let Wanted { pod, container, sandbox, cgroup, request } = wanted;
+        let Wanted { pod, container, sandbox, request, .. } = wanted;
         let mut request = request.clone();
         if !state.node.has_interfaces(sandbox, &container.name, &request) {
             self.see_networks(state, &request, sessions).await?;
@@ -156,7 +156,7 @@ impl Allocator {
         let hugepages = convert::hugepage_limits(container);
         let (cpus, mems) = convert::chosen(container);
         let chosen = Chosen { cpus: &cpus, mems: &mems };
-        let ask = ask(sandbox, pod, container, cgroup, &request, chosen, &hugepages);
+        let ask = Wanted { request: &request, ..wanted }.ask(chosen, &hugepages);
         let allocation = state.grant(&ask)?;
         match self.carry_out(&state.node, sandbox, container, &allocation, sessions).await {
             Ok((directory, files)) => Ok((allocation, directory, files)),
@@ -214,6 +214,11 @@ impl Allocator {
         for port in ports {
             if alone && port.socket == SocketOwner::Pod {
                 self.files.remove_stale_socket(&port.socket_path);
+            }
+            let spec = convert::port_spec(port.clone(), &record.namespace, &record.name);
+            // Made with the sandbox, its containers let in: nothing is left to be asked for.
+            if port.link.is_none() && session.has_made(&spec) {
+                continue;
             }
             self.create_port(session, port, record).await?;
         }

@@ -1,7 +1,8 @@
 //! What can be done before a pod's first container is created: its interfaces, when the sandbox starts.
 //!
-//! Creating a container then takes one short call of the vRouter per interface, and no look at the machine. Whatever
-//! goes wrong here is left to the creation of the container, which tries again and says why it cannot be.
+//! Where the pod has a cgroup of its own, as kubelet makes them, its processes are let in at once, and creating a container then asks the
+//! vRouter nothing; else it takes one short call per interface. Neither looks at the machine. Whatever goes wrong here is left to the
+//! creation of the container, which tries again and says why it cannot be.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ impl Allocator {
             return Ok(false);
         }
         let mut sessions = self.sessions(state).await?;
-        self.look(state, &mut sessions).await?;
+        self.look(state, &mut sessions, FRESH).await?;
         let seen = state.networks_seen();
         let mut made = self.make_shared(state, pod, &sandbox, &request, &mut sessions).await;
         if let Err(refusal) = &made
@@ -74,7 +75,8 @@ impl Allocator {
         self.take_leases(pod, sandbox, &mut request, state.networks()).await?;
         let (namespace, name) = (&pod.namespace, &pod.name);
         let networks = state.networks.as_ref().map_or(&[][..], |(_, networks)| networks);
-        state.node.prepare(sandbox, namespace, name, &request, networks)?;
+        let cgroup = convert::pod_cgroup(pod);
+        state.node.prepare(sandbox, namespace, name, cgroup, &request, networks)?;
         if self.has_several() {
             // A device's, whose CPUs nobody knows yet: they follow it.
             state.node.choose_vrouter(sandbox, request.numa);
@@ -101,7 +103,7 @@ impl Allocator {
         let pod_listens = convert::pod_listens(interfaces);
         self.files.write_slot(&record.sandbox, Slot::POD, pod_listens, &text)?;
         for port in ports_of(&self.files, record, Slot::POD)? {
-            // Nobody may use it yet, and nobody listens where the vRouter would connect to.
+            // Nobody listens yet where the vRouter would connect to.
             if port.socket == SocketOwner::Vrouter {
                 self.create_port(session, port, record).await?;
             }
@@ -109,13 +111,14 @@ impl Allocator {
         Ok(())
     }
 
-    /// Looks at the machine and the vRouter's workers, unless that was done just now.
+    /// Looks at the machine and the vRouter's workers, unless that was done within `recently`.
     pub(super) async fn look(
         &self,
         state: &mut State,
         sessions: &mut Sessions<'_>,
+        recently: Duration,
     ) -> Result<(), Refusal> {
-        if state.looked.is_some_and(|at| at.elapsed() < FRESH) {
+        if state.looked.is_some_and(|at| at.elapsed() < recently) {
             return Ok(());
         }
         self.ask(state, sessions).await?;

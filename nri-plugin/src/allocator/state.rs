@@ -23,6 +23,9 @@ use crate::vrouter::VRouterError;
 /// How long what was seen of the machine, of the vRouter's workers and of its networks counts: pods that start together share one
 /// look.
 pub(super) const FRESH: Duration = Duration::from_secs(2);
+/// The same of the machine and the workers for a container whose pod was prepared, which looked. What a pod is refused because of is
+/// looked at again first.
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct State {

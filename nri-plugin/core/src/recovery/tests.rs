@@ -47,6 +47,7 @@ fn record(id: &str, host: u8) -> PodRecord {
         containers: BTreeMap::from([("app".to_owned(), container)]),
         slots: BTreeMap::from([(Slot::POD, vec![interface])]),
         placement: None,
+        cgroup: None,
     }
 }
 

@@ -125,7 +125,7 @@ fn a_device_has_a_vrouter_before_it_has_cpus() {
         ("c", NumaPolicy::Node(NodeId(0)), "zero cpus 0 memory 0 aligned true"),
     ] {
         let name = sandbox(device);
-        node.prepare(&name, "cdi", device, &request(0, numa), &red()).unwrap();
+        node.prepare(&name, "cdi", device, None, &request(0, numa), &red()).unwrap();
         node.choose_vrouter(&name, numa);
         let chosen = node.pod(&name).unwrap().placement.clone().unwrap();
         assert!(expected.starts_with(&chosen.vrouter) && chosen.cpus.is_empty(), "{chosen:?}");

@@ -75,7 +75,7 @@ fn run(story: &Story) {
                 let pod = sandbox(&names(pod, 0).0);
                 let request = request(0, NumaPolicy::Preferred);
                 let before = node.pod(&pod).cloned();
-                node.prepare(&pod, "ns", "pod", &request, &red()).unwrap();
+                node.prepare(&pod, "ns", "pod", None, &request, &red()).unwrap();
                 assert!(node.has_interfaces(&pod, "c0", &request) || before.is_some());
                 assert!(before.is_none() || before.as_ref() == node.pod(&pod));
                 prepared.insert(pod);
