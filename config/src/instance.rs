@@ -156,6 +156,7 @@ impl VrouterConfig {
                 vni: Some(vni(&network.name)),
                 label: None,
                 gateways: false,
+                router_mac: None,
             });
         }
         self.networks.push(underlay);

@@ -26,6 +26,10 @@ pub struct TunnelSettings {
     /// protocol writes that knows nothing of tunnels.
     #[serde(default)]
     pub gateways: bool,
+    /// The MAC address that the network's gateway has, for its pods and as the router that the tunnel ends at. Default: one that follows from
+    /// the network's name, the same on all hosts, so that routes need not name it. EVPN needs one for each host.
+    #[serde(default)]
+    pub router_mac: Option<String>,
 }
 
 fn unspecified() -> IpAddr {

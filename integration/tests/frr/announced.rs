@@ -57,7 +57,7 @@ pub fn killed(rig: &mut Rig) -> Result<()> {
     rig.restart(Which::B)?;
     let node = &rig.b;
     wait_announced(node, &["10.66.2.2"])?;
-    if !node.daemons.is_empty() {
+    if node.frr.is_some() {
         // The routers find each other again over the new host interface, and the pods, too.
         let there = |route: Option<&vrouter_api::v1::Route>| route.is_some_and(|it| it.mirrored);
         rig.a.wait_route("10.66.2.2/32", there)?;

@@ -5,7 +5,7 @@ use integration::space::traffic;
 use integration::wait;
 use vrouter_api::v1::{Route, RouteKind};
 
-use crate::daemons;
+use crate::daemons::Frr;
 use crate::rig::{Node, PATIENCE, Rig};
 
 /// A route from the kernel's table, through the tunnel to the other node.
@@ -23,7 +23,7 @@ fn gone(route: Option<&Route>) -> bool {
 fn wait_said(node: &Node, command: &str, part: &str) -> Result<()> {
     let mut said = String::new();
     let waited = wait::until(&format!("{command} says {part}"), PATIENCE, || {
-        said = daemons::vtysh(node, &["-c", command])?;
+        said = node.frr()?.vtysh(&["-c", command])?;
         Ok(said.contains(part).then_some(()))
     });
     waited.with_context(|| said)
@@ -35,7 +35,7 @@ pub fn pods_meet(rig: &mut Rig) -> Result<()> {
         // What a test before this one may have left if it failed.
         node.ringway("routes delete red 10.66.1.0/24")?;
         node.ringway("routes delete red 10.66.2.0/24")?;
-        daemons::start(node)?;
+        node.start_frr()?;
     }
     let Rig { a, b, .. } = &*rig;
     a.wait_route("10.66.2.2/32", through_to("192.0.2.2")).with_context(|| told(a))?;
@@ -63,13 +63,13 @@ pub fn pods_meet(rig: &mut Rig) -> Result<()> {
 
 /// The routers of one node are killed: the other takes its routes back, and again when they are there again.
 pub fn killed(rig: &mut Rig) -> Result<()> {
-    ensure!(!rig.a.daemons.is_empty(), "the routers were not started");
-    daemons::kill(&mut rig.b)?;
+    ensure!(rig.a.frr.is_some(), "the routers were not started");
+    rig.b.frr.take().context("no FRR")?.kill()?;
     let Rig { a, b, .. } = &*rig;
     a.wait_route("10.66.2.2/32", gone).with_context(|| told(a))?;
     ensure!(traffic::ping(&a.pod, "10.66.2.2", 56).is_err(), "without a route");
     b.wait_route("10.66.1.2/32", gone)?;
-    daemons::start(&mut rig.b)?;
+    rig.b.start_frr()?;
     let Rig { a, b, .. } = &*rig;
     a.wait_route("10.66.2.2/32", through_to("192.0.2.2")).with_context(|| told(a))?;
     b.wait_route("10.66.1.2/32", through_to("192.0.2.1")).with_context(|| told(b))?;
@@ -77,12 +77,48 @@ pub fn killed(rig: &mut Rig) -> Result<()> {
     traffic::ping(&b.pod, "10.66.1.2", 56).context("after the routers' restart, from there")
 }
 
+/// zebra is killed: what it told the kernel stays, and traffic with it. FRR's return puts right what has changed meanwhile.
+pub fn zebra_killed(rig: &mut Rig) -> Result<()> {
+    let Rig { a, b, cgroups, .. } = rig;
+    ensure!(a.frr.is_some() && b.frr.is_some(), "the routers were not started");
+    let socket = b.file("third.sock").display().to_string();
+    b.create_pod_port("third/0/net0", "10.66.2.33", "02:00:00:00:77:33", &socket, cgroups)?;
+    a.wait_route("10.66.2.33/32", through_to("192.0.2.2")).with_context(|| told(a))?;
+
+    a.frr.as_mut().context("no FRR")?.crash_zebra()?;
+    b.vrouter()?.delete_port("third/0/net0")?;
+    // bgpd hears of it, and has nobody to tell.
+    wait_gone(a, "show bgp ipv4 unicast", "10.66.2.33/32")?;
+    let table = a.space.ip("route show table 77 proto bgp")?;
+    ensure!(table.contains("10.66.2.2 ") && table.contains("10.66.2.33 "), "{table}");
+    let still = |route: &Option<Route>| through_to("192.0.2.2")(route.as_ref());
+    for pod in ["10.66.2.2/32", "10.66.2.33/32"] {
+        let route = a.vrouter()?.routes("red")?.into_iter().find(|it| it.prefix == pod);
+        ensure!(still(&route), "{pod}: {route:?}");
+    }
+    traffic::ping(&a.pod, "10.66.2.2", 56).context("without zebra")?;
+    traffic::ping(&b.pod, "10.66.1.2", 56).context("without zebra, from there")?;
+
+    a.restart_frr()?;
+    a.wait_route("10.66.2.33/32", gone).with_context(|| told(a))?;
+    a.wait_route("10.66.2.2/32", through_to("192.0.2.2")).with_context(|| told(a))?;
+    b.wait_route("10.66.1.2/32", through_to("192.0.2.1")).with_context(|| told(b))?;
+    traffic::ping(&a.pod, "10.66.2.2", 56).context("after zebra's return")?;
+    traffic::ping(&b.pod, "10.66.1.2", 56).context("after zebra's return, from there")
+}
+
+fn wait_gone(node: &Node, command: &str, part: &str) -> Result<()> {
+    let mut said = String::new();
+    let waited = wait::until(&format!("{command} says no {part}"), PATIENCE, || {
+        said = node.frr()?.vtysh(&["-c", command])?;
+        Ok((!said.contains(part)).then_some(()))
+    });
+    waited.with_context(|| said)
+}
+
 /// What a router knows.
 fn told(node: &Node) -> String {
-    let asked =
+    const QUESTIONS: [&str; 4] =
         ["show bgp summary", "show bgp ipv4 unicast", "show ip route table 77", "show ip route"];
-    let said = asked.map(|it| {
-        format!("{it}:\n{}\n", daemons::vtysh(node, &["-c", it]).unwrap_or_else(|e| e.to_string()))
-    });
-    said.concat()
+    node.frr.as_ref().map(|frr: &Frr| frr.told(&QUESTIONS)).unwrap_or_default()
 }

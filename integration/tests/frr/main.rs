@@ -8,6 +8,7 @@ mod announced;
 mod bad_days;
 mod bgp;
 mod daemons;
+mod evpn;
 mod explained;
 mod mpls;
 mod rig;
@@ -19,9 +20,18 @@ use anyhow::{Context, Result};
 use integration::machine;
 use integration::suite::{self, Case};
 
+use evpn::Bed;
 use rig::Rig;
 
 type Test = (&'static str, fn(&mut Rig) -> Result<()>, Needs);
+type EvpnTest = (&'static str, fn(&mut Bed) -> Result<()>);
+
+/// One of both at a time: each takes most of the machine's hugepages.
+#[derive(Default)]
+struct Stage {
+    rig: Option<Rig>,
+    bed: Option<Bed>,
+}
 
 /// What a test needs beside the vRouters.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,14 +41,21 @@ enum Needs {
     Tshark,
 }
 
-const TESTS: [Test; 7] = [
+const TESTS: [Test; 8] = [
     ("pods_are_announced_to_the_kernel", announced::come_and_go, Needs::Nothing),
     ("mpls_over_udp_as_tshark_reads_it", mpls::byte_for_byte, Needs::Tshark),
     ("explain_says_what_happens", explained::beside_counters, Needs::Nothing),
     ("what_can_not_be_is_told", bad_days::told, Needs::Nothing),
     ("bgp_exchanges_pods", bgp::pods_meet, Needs::Frr),
     ("a_router_is_killed_and_comes_back", bgp::killed, Needs::Frr),
+    ("zebra_is_killed_and_routes_stay", bgp::zebra_killed, Needs::Frr),
     ("a_vrouter_is_killed_and_comes_back", announced::killed, Needs::Nothing),
+];
+
+/// Beside a router that is not ours.
+const EVPN_TESTS: [EvpnTest; 2] = [
+    ("evpn_prefixes_of_type_5_are_reached", evpn::prefixes),
+    ("evpn_hosts_of_type_2_are_reached", evpn::hosts),
 ];
 
 fn main() -> ExitCode {
@@ -49,10 +66,20 @@ fn main() -> ExitCode {
             Needs::Frr => daemons::unfit(),
             Needs::Tshark => wire::unfit(),
         };
-        Case::new(name, unfit.clone().or(lacks), move |rig| {
-            let rig = suite::started(rig, Rig::start)?;
+        Case::new(name, unfit.clone().or(lacks), move |stage: &mut Stage| {
+            stage.bed = None;
+            let rig = suite::started(&mut stage.rig, Rig::start)?;
             test(rig).with_context(|| rig.story())
         })
     };
-    suite::run(None, TESTS.map(case).into(), |rig| *rig = None)
+    let evpn_case = |(name, test): EvpnTest| {
+        let unfit = unfit.clone().or_else(daemons::unfit).or_else(wire::unfit);
+        Case::new(name, unfit, move |stage: &mut Stage| {
+            stage.rig = None;
+            let bed = suite::started(&mut stage.bed, Bed::start)?;
+            test(bed).with_context(|| bed.story())
+        })
+    };
+    let cases = TESTS.map(case).into_iter().chain(EVPN_TESTS.map(evpn_case));
+    suite::run(Stage::default(), cases.collect(), |stage| *stage = Stage::default())
 }

@@ -25,8 +25,10 @@ use vrouter_api::v1::{PortSpec, Route};
 use integration::space::Space;
 use integration::space::pod::bridge;
 
+use crate::daemons::Frr;
+
 /// Of 2 MiB: 32 for each vRouter, 32 for each pod, and some to spare.
-const HUGEPAGES: Hugepages = Hugepages::Free(192);
+pub const HUGEPAGES: Hugepages = Hugepages::Free(192);
 /// For what two kernels, two routers and two vRouters do one after the other.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -81,8 +83,8 @@ impl Which {
 /// A node with its pod. Dropped in this order.
 pub struct Node {
     pub which: Which,
-    /// The daemons of FRR that run.
-    pub daemons: Vec<Daemon>,
+    /// FRR, when it runs.
+    pub frr: Option<Frr>,
     pod_app: Option<Daemon>,
     pub vrouter: Option<VRouter>,
     /// Where the kernel speaks for the pod.
@@ -121,8 +123,8 @@ impl Rig {
         let mut b = Node::create(&run, Which::B)?;
         wire(&a.space, &b.space)?;
         for node in [&mut a, &mut b] {
-            node.start_vrouter()?;
-            node.start_pod(&cgroups)?;
+            node.start_vrouter(&node.which.place(&documented("toml")?))?;
+            node.start_pod(&cgroups, "")?;
         }
         Ok(Self { a, b, cgroups, _run: run })
     }
@@ -139,8 +141,8 @@ impl Rig {
             Which::B => &mut self.b,
         };
         node.pod_app = None;
-        node.start_vrouter()?;
-        node.start_pod(&self.cgroups)
+        node.start_vrouter(&which.place(&documented("toml")?))?;
+        node.start_pod(&self.cgroups, "")
     }
 }
 
@@ -148,22 +150,25 @@ impl Rig {
 fn wire(a: &Space, b: &Space) -> Result<()> {
     let other = b.name();
     a.ip(&format!("link add w0 mtu 1600 type veth peer name w0 mtu 1600 netns {other}"))?;
-    for space in [a, b] {
-        for (key, value) in [
-            ("ipv6/conf/w0/disable_ipv6", "1"),
-            ("ipv4/conf/w0/arp_ignore", "8"),
-            ("ipv4/conf/w0/rp_filter", "1"),
-        ] {
-            space.set(key, value)?;
-        }
-        space.run("/usr/sbin/ethtool -K w0 tx off rx off tso off gso off gro off")?;
-        space.ip("link set w0 up")?;
+    [a, b].into_iter().try_for_each(silence)
+}
+
+/// Has the kernel leave an end of the wire to the vRouter.
+pub fn silence(space: &Space) -> Result<()> {
+    for (key, value) in [
+        ("ipv6/conf/w0/disable_ipv6", "1"),
+        ("ipv4/conf/w0/arp_ignore", "8"),
+        ("ipv4/conf/w0/rp_filter", "1"),
+    ] {
+        space.set(key, value)?;
     }
-    Ok(())
+    space.run("/usr/sbin/ethtool -K w0 tx off rx off tso off gso off gro off")?;
+    space.ip("link set w0 up").map(drop)
 }
 
 impl Node {
-    fn create(run: &RunDir, which: Which) -> Result<Self> {
+    /// Its namespaces and folder.
+    pub fn create(run: &RunDir, which: Which) -> Result<Self> {
         let name = which.name();
         let dir = run.path().join(name);
         fs::create_dir_all(&dir)?;
@@ -175,7 +180,7 @@ impl Node {
         for space in [&space, &pod] {
             space.set("ipv6/conf/default/disable_ipv6", "1")?;
         }
-        Ok(Self { which, daemons: Vec::new(), pod_app: None, vrouter: None, pod, space, dir })
+        Ok(Self { which, frr: None, pod_app: None, vrouter: None, pod, space, dir })
     }
 
     /// A file of this node.
@@ -188,9 +193,26 @@ impl Node {
         self.vrouter.as_ref().context("no vRouter")
     }
 
-    fn start_vrouter(&mut self) -> Result<()> {
+    /// FRR, which runs.
+    pub fn frr(&self) -> Result<&Frr> {
+        self.frr.as_ref().context("no FRR")
+    }
+
+    /// Starts FRR as `docs/frr.md` has it.
+    pub fn start_frr(&mut self) -> Result<()> {
+        let config = self.which.place(&documented("frr")?);
+        self.frr = Some(Frr::start(&self.space, &self.dir, &config)?);
+        Ok(())
+    }
+
+    /// Starts FRR again after zebra was killed.
+    pub fn restart_frr(&mut self) -> Result<()> {
+        self.frr.as_mut().context("no FRR")?.restart(&self.space, &self.dir)
+    }
+
+    /// Starts its vRouter with what `docs/frr.md` says.
+    pub fn start_vrouter(&mut self, documented: &str) -> Result<()> {
         self.vrouter = None;
-        let documented = self.which.place(&documented("toml")?);
         ensure!(documented.contains("device = \"eth1\""), "{documented}");
         let documented = documented.replace("device = \"eth1\"", "device = \"w0\"");
         self.vrouter = Some(VRouter::start_in(&self.space, &self.dir, &documented)?);
@@ -198,12 +220,14 @@ impl Node {
         Ok(())
     }
 
-    /// A DPDK application that bridges its port with a TAP in the pod's namespace.
-    fn start_pod(&mut self, cgroups: &Cgroups) -> Result<()> {
+    /// A DPDK application that bridges its port with a TAP in the pod's namespace; `ipv6`: an address that the port has
+    /// besides, if any.
+    pub fn start_pod(&mut self, cgroups: &Cgroups, ipv6: &str) -> Result<()> {
         let socket = self.file("pod.sock");
         let (text, address) = (socket.display().to_string(), self.which.pod());
         let mac = format!("02:00:00:00:77:0{}", if self.which == Which::A { 1 } else { 2 });
         let port = self.pod_port("pod/0/net0", address, &mac, &text);
+        let port = PortSpec { ipv6: ipv6.to_owned(), ..port };
         let gateway = if self.which == Which::A { "10.66.1.1" } else { "10.66.2.1" };
         let log = self.file("pod.log");
         let app = bridge(&self.pod, self.vrouter()?, cgroups, port, gateway, &log)?;
@@ -265,7 +289,8 @@ impl Node {
         waited.with_context(|| format!("{prefix} was last seen as {seen:?}"))
     }
 
-    fn story(&self) -> String {
+    /// What its programs said last.
+    pub fn story(&self) -> String {
         let asked = ["routes red", "routes fabric", "drops", "uplinks"];
         let asked =
             asked.map(|words| self.ringway(words).unwrap_or_else(|error| error.to_string()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::process::Daemon;
+use integration::space::Space;
 
 use crate::daemons::{libraries, unpacked};
 use crate::rig::{Node, PATIENCE};
@@ -27,11 +28,16 @@ pub struct Capture {
 impl Capture {
     /// Takes so many frames that a filter lets pass from a node's end of the wire.
     pub fn start(node: &Node, filter: &str, frames: u32) -> Result<Self> {
-        let file = node.file("wire.pcap");
-        let mut command = node.space.command("/usr/bin/env");
+        Self::start_in(&node.space, &node.file(""), filter, frames)
+    }
+
+    /// The same in a namespace with a `w0`; the file goes to `directory`.
+    pub fn start_in(space: &Space, directory: &Path, filter: &str, frames: u32) -> Result<Self> {
+        let file = directory.join("wire.pcap");
+        let mut command = space.command("/usr/bin/env");
         command.arg(libraries()).arg(unpacked().join("usr/bin/dumpcap"));
         command.args(["-P", "-i", "w0", "-f", filter, "-c", &frames.to_string(), "-w"]).arg(&file);
-        let log = node.file("dumpcap.log");
+        let log = directory.join("dumpcap.log");
         let _ = std::fs::remove_file(&log);
         let mut dumpcap = Daemon::start("dumpcap", command, &log)?;
         dumpcap.wait_for("it captures", Duration::from_secs(30), || {

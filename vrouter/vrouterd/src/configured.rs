@@ -18,6 +18,11 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
         external: network.external,
         gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
         mtu: network.mtu,
+        gateway_mac: network
+            .tunnel
+            .as_ref()
+            .and_then(|it| it.router_mac.clone())
+            .unwrap_or_default(),
         ipv6: network.ipv6.map(|prefix| prefix.to_string()).unwrap_or_default(),
         gateway6: network.gateway6.map(|g| g.to_string()).unwrap_or_default(),
         mode: mode.into(),

@@ -309,7 +309,7 @@ impl NetworkRequest {
                 invalid("gateway", text, "use an IPv4 address inside the network's prefix")
             })?,
         };
-        let gateway_mac = gateway_mac(&name);
+        let gateway_mac = gateway_mac(&name, &wire.gateway_mac)?;
         let ipv6 = ipv6_network(&wire.ipv6, &wire.gateway6)?;
         let mode = match v1::NetworkMode::try_from(wire.mode) {
             Ok(v1::NetworkMode::Unspecified | v1::NetworkMode::Routed) => Mode::Routed,

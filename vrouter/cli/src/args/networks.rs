@@ -83,6 +83,10 @@ pub(crate) struct AddNetwork {
     /// This end's address in that network, IPv4 or IPv6: its gateway's, or one that no pod has.
     #[arg(long, value_name = "ADDRESS", requires = "tunnel")]
     pub(crate) local: Option<IpAddr>,
+    /// The MAC address of the network's gateway, at which the tunnel ends; EVPN needs one for each host [default: one that
+    /// follows from the network's name].
+    #[arg(long, value_name = "MAC", requires = "tunnel")]
+    pub(crate) router_mac: Option<String>,
     /// The kernel's routing table that its routes come from, 254 (`main`) for external networks only.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) kernel_table: Option<u32>,

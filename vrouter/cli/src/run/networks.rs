@@ -32,6 +32,7 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
         external: network.external,
         gateway: network.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
         mtu: network.mtu.unwrap_or(0),
+        gateway_mac: network.router_mac.clone().unwrap_or_default(),
         ipv6: network.ipv6.clone().unwrap_or_default(),
         gateway6: network.gateway6.map(|gateway| gateway.to_string()).unwrap_or_default(),
         mode: mode.into(),
@@ -86,8 +87,9 @@ mod tests {
         let full = add(
             "red --ipv4 10.66.0.0/24 --ipv6 fd00::/64 --gateway6 fd00::9 --mode bridged --flood-burst 7 \
              --packets-per-second 100k --bits-per-second 1G --burst-bits 2M --mtu 9000 \
-             --vni 7 --underlay blue --local fd00:1::9",
+             --vni 7 --underlay blue --local fd00:1::9 --router-mac 02:00:00:00:77:a1",
         );
+        assert_eq!(full.gateway_mac, "02:00:00:00:77:a1");
         assert_eq!((full.ipv6.as_str(), full.gateway6.as_str()), ("fd00::/64", "fd00::9"));
         let limit = full.flood_limit.unwrap();
         assert_eq!((limit.frames_per_second, limit.burst_frames), (1000, 7));

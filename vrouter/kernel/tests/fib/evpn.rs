@@ -150,6 +150,17 @@ pub fn evpn() -> Result<()> {
         "10.1.0.0/16",
         Some(multipath(vec![(Target::Kernel, 1), (vxlan(8, Some(8)), 1)])),
     )?;
+    // IPv6 through an end that has an IPv4 address, by an object, as FRR 8.4 was seen to write it.
+    ip("neigh replace ::ffff:192.0.2.8 lladdr 02:00:00:00:00:08 dev br100 extern_learn nud noarp")?;
+    ip("nexthop add id 15 via ::ffff:192.0.2.8 dev br100 onlink proto zebra")?;
+    ip("route add fd00:9::/64 nhid 15 proto bgp table 100")?;
+    watch.expect("red", "fd00:9::/64", Some(vxlan(8, Some(8))))?;
+    ip("neigh del ::ffff:192.0.2.8 dev br100")?;
+    watch.expect("red", "fd00:9::/64", Some(Target::Kernel))?;
+    ip("neigh replace ::ffff:192.0.2.8 lladdr 02:00:00:00:00:08 dev br100 extern_learn nud noarp")?;
+    watch.expect("red", "fd00:9::/64", Some(vxlan(8, Some(8))))?;
+    ip("nexthop del id 15")?;
+    watch.expect("red", "fd00:9::/64", None)?;
     // Type 2: a host of a prefix that is stretched.
     ip("route add 172.16.0.0/24 dev br100 table 100")?;
     ip("neigh replace 172.16.0.20 lladdr 02:00:00:00:00:20 dev br100 extern_learn nud noarp")?;

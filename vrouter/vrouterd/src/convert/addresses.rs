@@ -30,10 +30,14 @@ pub(super) fn ipv6_network(prefix: &str, gateway: &str) -> Result<Option<Ipv6Net
     Ok(Some(Ipv6Network { prefix: parsed, gateway }))
 }
 
-/// The vRouter's MAC address in a network. A function of the name alone (FNV-1a, 24 bits), so that it is the same
-/// after a restart: pods keep it in their neighbour tables.
-pub(super) fn gateway_mac(network: &str) -> Mac {
-    named_mac(0x57, network)
+/// The vRouter's MAC address in a network. Unless one is asked for, a function of the name alone (FNV-1a, 24 bits), so that it is the
+/// same after a restart: pods keep it in their neighbour tables.
+pub(super) fn gateway_mac(network: &str, asked: &str) -> Result<Mac, Refusal> {
+    if asked.is_empty() {
+        return Ok(named_mac(0x57, network));
+    }
+    let mac = asked.parse::<Mac>().ok().filter(|mac| mac.is_station());
+    mac.ok_or_else(|| invalid("gateway_mac", asked, "use the form 02:00:00:00:00:01, no group's"))
 }
 
 /// The same for other things that a name gives an address; `third`: what they are.

@@ -16,6 +16,9 @@ fn a_network_gets_its_defaults() {
     assert_eq!(read.gateway_mac, NetworkRequest::read(&network()).unwrap().write(0, 0).gateway_mac);
     let blue = v1::Network { name: "blue".into(), ..network() };
     assert_ne!(read.gateway_mac, NetworkRequest::read(&blue).unwrap().write(0, 0).gateway_mac);
+    let own = v1::Network { gateway_mac: "02:00:00:00:77:A1".into(), ..network() };
+    let own = NetworkRequest::read(&own).unwrap().write(0, 0);
+    assert_eq!(own.gateway_mac, "02:00:00:00:77:a1");
 }
 
 #[test]
@@ -30,7 +33,7 @@ fn a_bad_network_is_refused_by_field_and_value() {
         let (underlay, local) = ("fabric".into(), local.into());
         Some(v1::Tunnel { vni, underlay, local, ..v1::Tunnel::default() })
     }
-    let cases: [(Spoil, &str); 17] = [
+    let cases: [(Spoil, &str); 19] = [
         (|n| n.tunnel = tunnel(1 << 24, "192.0.2.1"), "tunnel.vni \"16777216\""),
         (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
         (|n| n.tunnel = numbers(|it| it.label = 15), "tunnel.label \"15\": use 16 to 1048575"),
@@ -48,6 +51,8 @@ fn a_bad_network_is_refused_by_field_and_value() {
         (|n| n.name = String::new(), "name \"\""),
         (|n| n.ipv4 = "10.66.0.1/24".into(), "ipv4 \"10.66.0.1/24\""),
         (|n| n.gateway = "x".into(), "gateway \"x\""),
+        (|n| n.gateway_mac = "02:00".into(), "gateway_mac \"02:00\": use the form"),
+        (|n| n.gateway_mac = "03:00:00:00:00:01".into(), "gateway_mac \"03:00:00:00:00:01\""),
         (|n| n.mtu = 70000, "mtu \"70000\""),
         (|n| n.ipv6 = "fd00::1/64".into(), "ipv6 \"fd00::1/64\": fd00::1/64 has bits set"),
         (|n| n.gateway6 = "fd00::1".into(), "gateway6 \"fd00::1\": is set but ipv6 is not"),
