@@ -89,15 +89,15 @@ impl Stand {
                 self.traffic(cell, subject, load, &directory)
             }
         };
-        let kept = failed.join(format!("{}-{}-{}", cell.name, subject.name, self.taken));
+        let name = format!("{}-{}-{}", cell.name, subject.name, self.taken);
         let reading = reading.or_else(|error| {
-            keep_logs(&directory, &kept)?;
-            Err(error.context(format!("logs: {}", kept.display())))
+            keep_logs(&directory, &failed.join(&name))?;
+            Err(error.context(format!("logs: failed/{name}")))
         });
         if let Ok(Reading::Traffic(reading)) = &reading
             && !reading.generator.damage().is_empty()
         {
-            keep_logs(&directory, &kept)?;
+            keep_logs(&directory, &failed.join(&name))?;
         }
         fs::remove_dir_all(&directory)?;
         reading
