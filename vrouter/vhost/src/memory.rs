@@ -4,6 +4,8 @@
 //! Everything here treats the bytes as hostile: another process may change them at any time. So nothing hands out
 //! a reference into guest memory; bytes are copied to private memory, or from one guest's memory to another's.
 
+mod copy;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -286,7 +288,7 @@ impl Segment {
     pub(crate) unsafe fn read_line(self, into: &mut [u8; 64]) -> usize {
         let n = (self.len as usize).min(64);
         // SAFETY: `n` bytes are mapped and alive by contract, and `into` has 64.
-        unsafe { copy_line(self.ptr, into.as_mut_ptr(), n) };
+        unsafe { copy::copy_line(self.ptr, into.as_mut_ptr(), n) };
         n
     }
 
@@ -298,7 +300,7 @@ impl Segment {
     pub(crate) unsafe fn write_line(self, from: &[u8]) -> usize {
         let n = from.len().min(self.len as usize).min(64);
         // SAFETY: `n` bytes are mapped and alive by contract, and `from` has as many.
-        unsafe { copy_line(from.as_ptr(), self.ptr, n) };
+        unsafe { copy::copy_line(from.as_ptr(), self.ptr, n) };
         n
     }
 
@@ -365,28 +367,8 @@ impl Segment {
         let n = self.len.min(to.len) as usize;
         // SAFETY: both are mapped for their length and alive by contract. A pod that sends to itself may name one
         // buffer twice, so this is memmove.
-        unsafe { std::ptr::copy(self.ptr, to.ptr, n) };
+        unsafe { copy::copy(self.ptr, to.ptr, n) };
         n
-    }
-}
-
-/// Copies up to 64 bytes with a few moves of fixed size, overlapping in the middle, where a call would cost more.
-///
-/// # Safety
-/// `n` is at most 64; `n` bytes at `from` may be read and at `to` written; they do not overlap.
-#[inline(always)]
-unsafe fn copy_line(from: *const u8, to: *mut u8, n: usize) {
-    // SAFETY: every move lies inside the first `n` bytes, by the conditions around it.
-    #[expect(clippy::multiple_unsafe_ops_per_block, reason = "one contract for all of them")]
-    unsafe {
-        if n == 64 {
-            std::ptr::copy_nonoverlapping(from, to, 64);
-        } else if n >= 32 {
-            std::ptr::copy_nonoverlapping(from, to, 32);
-            std::ptr::copy_nonoverlapping(from.add(n - 32), to.add(n - 32), 32);
-        } else {
-            std::ptr::copy_nonoverlapping(from, to, n);
-        }
     }
 }
 
