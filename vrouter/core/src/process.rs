@@ -94,11 +94,12 @@ fn stages<I: Ingress>(at: &Place<'_>, whole: &mut [Packet], limits: &mut PortLim
         fast::look_up(network.fib(), &mut found[..batch.len()]);
         let (left, mut all_to) = fast::forward(port, network.hops(), batch, &found);
         let mut left = left & !decided;
+        if left != 0 && !at.tunnels.is_empty() {
+            let ours = tunnel::for_the_gateway(&found, left);
+            left &= !tunnel::decapsulate(at, batch, &mut found, ours, &mut targets);
+        }
         if left != 0 {
             left &= !tunnel::encapsulate(at, batch, &found, left, &mut targets);
-        }
-        if left != 0 && !at.tunnels.is_empty() {
-            left &= !tunnel::decapsulate(at, batch, &mut found, left, &mut targets);
         }
         for i in bits(left) {
             let next_hop = network.hops().get(HopIndex(found[i]));
@@ -125,24 +126,47 @@ struct Place<'a> {
 /// Sums up where the packets of a batch go that take a way of their own.
 #[derive(Default)]
 struct Targets {
-    first: Option<PortIndex>,
+    to: Same,
     packets: usize,
-    differ: bool,
     /// One goes into a tunnel or comes out of one.
     tunnelled: bool,
+}
+
+/// Whether some ports are one.
+#[derive(Default)]
+struct Same {
+    first: Option<PortIndex>,
+    differ: bool,
+}
+
+impl Same {
+    #[inline]
+    fn add(&mut self, port: PortIndex) {
+        self.differ |= *self.first.get_or_insert(port) != port;
+    }
 }
 
 impl Targets {
     #[inline]
     fn add(&mut self, to: PortIndex, tunnelled: bool) {
         self.tunnelled |= tunnelled;
-        self.differ |= *self.first.get_or_insert(to) != to;
+        self.to.add(to);
         self.packets += 1;
+    }
+
+    /// Adds so many that go into a tunnel or come out of one.
+    fn add_all(&mut self, to: Same, packets: usize) {
+        if let Some(port) = to.first {
+            self.to.add(port);
+            self.to.differ |= to.differ;
+            self.tunnelled = true;
+            self.packets += packets;
+        }
     }
 
     /// The port that all packets go to, if so many were added.
     fn all_to(&self, packets: usize) -> Option<PortIndex> {
-        self.first.filter(|_| self.packets == packets && !self.differ)
+        self.to.first.filter(|_| self.packets == packets && !self.to.differ)
     }
 }
 
