@@ -3,6 +3,7 @@
 //! The tests share the machine, so they run one after another; those with the same set-up share one node.
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod cdi;
 mod containers;
 mod cpus;
@@ -23,7 +24,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 54] = [
+const TESTS: [Test; 55] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -31,6 +32,7 @@ const TESTS: [Test; 54] = [
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
     ("vrouter_dies_in_between", Needs::Node(Version::V2_1), daemons::vrouter_dies_in_between),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
+    ("plugin_comes_meanwhile", Needs::Node(Version::V2_1), arrival::among_pods_that_start),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
     ("doctor_well", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_well),
