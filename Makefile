@@ -25,6 +25,8 @@ live := frontends networks tunnel uplinks frr numa tunnels plug offload fib host
 live_in_vm := vfio placement
 # With a Kubernetes.
 live_with_k8s := k8s controller
+# And the plugin's cases with what Go builds for them; `make test` has them, too, where it is there already.
+cases_with_k8s := _2_2 _2_3 _2_4 balloons
 keep := $(if $(filter-out 0,$(KEEP)),--keep)
 
 .PHONY: help setup build demo clean-demo check format lint unit doc test test-k8s test-numa test-deep fuzz integration bench bench-cluster bench-pods install deb
@@ -78,9 +80,11 @@ test-numa: build ## a machine with two NUMA nodes in QEMU: NICs by VFIO, pods on
 test-deep: setup ## AddressSanitizer, libFuzzer, loom and Miri, each where it applies (DEEP_SECONDS, DEEP_PARTS)
 	@integration/setup/deep.sh
 
-test-k8s: build ## a real Kubernetes of one node with DPDK pods, critest, containerd 2.4 (root, hugepages; Go builds them: once, long)
+test-k8s: build ## a real Kubernetes of one node with DPDK pods, critest, containerd 2.2 to 2.4, balloons (root, hugepages; Go builds them: once, long)
 	@integration/setup/kubernetes.sh
+	@integration/setup/plugins.sh balloons
 	@$(CARGO) test --workspace --locked $(addprefix --test ,$(live_with_k8s))
+	@for cases in $(cases_with_k8s); do $(CARGO) test --workspace --locked --test plugin -- $$cases; done
 
 fuzz: setup ## the property tests under libFuzzer for long (FUZZ_SECONDS=3600 FUZZ=vrouter-vhost)
 	@integration/setup/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)

@@ -29,15 +29,18 @@ if [[ ! -e "$target/done" ]]; then
     rm -rf "$target/deb"
 fi
 
-# nerdctl is in no Debian suite; Go can build it where its module proxy has it.
+# nerdctl is in no Debian suite; Go builds it from what its module proxy serves, all but one module of its test helpers (nerdctl/tigron).
 nerdctl=$target/usr/bin/nerdctl
+if [[ "$root/integration/setup/nerdctl/go.mod" -nt "$target/no-nerdctl" ]]; then
+    rm -f "$target/no-nerdctl"
+fi
 if [[ ! -x "$nerdctl" && ! -e "$target/no-nerdctl" ]]; then
     if ! command -v go >/dev/null; then
         echo "Go is not installed" >"$target/no-nerdctl"
     else
         work=$target/nerdctl
-        mkdir -p "$work"
-        cp "$root"/integration/setup/nerdctl/* "$work"/
+        rm -rf "$work"
+        cp -r "$root/integration/setup/nerdctl" "$work"
         echo "setup: building nerdctl with Go"
         if ! (cd "$work" && GOFLAGS=-mod=mod CGO_ENABLED=0 timeout 900 go build -trimpath -ldflags '-s -w' -o "$nerdctl" \
             github.com/containerd/nerdctl/v2/cmd/nerdctl) 2>"$work/log"; then
@@ -46,5 +49,5 @@ if [[ ! -x "$nerdctl" && ! -e "$target/no-nerdctl" ]]; then
     fi
 fi
 if [[ -e "$target/no-nerdctl" ]]; then
-    echo "setup: note: no nerdctl ($(cat "$target/no-nerdctl")); its test is skipped"
+    echo "setup: note: no nerdctl ($(cat "$target/no-nerdctl")); its tests are skipped"
 fi

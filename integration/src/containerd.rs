@@ -33,13 +33,17 @@ pub enum Version {
     V1_7,
     /// 2.1, NRI on.
     V2_1,
-    /// 2.4, with the newest NRI; built by `integration/setup/kubernetes.sh`.
+    /// 2.2, built by `integration/setup/kubernetes.sh` as the later ones are.
+    V2_2,
+    /// 2.3.
+    V2_3,
+    /// 2.4, with the newest NRI.
     V2_4,
 }
 
 impl Version {
     /// Every supported line.
-    pub const ALL: [Self; 3] = [Self::V1_7, Self::V2_1, Self::V2_4];
+    pub const ALL: [Self; 5] = [Self::V1_7, Self::V2_1, Self::V2_2, Self::V2_3, Self::V2_4];
 
     /// What the environment variable `CONTAINERD` asks for; 2.1 without it.
     pub fn from_environment() -> Result<Self> {
@@ -48,7 +52,7 @@ impl Version {
             Ok(text) => Self::ALL
                 .into_iter()
                 .find(|version| version.to_string() == text)
-                .with_context(|| format!("CONTAINERD={text}: must be 1.7, 2.1 or 2.4")),
+                .with_context(|| format!("CONTAINERD={text}: must be 1.7, 2.1, 2.2, 2.3 or 2.4")),
         }
     }
 
@@ -65,7 +69,7 @@ impl Version {
     fn drop_in(self) -> PathBuf {
         let name = match self {
             Self::V1_7 => "ringway-1.7.toml",
-            Self::V2_1 | Self::V2_4 => "ringway-2.x.toml",
+            Self::V2_1 | Self::V2_2 | Self::V2_3 | Self::V2_4 => "ringway-2.x.toml",
         };
         repository().join("config/containerd").join(name)
     }
@@ -76,6 +80,8 @@ impl fmt::Display for Version {
         formatter.write_str(match self {
             Self::V1_7 => "1.7",
             Self::V2_1 => "2.1",
+            Self::V2_2 => "2.2",
+            Self::V2_3 => "2.3",
             Self::V2_4 => "2.4",
         })
     }
@@ -269,7 +275,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
     // Named anew in 2.1, and the old name is gone later.
     let cni_programs = match version {
         Version::V1_7 | Version::V2_1 => format!("bin_dir = \"{CNI_PROGRAMS}\""),
-        Version::V2_4 => format!("bin_dirs = [\"{CNI_PROGRAMS}\"]"),
+        Version::V2_2 | Version::V2_3 | Version::V2_4 => format!("bin_dirs = [\"{CNI_PROGRAMS}\"]"),
     };
     match version {
         Version::V1_7 => format!(
@@ -295,7 +301,7 @@ fn overrides(run: &RunDir, version: Version, wrapper: &str) -> String {
             BinaryName = "{wrapper}"
             "#
         ),
-        Version::V2_1 | Version::V2_4 => format!(
+        Version::V2_1 | Version::V2_2 | Version::V2_3 | Version::V2_4 => format!(
             r#"version = 3
             {common}
             [plugins."io.containerd.cri.v1.images".pinned_images]

@@ -109,6 +109,8 @@ pub fn unfit(version: Version) -> Option<String> {
     if !containerd.exists() {
         let setup = match version {
             Version::V1_7 | Version::V2_1 => "make setup",
+            Version::V2_2 => "integration/setup/kubernetes.sh containerd-2.2",
+            Version::V2_3 => "integration/setup/kubernetes.sh containerd-2.3",
             Version::V2_4 => "integration/setup/kubernetes.sh containerd",
         };
         return Some(format!("{} is missing; run `{setup}`", containerd.display()));

@@ -17,7 +17,7 @@ pub fn built(name: &str) -> Result<PathBuf, String> {
     }
     let why = fs::read_to_string(directory.join(format!("no-{name}")));
     Err(why.map_or_else(
-        |_| format!("{} is not built; run integration/setup/plugins.sh", path.display()),
+        |_| format!("{} is not built; run `integration/setup/plugins.sh {name}`", path.display()),
         |why| format!("no {name}: {}", why.trim()),
     ))
 }

@@ -20,9 +20,12 @@ fn pod(name: &str) -> Pod {
     Pod::idle(name).annotate("network.ringway.dev", "red")
 }
 
-/// During an upgrade the new plugin may start before the old one has ended. Two that are registered would fail every pod.
 pub fn second_plugin(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
+    second_refuses(stage.usual()?)
+}
+
+/// During an upgrade the new plugin may start before the old one has ended. Two that are registered would fail every pod.
+pub fn second_refuses(node: &mut Node) -> Result<()> {
     let config = node.run().path().join("nri.toml");
     let second = Command::new(program("ringway-nri")?).arg("--config").arg(&config).output()?;
     let error = String::from_utf8_lossy(&second.stderr);
@@ -140,8 +143,8 @@ pub fn plugin_dies(node: &mut Node) -> Result<()> {
 }
 
 /// With the operator's drop-in a pod can say that it does not start without the plugin, and the runtime keeps to it.
-pub fn required_plugin(stage: &mut Stage) -> Result<()> {
-    let node = stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
+pub fn required_plugin(stage: &mut Stage, version: Version) -> Result<()> {
+    let node = stage.node(&Setup::new(version, PluginStart::External))?;
     let before = leftovers(node)?;
     let needs = || pod("needs").annotate("required-plugins.noderesource.dev", "[\"ringway\"]");
     let served = node.start_pod(needs())?;
@@ -168,12 +171,8 @@ pub fn restarted_containerd(stage: &mut Stage) -> Result<()> {
     containerd_comes_again(stage.usual()?)
 }
 
-pub fn restarted_containerd_1_7(stage: &mut Stage) -> Result<()> {
-    containerd_comes_again(stage.node(&Setup::new(Version::V1_7, PluginStart::External))?)
-}
-
-pub fn restarted_containerd_2_4(stage: &mut Stage) -> Result<()> {
-    containerd_comes_again(stage.node(&Setup::new(Version::V2_4, PluginStart::External))?)
+pub fn comes_again(stage: &mut Stage, version: Version) -> Result<()> {
+    containerd_comes_again(stage.node(&Setup::new(version, PluginStart::External))?)
 }
 
 /// Pods live on; the plugin is there again for new ones, and what old ones had comes back.

@@ -3,6 +3,7 @@
 //! The tests share the machine, so they run one after another; those with the same set-up share one node.
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod cdi;
 mod containers;
 mod cpus;
@@ -23,7 +24,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 41] = [
+const TESTS: [Test; 55] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -31,6 +32,7 @@ const TESTS: [Test; 41] = [
     ("hanging_vrouter", Needs::Node(Version::V2_1), daemons::hanging_vrouter),
     ("vrouter_dies_in_between", Needs::Node(Version::V2_1), daemons::vrouter_dies_in_between),
     ("killed_plugin", Needs::Node(Version::V2_1), daemons::killed_plugin),
+    ("plugin_comes_meanwhile", Needs::Node(Version::V2_1), arrival::among_pods_that_start),
     ("restarted_containerd", Needs::Node(Version::V2_1), daemons::restarted_containerd),
     ("interfaces_of_the_kernel", Needs::Node(Version::V2_1), links::of_the_kernel),
     ("doctor_well", Needs::Node(Version::V2_1), doctor::of_a_node_that_is_well),
@@ -53,6 +55,7 @@ const TESTS: [Test; 41] = [
     ("address_plugin", Needs::Node(Version::V2_1), limits::address_plugin),
     ("cpus_of_others_are_followed", Needs::Node(Version::V2_1), cpus::others_are_followed),
     ("two_plugins_and_followed_cpus", Needs::Node(Version::V2_1), neighbour::both_serve_a_pod),
+    ("balloons_are_followed", Needs::Node(Version::V2_1), neighbour::balloons_are_followed),
     ("other_containers_make_way", Needs::Node(Version::V2_1), cpus::others_make_way),
     ("doctor_no_hugepages", Needs::Node(Version::V1_7), doctor::of_a_node_without_hugepages),
     ("hanging_vrouter_1_7", Needs::Node(Version::V1_7), |stage| {
@@ -67,12 +70,50 @@ const TESTS: [Test; 41] = [
     }),
     ("cdi_1_7", Needs::Node(Version::V1_7), |stage| cdi::in_pods(stage, Version::V1_7)),
     ("wire_1_7", Needs::Node(Version::V1_7), |stage| wire::is_recorded(stage, Version::V1_7)),
-    ("restarted_containerd_1_7", Needs::Node(Version::V1_7), daemons::restarted_containerd_1_7),
+    ("restarted_containerd_1_7", Needs::Node(Version::V1_7), |stage| {
+        daemons::comes_again(stage, Version::V1_7)
+    }),
+    ("hanging_vrouter_2_2", Needs::Node(Version::V2_2), |stage| {
+        stage.node(&Setup::new(Version::V2_2, PluginStart::External))?;
+        daemons::vrouter_hangs(stage)
+    }),
+    ("required_plugin_2_2", Needs::Node(Version::V2_2), |stage| {
+        daemons::required_plugin(stage, Version::V2_2)
+    }),
+    ("second_plugin_2_2", Needs::Node(Version::V2_2), |stage| {
+        daemons::second_refuses(stage.node(&Setup::new(Version::V2_2, PluginStart::External))?)
+    }),
+    ("killed_plugin_2_2", Needs::Node(Version::V2_2), |stage| {
+        daemons::plugin_dies(stage.node(&Setup::new(Version::V2_2, PluginStart::External))?)
+    }),
+    ("wire_2_2", Needs::Node(Version::V2_2), |stage| wire::is_recorded(stage, Version::V2_2)),
+    ("restarted_containerd_2_2", Needs::Node(Version::V2_2), |stage| {
+        daemons::comes_again(stage, Version::V2_2)
+    }),
+    ("hanging_vrouter_2_3", Needs::Node(Version::V2_3), |stage| {
+        stage.node(&Setup::new(Version::V2_3, PluginStart::External))?;
+        daemons::vrouter_hangs(stage)
+    }),
+    ("required_plugin_2_3", Needs::Node(Version::V2_3), |stage| {
+        daemons::required_plugin(stage, Version::V2_3)
+    }),
+    ("second_plugin_2_3", Needs::Node(Version::V2_3), |stage| {
+        daemons::second_refuses(stage.node(&Setup::new(Version::V2_3, PluginStart::External))?)
+    }),
+    ("killed_plugin_2_3", Needs::Node(Version::V2_3), |stage| {
+        daemons::plugin_dies(stage.node(&Setup::new(Version::V2_3, PluginStart::External))?)
+    }),
+    ("wire_2_3", Needs::Node(Version::V2_3), |stage| wire::is_recorded(stage, Version::V2_3)),
+    ("restarted_containerd_2_3", Needs::Node(Version::V2_3), |stage| {
+        daemons::comes_again(stage, Version::V2_3)
+    }),
     ("hanging_vrouter_2_4", Needs::Node(Version::V2_4), |stage| {
         stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
         daemons::vrouter_hangs(stage)
     }),
-    ("required_plugin_2_4", Needs::Node(Version::V2_4), daemons::required_plugin),
+    ("required_plugin_2_4", Needs::Node(Version::V2_4), |stage| {
+        daemons::required_plugin(stage, Version::V2_4)
+    }),
     ("several_containers_2_4", Needs::Node(Version::V2_4), |stage| {
         stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
         containers::several_on(stage.current()?)
@@ -86,7 +127,9 @@ const TESTS: [Test; 41] = [
     }),
     ("cdi_2_4", Needs::Node(Version::V2_4), |stage| cdi::in_pods(stage, Version::V2_4)),
     ("wire_2_4", Needs::Node(Version::V2_4), |stage| wire::is_recorded(stage, Version::V2_4)),
-    ("restarted_containerd_2_4", Needs::Node(Version::V2_4), daemons::restarted_containerd_2_4),
+    ("restarted_containerd_2_4", Needs::Node(Version::V2_4), |stage| {
+        daemons::comes_again(stage, Version::V2_4)
+    }),
 ];
 
 fn main() -> ExitCode {
@@ -94,6 +137,7 @@ fn main() -> ExitCode {
         // What some need beside the node itself.
         let unmet = needs.unmet().or_else(|| match name {
             "two_plugins_set_cpus" | "two_plugins_and_followed_cpus" => neighbour::unmet(),
+            "balloons_are_followed" => neighbour::no_balloons(),
             "cdi_file_is_right" => cdi::unmet(),
             "inside_own_users" => inside::unmet_for_own_users(),
             _ => None,

@@ -45,8 +45,8 @@ pub fn is_recorded(stage: &mut Stage, version: Version) -> Result<()> {
     let bytes = std::fs::read(&file)?;
     // From NRI 0.12 on each event of a pod has a call of its own.
     let event = match version {
-        Version::V1_7 | Version::V2_1 => "StateChange",
-        Version::V2_4 => "RemovePodSandbox",
+        Version::V1_7 | Version::V2_1 | Version::V2_2 => "StateChange",
+        Version::V2_3 | Version::V2_4 => "RemovePodSandbox",
     };
     for method in ["Configure", "Synchronize", "CreateContainer", "UpdateContainer", event] {
         let found = bytes.windows(method.len()).any(|window| window == method.as_bytes());

@@ -7,6 +7,7 @@ mod bare;
 mod ctr;
 mod inside;
 mod managers;
+mod nerdctl;
 mod recovery;
 
 use std::process::ExitCode;
@@ -25,7 +26,7 @@ const NODE: Version = Version::V2_1;
 type With = (Option<&'static str>, (&'static str, Version, fn(&mut Stage) -> Result<()>));
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [With; 21] = [
+const TESTS: [With; 26] = [
     (None, ("runc", NODE, bare::runc)),
     (Some("crun"), ("crun", NODE, bare::crun)),
     (None, ("other_verbs_are_the_runtimes", NODE, bare::other_verbs)),
@@ -40,7 +41,12 @@ const TESTS: [With; 21] = [
     (Some("podman"), ("podman", NODE, managers::podman)),
     (Some("podman"), ("podman_with_cdi", NODE, managers::podman_with_cdi)),
     (Some("dockerd"), ("docker", NODE, managers::docker)),
-    (Some("nerdctl"), ("nerdctl", NODE, managers::nerdctl)),
+    (Some("nerdctl"), ("nerdctl", NODE, nerdctl::annotations)),
+    (Some("nerdctl"), ("nerdctl_by_labels", NODE, nerdctl::labels)),
+    (Some("nerdctl"), ("nerdctl_starts_again", NODE, nerdctl::starts_again)),
+    (Some("nerdctl"), ("nerdctl_with_cdi", NODE, nerdctl::device)),
+    (Some("nerdctl"), ("nerdctl_with_plain_runc", NODE, nerdctl::plain_runc)),
+    (Some("nerdctl"), ("nerdctl_first_steps", NODE, nerdctl::first_steps)),
     (None, ("plugin_restart", NODE, recovery::plugin_restart)),
     (None, ("vrouter_restart", NODE, recovery::vrouter_restart)),
     (None, ("run_without_delete", NODE, recovery::run_without_delete)),

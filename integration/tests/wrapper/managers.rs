@@ -1,4 +1,4 @@
-//! podman, Docker and nerdctl, each without a service of the machine.
+//! podman and Docker, each without a service of the machine, and the steps that every manager takes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,21 +25,21 @@ use integration::stage::Stage;
 const START: Duration = Duration::from_secs(60);
 
 /// How a manager is told what a container asks for, and started.
-struct Manager<'a> {
+pub struct Manager<'a> {
     /// A command line up to its verb.
-    line: &'a dyn Fn() -> Result<Command>,
+    pub line: &'a dyn Fn() -> Result<Command>,
     /// Between `run` and the image.
-    options: Vec<String>,
+    pub options: Vec<String>,
     /// `--annotation` or `--label`.
-    tell: &'static str,
+    pub tell: &'static str,
     /// Whether the value of that option is a line of CSV.
-    csv: bool,
+    pub csv: bool,
     /// The container's id for the runtime.
-    id_of: &'a dyn Fn(&str) -> Result<String>,
+    pub id_of: &'a dyn Fn(&str) -> Result<String>,
 }
 
 impl Manager<'_> {
-    fn start(&self, name: &str, asks: &[(&str, String)], words: &[String]) -> Result<Command> {
+    pub fn start(&self, name: &str, asks: &[(&str, String)], words: &[String]) -> Result<Command> {
         let mut line = (self.line)()?;
         line.args(["run", "--detach", "--name", name]).args(&self.options);
         for (key, value) in asks {
@@ -53,7 +53,7 @@ impl Manager<'_> {
         Ok(line)
     }
 
-    fn application(
+    pub fn application(
         &self,
         node: &Node,
         name: &str,
@@ -76,12 +76,12 @@ impl Manager<'_> {
         )
     }
 
-    fn remove(&self, name: &str) -> Result<()> {
+    pub fn remove(&self, name: &str) -> Result<()> {
         run((self.line)()?.args(["rm", "--force", name])).map(drop)
     }
 
     /// Two containers talk, one is plain, one is refused and says why.
-    fn every_step(&self, node: &Node) -> Result<()> {
+    pub fn every_step(&self, node: &Node) -> Result<()> {
         let listen = testpmd::command(&testpmd::Role::Receive);
         let receiver = self.application(node, "receives", "10.66.0.70", &listen)?;
         let words = sender(node, "red", "10.66.0.71", "10.66.0.70")?;
@@ -97,7 +97,8 @@ impl Manager<'_> {
         ensure!(held(node)?.is_empty(), "{:?}", held(node)?);
         self.remove("plain")?;
         let lost = [("network.ringway.dev", "green".to_owned())];
-        let text = fail(&mut self.start("lost", &lost, &idle())?)?;
+        // nerdctl prints it as a quoted field.
+        let text = fail(&mut self.start("lost", &lost, &idle())?)?.replace("\\\"", "\"");
         println!("    {text}");
         expect(&text, &["ringway: ", "\"green\"", "does not exist"])?;
         self.remove("lost")?;
@@ -302,30 +303,4 @@ fn dockerd(node: &Node) -> Result<Daemon> {
         Ok(docker_line(node)?.arg("version").output()?.status.success().then_some(()))
     })?;
     Ok(daemon)
-}
-
-pub fn nerdctl(stage: &mut Stage) -> Result<()> {
-    let node = stage.usual()?;
-    let data = node.run().disk().join("nerdctl");
-    let socket = node.containerd()?.socket().to_owned();
-    let line = || {
-        let mut line = command(node, manager("nerdctl").map_err(anyhow::Error::msg)?)?;
-        line.arg("--address").arg(&socket).args([
-            "--namespace",
-            "k8s.io",
-            "--cgroup-manager",
-            "cgroupfs",
-        ]);
-        line.arg("--data-root").arg(&data).arg("--cni-netconfpath").arg(data.join("cni"));
-        Ok(line)
-    };
-    let id_of = |name: &str| -> Result<String> {
-        let id = run(line()?.args(["inspect", "--format", "{{.ID}}", name]))?;
-        Ok(id.trim().to_owned())
-    };
-    let runtime = wrapper()?.display().to_string();
-    let options = ["--runtime", &runtime, "--network", "none"];
-    let options = options.map(str::to_owned).to_vec();
-    Manager { line: &line, options, tell: "--annotation", csv: false, id_of: &id_of }
-        .every_step(node)
 }

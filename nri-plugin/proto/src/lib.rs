@@ -1,6 +1,6 @@
 //! The NRI wire protocol for plugins: multiplexing, ttrpc both ways, handshake, events and adjustments.
 //!
-//! Speaks NRI 0.6 (containerd 1.7.24) to 0.12 (containerd 2.3) and skips what it does not know. Does not decide
+//! Speaks NRI 0.6 (containerd 1.7.24) to 0.12 (containerd 2.4) and skips what it does not know. Does not decide
 //! anything about a container, touches no file, and knows nothing of Ringway: any NRI plugin may depend on it.
 //!
 //! Implement [`Plugin`], then run it with [`runner::serve_launched`] when the runtime started the process, or with

@@ -187,7 +187,9 @@ async fn updates_of_real_containerds_are_understood() {
     for (version, stream) in [
         ("1.7", &include_bytes!("../testdata/ringway-1.7.24.bin")[..]),
         ("2.1", include_bytes!("../testdata/ringway-2.1.9.bin")),
+        ("2.2", include_bytes!("../testdata/ringway-2.2.9.bin")),
         // Each event of a pod's life has a call of its own from here on.
+        ("2.3", include_bytes!("../testdata/ringway-2.3.7.bin")),
         ("2.4", include_bytes!("../testdata/ringway-2.4.2.bin")),
     ] {
         assert_eq!(

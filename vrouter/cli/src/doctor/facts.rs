@@ -42,6 +42,8 @@ pub(super) struct Facts {
     pub vrouters: Vec<Result<Served, String>>,
     /// Of the cgroups that ports name, those that are gone.
     pub dead_cgroups: BTreeSet<String>,
+    /// Of them, those that are there without a process in them or below: a pod's own outlives its containers.
+    pub idle_cgroups: BTreeSet<String>,
 }
 
 /// A container that runs without its interfaces.
@@ -127,7 +129,10 @@ impl Facts {
         let status = status(&run_dir.join("nri-status.json"));
         let ports = served.iter().flatten().flat_map(|served| &served.ports);
         let named = ports.filter_map(|port| port.spec.as_ref()).flat_map(|spec| &spec.peer_cgroups);
-        let dead_cgroups = named.filter(|path| !cgroup_exists(root, path)).cloned().collect();
+        let (there, dead_cgroups): (BTreeSet<_>, _) =
+            named.cloned().partition(|path| !cgroups(root, path).is_empty());
+        let idle = |path: &String| !cgroups(root, path).iter().any(|it| has_process(it, DEPTH));
+        let idle_cgroups = there.into_iter().filter(idle).collect();
         Self {
             cpu_flags: cpu_flags(&text(&at("/proc/cpuinfo")).unwrap_or_default()),
             nodes: nodes(&at("/sys/devices/system/node")),
@@ -148,6 +153,7 @@ impl Facts {
             pods: names(&run_dir.join("pods")),
             vrouters: served,
             dead_cgroups,
+            idle_cgroups,
         }
     }
 }
@@ -239,11 +245,25 @@ fn joined(name: String) -> Vec<String> {
     name.split(',').map(str::to_owned).collect()
 }
 
-/// In any hierarchy.
-fn cgroup_exists(root: &Path, path: &str) -> bool {
+/// A cgroup in every hierarchy that has it.
+fn cgroups(root: &Path, path: &str) -> Vec<PathBuf> {
     let base = root.join("sys/fs/cgroup");
     let path = path.trim_start_matches('/');
-    base.join(path).is_dir() || names(&base).iter().any(|name| base.join(name).join(path).is_dir())
+    let hierarchies = names(&base).into_iter().map(|name| base.join(name));
+    let found = std::iter::once(base.clone()).chain(hierarchies).map(|it| it.join(path));
+    found.filter(|it| it.is_dir()).collect()
+}
+
+/// Cgroups that a container makes inside its own, at most so deep; who makes more counts as running.
+const DEPTH: u32 = 32;
+
+/// Whether a process is in it or below. Also true when that cannot be read.
+fn has_process(directory: &Path, depth: u32) -> bool {
+    let Some(own) = text(&directory.join("cgroup.procs")) else { return true };
+    let children = || names(directory).into_iter().map(|name| directory.join(name));
+    depth == 0
+        || !own.is_empty()
+        || children().filter(|it| it.is_dir()).any(|it| has_process(&it, depth - 1))
 }
 
 fn containerd(root: &Path, file: Option<&Path>) -> Containerd {

@@ -418,6 +418,16 @@ fn leaks(facts: &Facts) -> Vec<Finding> {
         if !spec.peer_cgroups.is_empty() && spec.peer_cgroups.iter().all(gone) {
             let what = format!("port {} belongs to containers that are gone", spec.id);
             findings.push(finding("leaks", Status::Warning, what).remedy(MEND));
+            continue;
+        }
+        // A pod whose containers have ended for now still has its sandbox's process in there.
+        let ended = |path: &String| gone(path) || facts.idle_cgroups.contains(path);
+        if !spec.peer_cgroups.is_empty() && spec.peer_cgroups.iter().all(ended) {
+            let what = format!(
+                "port {} belongs to a cgroup without a process: its pod has ended",
+                spec.id
+            );
+            findings.push(finding("leaks", Status::Warning, what).remedy(MEND));
         }
     }
     for pod in &facts.pods {

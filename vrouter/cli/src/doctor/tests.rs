@@ -74,7 +74,7 @@ fn a_node_in_order_is_said_to_be() {
         ("sys/bus/pci/devices/0000:01:00.0/numa_node", "0\n"),
         ("sys/bus/pci/devices/0000:01:00.0/net/eth0/mtu", "1500\n"),
         ("sys/bus/pci/devices/0000:02:00.0/class", "0x010802\n"),
-        ("sys/fs/cgroup/kubepods/pod1/c1/cgroup.procs", ""),
+        ("sys/fs/cgroup/kubepods/pod1/c1/cgroup.procs", "4711\n"),
         ("run/ringway/nri.lock", "77\n"),
         ("proc/77/comm", "ringway-nri\n"),
         ("run/ringway/pods/sandbox1/record.json", "{}"),
@@ -142,6 +142,29 @@ fn what_is_wrong_is_named_with_a_remedy() {
     has("ports", Status::Warning, "gone/0/net0 is not connected");
     has("leaks", Status::Warning, "port gone/0/net0 belongs");
     has("leaks", Status::Warning, "pod old");
+}
+
+#[test]
+fn a_cgroup_without_a_process_is_of_a_pod_that_has_ended() {
+    const POD: &str = "sys/fs/cgroup/kubepods/pod1";
+    for (processes, expected) in [
+        // Its own, where containers are below, is empty as a rule.
+        ([("cgroup.procs", ""), ("c1/cgroup.procs", ""), ("c2/cgroup.procs", "")], Status::Warning),
+        ([("cgroup.procs", ""), ("c1/cgroup.procs", ""), ("c2/cgroup.procs", "7\n")], Status::Ok),
+        ([("cgroup.procs", "7\n"), ("c1/cgroup.procs", ""), ("c2/cgroup.procs", "")], Status::Ok),
+        // Unreadable, as far as this goes.
+        ([("cgroup.procs", ""), ("c1/cgroup.procs", ""), ("c2/tasks", "")], Status::Ok),
+    ] {
+        let files = processes.map(|(name, text)| (format!("{POD}/{name}"), text));
+        let files = files.iter().map(|(name, text)| (name.as_str(), *text));
+        let record = ("run/ringway/pods/sandbox1/record.json", "{}");
+        let root = machine(&[CPU, V2, record].into_iter().chain(files).collect::<Vec<_>>());
+        let port = port("sandbox1/0/net0", "/kubepods/pod1", PortState::Waiting);
+        let findings = look(root.path(), served(vec![port]));
+        let leaks = of(&findings, "leaks");
+        assert_eq!(leaks.len(), 1, "{leaks:?}");
+        assert_eq!(leaks[0].0, expected, "{processes:?}: {leaks:?}");
+    }
 }
 
 #[test]
