@@ -236,6 +236,33 @@ fn rings_queues_and_offloads() {
 }
 
 #[test]
+fn a_ring_that_may_grow_is_right_within_its_bounds() {
+    let rules = |ring: &str| format!("[[nics]]\nnames = [\"ens1f0\"]\n{ring}");
+    for (ring, told, bounds) in [
+        ("rx_ring = 512\nrx_ring_max = 4096", "2048 -> 2048 [done]", (512, 2048, 4096)),
+        ("rx_ring = 4096\nrx_ring_max = \"max\"", "2048 -> 4096 [change]", (4096, 4096, 8160)),
+        ("rx_ring = 512\nrx_ring_max = 1024", "2048 -> 1024 [change]", (512, 1024, 1024)),
+    ] {
+        let plan = of("two-sockets", &rules(ring));
+        assert_eq!(lines(&plan), [format!("ens1f0 rx ring: {told}")]);
+        let [Span { nic, now, least, most, drops: 17 }] = &plan.rings[..] else {
+            panic!("{:?}", plan.rings)
+        };
+        assert_eq!((nic.as_str(), (*least, *now, *most)), ("ens1f0", bounds));
+    }
+    let told = refused("two-sockets", &rules("rx_ring = 512\nrx_ring_max = 9000"));
+    assert!(told[0].starts_with("nics[0].rx_ring_max = 9000: ens1f0 rx ring: the driver has at"));
+    // No rings, or no counter: nothing to follow.
+    let other = "[[nics]]\nnames = [\"ens5f0\"]\nrx_ring = 512\nrx_ring_max = \"max\"";
+    let plan = of("two-sockets", other);
+    assert!(plan.rings.is_empty());
+    assert_eq!(
+        lines(&plan),
+        ["ens5f0 rx ring: - -> 512 [not applicable: the driver has none that can be set]"]
+    );
+}
+
+#[test]
 fn frequencies_and_idle_states() {
     let plan = of(
         "two-sockets",
