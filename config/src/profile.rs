@@ -328,10 +328,55 @@ pub struct HandoverRules {
     pub nri: bool,
     /// Where that is.
     pub nri_file: PathBuf,
-    /// `reservedSystemCPUs` of kubelet, by a drop-in.
+    /// `reservedSystemCPUs` of kubelet, and what `kubelet_managers` says, by a drop-in.
     pub kubelet: bool,
     /// kubelet's `--config-dir`.
     pub kubelet_directory: PathBuf,
+    /// kubelet's resource managers, in the same drop-in.
+    pub kubelet_managers: KubeletManagers,
+}
+
+/// `[handover.kubelet_managers]`: how kubelet gives pods CPUs and memory; what is left out stays as it is. The policies decide for pods of
+/// Kubernetes that ask for whole CPUs; the NRI plugin's `cpus.mode` is to be `follow` then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct KubeletManagers {
+    /// `cpuManagerPolicy`.
+    pub cpu: Option<ManagerPolicy>,
+    /// `topologyManagerPolicy`.
+    pub topology: Option<TopologyPolicy>,
+    /// `memoryManagerPolicy`.
+    pub memory: Option<ManagerPolicy>,
+    /// `reservedMemory`, which a static memory manager needs: kubelet starts only if it is the sum of its `kubeReserved`, `systemReserved` and
+    /// `evictionHard`, so that they are to be set to come to this. It is taken from the first NUMA node with memory.
+    pub reserved_memory: Option<Bytes>,
+}
+
+/// Policy of kubelet's CPU or memory manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ManagerPolicy {
+    /// It decides nothing.
+    None,
+    /// Guaranteed pods get some of their own.
+    Static,
+}
+
+/// Policy of kubelet's topology manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum TopologyPolicy {
+    /// It decides nothing.
+    None,
+    /// One NUMA node if that can be.
+    BestEffort,
+    /// As few NUMA nodes as could ever do, or none.
+    Restricted,
+    /// One NUMA node or none.
+    SingleNumaNode,
 }
 
 impl Default for HandoverRules {
@@ -343,6 +388,7 @@ impl Default for HandoverRules {
             nri_file: crate::NRI_FILE.into(),
             kubelet: false,
             kubelet_directory: "/etc/kubernetes/kubelet.conf.d".into(),
+            kubelet_managers: KubeletManagers::default(),
         }
     }
 }

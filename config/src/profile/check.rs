@@ -1,6 +1,8 @@
 //! What of a profile can be on no node.
 
-use super::{Count, CountRule, NodeProfile, PROFILE_VERSION, SysctlValue};
+use super::{
+    Count, CountRule, KubeletManagers, ManagerPolicy, NodeProfile, PROFILE_VERSION, SysctlValue,
+};
 use crate::Bytes;
 use crate::check::{self, Problem};
 
@@ -63,7 +65,28 @@ impl NodeProfile {
         check::directory("handover.vrouter_file", &self.handover.vrouter_file)?;
         check::directory("handover.nri_file", &self.handover.nri_file)?;
         check::directory("handover.kubelet_directory", &self.handover.kubelet_directory)?;
+        self.check_kubelet()?;
         self.check_agent()
+    }
+
+    fn check_kubelet(&self) -> Result<(), Problem> {
+        let managers = self.handover.kubelet_managers;
+        let key = "handover.kubelet_managers";
+        if managers != KubeletManagers::default() && !self.handover.kubelet {
+            return Err(Problem::new(key, "set", "needs the drop-in: set handover.kubelet"));
+        }
+        match (managers.memory, managers.reserved_memory) {
+            (Some(ManagerPolicy::Static), None) => {
+                let remedy = "needs reserved_memory, the sum of kubelet's kubeReserved, systemReserved and evictionHard";
+                Err(Problem::new(format!("{key}.memory"), "static", remedy))
+            }
+            (None | Some(ManagerPolicy::None), Some(bytes)) => {
+                let remedy =
+                    "is for a static memory manager: leave it out, or set memory = \"static\"";
+                Err(Problem::new(format!("{key}.reserved_memory"), bytes, remedy))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_memory_and_power(&self) -> Result<(), Problem> {

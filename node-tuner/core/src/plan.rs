@@ -120,7 +120,9 @@ pub fn files(profile: &NodeProfile) -> Vec<String> {
     });
     let directory = hand.kubelet_directory.to_string_lossy();
     let directory = format!("{}?", directory.trim_start_matches('/'));
-    sysctls.chain(named).chain([directory]).collect()
+    let states = handover::KUBELET_STATES.iter().map(|file| format!("{file}?"));
+    let states = states.filter(|_| hand.kubelet);
+    sysctls.chain(named).chain([directory]).chain(states).collect()
 }
 
 /// What `profile` makes of `node`, which was made from `observed`. `unwritable`: knobs that the kernel has refused to

@@ -318,7 +318,9 @@ fn whoever_waits_is_told_of_a_change_that_makes_room_and_of_no_other() {
     ledger.wait(waiting("x"), &large);
     ledger.expire(10);
     assert_eq!(told(&mut ledger).len(), 1);
-    ["b", "c", "d"].map(|uid| ledger.reserve(uid, if uid == "b" { "n" } else { "m" }, &large, 20));
+    for (uid, node) in [("b", "n"), ("c", "m"), ("d", "m")] {
+        ledger.reserve(uid, node, &large, 20).unwrap();
+    }
     ledger.wait(waiting("x"), &large);
     ledger.release("c");
     let room = ledger.found_room().pop().unwrap();
@@ -343,7 +345,9 @@ fn whoever_waits_is_told_of_a_change_that_makes_room_and_of_no_other() {
 fn many_who_wait_are_told_some_at_once_and_those_who_waited_longest_first() {
     let mut ledger = ledger(&["n"]);
     let large = demand(12, 1);
-    ["a", "b"].map(|uid| ledger.reserve(uid, "n", &large, 10).unwrap());
+    for uid in ["a", "b"] {
+        ledger.reserve(uid, "n", &large, 10).unwrap();
+    }
     (0..1100).for_each(|pod| ledger.wait(waiting(&pod.to_string()), &large));
     ledger.release("a");
     let told: Vec<String> = told(&mut ledger).into_iter().map(|(uid, _)| uid).collect();

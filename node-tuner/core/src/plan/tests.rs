@@ -417,6 +417,32 @@ fn cpu_sets_are_handed_over() {
     );
 }
 
+#[test]
+fn kubelets_managers_are_set_where_a_profile_asks_and_its_state_is_the_operators() {
+    let rules = "[cpus]\nreserved_cores = 1\n[handover]\nkubelet = true\n[handover.kubelet_managers]\n\
+                 cpu = \"static\"\ntopology = \"single-numa-node\"\nmemory = \"static\"\nreserved_memory = \"1536Mi\"";
+    let lines_of = "reservedSystemCPUs: \"0,4,8,12\"; cpuManagerPolicy: static; topologyManagerPolicy: single-numa-node; \
+                    memoryManagerPolicy: Static; reservedMemory: [{numaNode: 0, limits: {memory: \"1536Mi\"}}]";
+    let file = "etc/kubernetes/kubelet.conf.d/60-ringway.conf";
+    let mut observed = shapes::observed("two-sockets");
+    let plan = planned(&observed, &profile(rules)).unwrap();
+    assert_eq!(lines(&plan), [format!("/{file}: - -> {lines_of} [for kubelet]")]);
+    assert!(plan.notes.is_empty(), "a kubelet that was never started");
+    let text = plan.changes().next().unwrap().value.clone();
+    assert!(text.ends_with("limits: {memory: \"1536Mi\"}}]\n"), "{text}");
+    // One that has given CPUs already would not start: that is said, and nothing is deleted.
+    observed.tree.file("var/lib/kubelet/cpu_manager_state", "{}");
+    let plan = planned(&observed, &profile(rules)).unwrap();
+    assert_eq!(plan.changes().count(), 1);
+    assert_eq!(plan.notes.len(), 1);
+    assert!(plan.notes[0].contains("delete that file"), "{:?}", plan.notes);
+    // As it is wanted: nothing to say.
+    observed.tree.file(file, &text);
+    let plan = planned(&observed, &profile(rules)).unwrap();
+    assert_eq!(lines(&plan), [format!("/{file}: {lines_of} -> {lines_of} [done]")]);
+    assert!(plan.notes.is_empty());
+}
+
 /// The daemons read what was written.
 fn read_by_daemons(vrouter: &str, nri: &str) {
     let file = Path::new("x.toml");
