@@ -34,9 +34,9 @@ pub use nri::{
 pub use prefix::{Family, Ipv4Prefix, Ipv6Prefix, Prefix, PrefixError};
 pub use profile::{
     AgentRules, Count, CountRule, CpuRules, HandoverRules, HugepageRule, IrqRules, Isolated,
-    KernelRules, MemoryRules, NicRule, NodeProfile, PROFILE_VERSION, PowerCpus, PowerRules,
-    ProfileLimits, ProfileParameters, Spread, SteeringRules, SysctlValue, VrouterNodes,
-    WorkerRules,
+    KernelRules, KubeletManagers, ManagerPolicy, MemoryRules, NicRule, NodeProfile,
+    PROFILE_VERSION, PowerCpus, PowerRules, ProfileLimits, ProfileParameters, RingRules, Spread,
+    SteeringRules, SysctlValue, TopologyPolicy, VrouterNodes, WorkerModeRule, WorkerRules,
 };
 pub use runtime::RuntimeConfig;
 pub use uplink::{HostInterface, NO_BOND, UplinkDriver, UplinkSettings, is_pci};

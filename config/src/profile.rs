@@ -250,6 +250,9 @@ pub struct NicRule {
     pub drivers: Vec<String>,
     /// Descriptors of each receive ring.
     pub rx_ring: Option<Count>,
+    /// Greatest number that a receive ring grows to while the card drops packets as no descriptor is free; then `rx_ring` is the least.
+    /// Only the agent resizes.
+    pub rx_ring_max: Option<Count>,
     /// Descriptors of each send ring.
     pub tx_ring: Option<Count>,
     /// Number of (combined) queues.
@@ -325,10 +328,55 @@ pub struct HandoverRules {
     pub nri: bool,
     /// Where that is.
     pub nri_file: PathBuf,
-    /// `reservedSystemCPUs` of kubelet, by a drop-in.
+    /// `reservedSystemCPUs` of kubelet, and what `kubelet_managers` says, by a drop-in.
     pub kubelet: bool,
     /// kubelet's `--config-dir`.
     pub kubelet_directory: PathBuf,
+    /// kubelet's resource managers, in the same drop-in.
+    pub kubelet_managers: KubeletManagers,
+}
+
+/// `[handover.kubelet_managers]`: how kubelet gives pods CPUs and memory; what is left out stays as it is. The policies decide for pods of
+/// Kubernetes that ask for whole CPUs; the NRI plugin's `cpus.mode` is to be `follow` then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct KubeletManagers {
+    /// `cpuManagerPolicy`.
+    pub cpu: Option<ManagerPolicy>,
+    /// `topologyManagerPolicy`.
+    pub topology: Option<TopologyPolicy>,
+    /// `memoryManagerPolicy`.
+    pub memory: Option<ManagerPolicy>,
+    /// `reservedMemory`, which a static memory manager needs: kubelet starts only if it is the sum of its `kubeReserved`, `systemReserved` and
+    /// `evictionHard`, so that they are to be set to come to this. It is taken from the first NUMA node with memory.
+    pub reserved_memory: Option<Bytes>,
+}
+
+/// Policy of kubelet's CPU or memory manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ManagerPolicy {
+    /// It decides nothing.
+    None,
+    /// Guaranteed pods get some of their own.
+    Static,
+}
+
+/// Policy of kubelet's topology manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum TopologyPolicy {
+    /// It decides nothing.
+    None,
+    /// One NUMA node if that can be.
+    BestEffort,
+    /// As few NUMA nodes as could ever do, or none.
+    Restricted,
+    /// One NUMA node or none.
+    SingleNumaNode,
 }
 
 impl Default for HandoverRules {
@@ -340,6 +388,7 @@ impl Default for HandoverRules {
             nri_file: crate::NRI_FILE.into(),
             kubelet: false,
             kubelet_directory: "/etc/kubernetes/kubelet.conf.d".into(),
+            kubelet_managers: KubeletManagers::default(),
         }
     }
 }
@@ -357,15 +406,43 @@ pub struct AgentRules {
     pub repair_window_s: u32,
     /// How many workers the vRouter has.
     pub workers: WorkerRules,
+    /// How it resizes receive rings that may grow.
+    pub rings: RingRules,
+}
+
+/// `[agent.rings]`: receive rings that have an `rx_ring_max` follow what their cards drop. Most drivers start their queues anew for
+/// another size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct RingRules {
+    /// Twice the size, when so many packets found no free descriptor between two looks.
+    pub grow_above_drops: u32,
+    /// A ring is left alone for this long after a change, s.
+    pub settle_s: u32,
+    /// Half the size, when nothing was dropped for this long, s.
+    pub shrink_after_s: u32,
+}
+
+impl Default for RingRules {
+    fn default() -> Self {
+        Self { grow_above_drops: 10, settle_s: 60, shrink_after_s: 21_600 }
+    }
 }
 
 impl Default for AgentRules {
     fn default() -> Self {
-        Self { interval_s: 10, repairs: 3, repair_window_s: 600, workers: WorkerRules::default() }
+        Self {
+            interval_s: 10,
+            repairs: 3,
+            repair_window_s: 600,
+            workers: WorkerRules::default(),
+            rings: RingRules::default(),
+        }
     }
 }
 
-/// `[agent.workers]`: how many workers the vRouter has, within its CPUs.
+/// `[agent.workers]`: how many workers the vRouter has, within its CPUs, and what they do when there is nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
@@ -384,6 +461,30 @@ pub struct WorkerRules {
     pub shrink_below_percent: u32,
     /// ... for this long, s.
     pub shrink_after_s: u32,
+    /// What workers do when there is nothing to do; none: that is left as it is.
+    pub mode: Option<WorkerModeRule>,
+    /// With `by-load`: they poll for ever when those that run are on average busier than this, percent of their time, and no more below half
+    /// of it; 100: never ...
+    pub poll_above_percent: u32,
+    /// ... and sleep at once when they are less busy than this, percent, and no more from twice as much on; 0: never ...
+    pub sleep_below_percent: u32,
+    /// ... each for this long, s.
+    pub mode_after_s: u32,
+}
+
+/// What a vRouter's workers do when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerModeRule {
+    /// They go on polling for the vRouter's `workers.idle_spin_us`, then sleep.
+    Adaptive,
+    /// They poll for ever: no packet waits for a worker to wake.
+    Poll,
+    /// They sleep at once.
+    Sleep,
+    /// One of these, after their load.
+    ByLoad,
 }
 
 impl Default for WorkerRules {
@@ -396,6 +497,10 @@ impl Default for WorkerRules {
             grow_after_s: 20,
             shrink_below_percent: 50,
             shrink_after_s: 120,
+            mode: None,
+            poll_above_percent: 60,
+            sleep_below_percent: 5,
+            mode_after_s: 30,
         }
     }
 }
@@ -412,6 +517,16 @@ pub enum Isolated {
 }
 
 // === impl ===
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(count) => count.fmt(f),
+            Self::Rule(CountRule::Max) => f.write_str("max"),
+            Self::Rule(CountRule::Reserved) => f.write_str("reserved"),
+        }
+    }
+}
 
 impl fmt::Display for SysctlValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -56,6 +56,27 @@ fn a_wrong_value_names_line_key_value_and_remedy() {
             "name = \"x\"\n[limits]\nhugepage_percent = 95",
             "p.toml:4: bad value 95 for `limits.hugepage_percent`",
         ),
+        (
+            "name = \"x\"\n[[nics]]\nrx_ring_max = \"max\"",
+            "needs the least size beside it: set rx_ring",
+        ),
+        (
+            "name = \"x\"\n[[nics]]\nrx_ring = 512\nrx_ring_max = 256",
+            "bad value 256 for `nics[0].rx_ring_max`: must not be below rx_ring, 512",
+        ),
+        (
+            "name = \"x\"\n[agent.workers]\nmode = \"by-load\"\nsleep_below_percent = 16",
+            "for `agent.workers.sleep_below_percent`: must not be above a quarter of poll_above_percent, 60",
+        ),
+        (
+            "name = \"x\"\n[handover.kubelet_managers]\ncpu = \"static\"",
+            "for `handover.kubelet_managers`: needs the drop-in: set handover.kubelet",
+        ),
+        (
+            "name = \"x\"\n[handover]\nkubelet = true\nkubelet_managers = {memory = \"static\"}",
+            "needs reserved_memory, the sum of kubelet's",
+        ),
+        ("name = \"x\"\n[agent.rings]\nsettle_s = 0", "bad value 0 for `agent.rings.settle_s`"),
         ("name = \"x\"\n[[hugepages]]\nsize = \"3Mi\"\namount = \"1%\"", "for `hugepages[0].size`"),
         ("name = \"x\"\n[[hugepages]]\nsize = \"2Mi\"\namount = \"120%\"", "is none of"),
         (

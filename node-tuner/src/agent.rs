@@ -12,9 +12,11 @@ use node_tuner_core::cpuset::CpuSet;
 use node_tuner_core::drift::{Repairs, Verdict};
 use node_tuner_core::engine::{self, Outcome};
 use node_tuner_core::journal::Journal;
-use node_tuner_core::knob::Knob;
+use node_tuner_core::knob::{Knob, RingKind};
+use node_tuner_core::modes::{Mode, ModeFollower};
 use node_tuner_core::node::Node;
 use node_tuner_core::plan::{Change, Plan};
+use node_tuner_core::rings::RingFollower;
 use node_tuner_core::workers::Follower;
 use ringway_config::NodeProfile;
 use serde::Serialize;
@@ -54,7 +56,11 @@ enum Event<'a> {
     LatencyHeld { us: u32 },
     /// The number or place of a vRouter's workers was changed.
     Workers { vrouter: String, from: Vec<u32>, to: Vec<u32>, why: String },
-    /// A vRouter that should get other workers refused.
+    /// What a vRouter's workers do when there is nothing to do was changed.
+    WorkerMode { vrouter: String, from: Mode, to: Mode, why: String },
+    /// A card drops packets, or has long not done so: its receive rings have another size.
+    Ring { nic: String, from: u32, to: u32, why: String },
+    /// A vRouter that should get other workers, or another mode of them, refused.
     WorkersFailed { vrouter: String, why: String },
     /// The agent ends; values stay.
     Ended { signal: &'a str },
@@ -88,7 +94,8 @@ pub struct Agent<W> {
     nics: Option<BTreeSet<String>>,
     /// Whether the profile has been applied once; what differs after that is drift, or new.
     applied: bool,
-    followers: BTreeMap<PathBuf, Follower>,
+    followers: BTreeMap<PathBuf, (Follower, ModeFollower)>,
+    rings: RingFollower,
     /// Held open: the limit ends with it.
     latency: Option<File>,
     boot_told: Vec<String>,
@@ -157,6 +164,7 @@ impl<W: Write> Agent<W> {
             nics: None,
             applied: false,
             followers: BTreeMap::new(),
+            rings: RingFollower::default(),
             latency: None,
             boot_told: Vec::new(),
             trouble: None,
@@ -233,6 +241,7 @@ impl<W: Write> Agent<W> {
     pub async fn look(&mut self, target: &mut Target, node: &Node, plan: &Plan) -> Result<()> {
         self.cards(node)?;
         self.values(target, node, plan)?;
+        self.rings(target, node, plan)?;
         self.hold_latency(target, plan)?;
         if let Some(boot) = plan.boot.as_ref().filter(|boot| boot.missing != self.boot_told) {
             self.boot_told.clone_from(&boot.missing);
@@ -325,6 +334,39 @@ impl<W: Write> Agent<W> {
         Ok(())
     }
 
+    /// Receive rings as long as the cards need them. What is found at first is in the journal, as of every knob.
+    fn rings(&mut self, target: &mut Target, node: &Node, plan: &Plan) -> Result<()> {
+        let now = self.now_ms();
+        for decision in self.rings.decide(now, &plan.rings, &self.profile.agent.rings) {
+            let span = plan.rings.iter().find(|span| span.nic == decision.nic);
+            let from = span.map_or(0, |span| span.now);
+            let knob = Knob::Ring { nic: decision.nic.clone(), kind: RingKind::Rx };
+            let change = Change { knob, value: decision.size.to_string() };
+            let outcome = engine::apply(
+                &[change],
+                &boot_id(node),
+                &self.profile.name,
+                &mut self.journal,
+                &mut target.knobs(),
+                &mut self.store,
+            );
+            if outcome.is_good() && !outcome.turned.is_empty() {
+                let (nic, to, why) = (decision.nic, decision.size, decision.why);
+                self.tell(Event::Ring { nic, from, to, why })?;
+                continue;
+            }
+            for (knob, why) in outcome.unwritable {
+                self.tell(Event::NotApplicable { what: knob.to_string(), why })?;
+            }
+            if let Some((what, fault)) = outcome.failed {
+                let left = outcome.left.iter().map(|(knob, fault)| format!("{knob}: {fault}"));
+                let left = left.collect();
+                self.tell(Event::Failed { what, why: fault.to_string(), left })?;
+            }
+        }
+        Ok(())
+    }
+
     /// PM QoS: the kernel keeps the limit as long as the file is open.
     fn hold_latency(&mut self, target: &Target, plan: &Plan) -> Result<()> {
         let Some(us) = plan.max_latency_us.filter(|_| self.latency.is_none() && target.is_live())
@@ -336,19 +378,30 @@ impl<W: Write> Agent<W> {
         self.tell(Event::LatencyHeld { us })
     }
 
-    /// As many workers as the load needs. A vRouter that does not answer is left alone: it may be starting.
+    /// As many workers as the load needs, and what they do without any. A vRouter that does not answer is left alone: it may be starting.
     async fn workers(&mut self, target: &Target, node: &Node, plan: &Plan) -> Result<()> {
         let rules = self.profile.agent.workers;
         let cores: Vec<CpuSet> = node.cpu.cores.iter().map(|core| core.cpus.clone()).collect();
-        for vrouter in node.services.vrouters.iter().filter(|_| target.is_live() && rules.adjust) {
+        let wanted = target.is_live() && (rules.adjust || rules.mode.is_some());
+        for vrouter in node.services.vrouters.iter().filter(|_| wanted) {
             let socket = PathBuf::from(&vrouter.socket);
             let Ok(sample) = vrouters::sample(&socket, self.now_ms()).await else { continue };
             let own = vrouter.numa.and_then(|numa| plan.cpus.by_numa.get(&numa));
             let cpus = own.map_or(&plan.cpus.vrouter, |numa| &numa.vrouter);
             let from: Vec<u32> = sample.workers.iter().map(|(cpu, _)| *cpu).collect();
-            let follower = self.followers.entry(socket.clone()).or_default();
-            let Some(decision) = follower.decide(sample, cpus, &cores, &rules) else { continue };
+            let (workers, modes) = self.followers.entry(socket.clone()).or_default();
+            let (before, mode) = (sample.mode, modes.decide(sample.clone(), &rules));
+            let decision = workers.decide(sample, cpus, &cores, &rules);
             let name = vrouter.socket.clone();
+            if let Some(decision) = mode {
+                let (vrouter, to) = (name.clone(), decision.mode);
+                let event = match vrouters::set_mode(&socket, to).await {
+                    Ok(()) => Event::WorkerMode { vrouter, from: before, to, why: decision.why },
+                    Err(error) => Event::WorkersFailed { vrouter, why: format!("{error:#}") },
+                };
+                self.tell(event)?;
+            }
+            let Some(decision) = decision else { continue };
             let event = match vrouters::set_workers(&socket, &decision.cpus).await {
                 Ok(()) => {
                     Event::Workers { vrouter: name, from, to: decision.cpus, why: decision.why }

@@ -126,8 +126,13 @@ pub fn report(node: &Node, journal: &Journal, json: bool) -> Result<String> {
         line(
             "vRouter",
             format!(
-                "{} {} at {}, workers on {:?}, {} of {most} ports",
-                vrouter.mode, vrouter.version, vrouter.socket, vrouter.workers, vrouter.ports
+                "{} {} at {}, workers on {:?} ({}), {} of {most} ports",
+                vrouter.mode,
+                vrouter.version,
+                vrouter.socket,
+                vrouter.workers,
+                vrouter.worker_mode,
+                vrouter.ports
             ),
         );
     }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use node_tuner_core::modes::Mode;
 use node_tuner_core::node::Vrouter;
 use node_tuner_core::workers::Sample;
 use ringway_config::VrouterConfig;
 use vrouter_api::v1::{
-    GetInfoRequest, GetStatsRequest, ListNetworksRequest, ListPortsRequest, SetWorkersRequest,
+    GetInfoRequest, GetStatsRequest, ListNetworksRequest, ListPortsRequest, SetWorkerModeRequest,
+    SetWorkersRequest, WorkerMode,
 };
 use vrouter_api::{Client, connect};
 
@@ -70,6 +72,7 @@ async fn describe(root: &Path, socket: &Path) -> Result<Vrouter> {
         socket: socket.display().to_string(),
         // The only mode there is so far; the API has no field for it.
         mode: if info.dpdk_version.is_empty() { "kernel" } else { "dpdk" }.to_owned(),
+        worker_mode: mode(info.worker_mode()),
         version: info.version,
         numa: u32::try_from(info.numa_node).ok(),
         workers: info.workers.iter().map(|worker| worker.cpu).collect(),
@@ -93,7 +96,28 @@ pub async fn sample(socket: &Path, now_ms: u64) -> Result<Sample> {
     let info = answer(client.get_info(GetInfoRequest {})).await?;
     let stats = answer(client.get_stats(GetStatsRequest {})).await?;
     let workers = stats.workers.iter().map(|worker| (worker.cpu, worker.busy_ns)).collect();
-    Ok(Sample { at_ms: now_ms, instance: info.instance_id, workers })
+    let mode = mode(info.worker_mode());
+    Ok(Sample { at_ms: now_ms, instance: info.instance_id, workers, mode })
+}
+
+fn mode(wire: WorkerMode) -> Mode {
+    match wire {
+        WorkerMode::Adaptive => Mode::Adaptive,
+        WorkerMode::Poll => Mode::Poll,
+        WorkerMode::Sleep => Mode::Sleep,
+    }
+}
+
+/// What workers do when there is nothing to do.
+pub async fn set_mode(socket: &Path, mode: Mode) -> Result<()> {
+    let mode = match mode {
+        Mode::Adaptive => WorkerMode::Adaptive,
+        Mode::Poll => WorkerMode::Poll,
+        Mode::Sleep => WorkerMode::Sleep,
+    };
+    let mut client = client(socket).await?;
+    let request = SetWorkerModeRequest { mode: mode.into() };
+    answer(client.set_worker_mode(request)).await.map(|_| ())
 }
 
 /// One worker on each of `cpus`.

@@ -1,6 +1,8 @@
 //! What of a profile can be on no node.
 
-use super::{Count, CountRule, NodeProfile, PROFILE_VERSION, SysctlValue};
+use super::{
+    Count, CountRule, KubeletManagers, ManagerPolicy, NodeProfile, PROFILE_VERSION, SysctlValue,
+};
 use crate::Bytes;
 use crate::check::{self, Problem};
 
@@ -20,9 +22,12 @@ impl NodeProfile {
         }
         self.check_memory_and_power()?;
         for (index, rule) in self.nics.iter().enumerate() {
-            for (name, count) in
-                [("rx_ring", rule.rx_ring), ("tx_ring", rule.tx_ring), ("queues", rule.queues)]
-            {
+            for (name, count) in [
+                ("rx_ring", rule.rx_ring),
+                ("rx_ring_max", rule.rx_ring_max),
+                ("tx_ring", rule.tx_ring),
+                ("queues", rule.queues),
+            ] {
                 let key = format!("nics[{index}].{name}");
                 match count {
                     Some(Count::Exactly(count)) => check::range(&key, count, 1, 1 << 20)?,
@@ -32,6 +37,18 @@ impl NodeProfile {
                     }
                     _ => {}
                 }
+            }
+            let key = format!("nics[{index}].rx_ring_max");
+            match (rule.rx_ring, rule.rx_ring_max) {
+                (None, Some(most)) => {
+                    let remedy = "needs the least size beside it: set rx_ring";
+                    return Err(Problem::new(key, most, remedy));
+                }
+                (Some(Count::Exactly(least)), Some(Count::Exactly(most))) if least > most => {
+                    let remedy = format!("must not be below rx_ring, {least}");
+                    return Err(Problem::new(key, most, remedy));
+                }
+                _ => {}
             }
         }
         for (name, value) in &self.sysctls {
@@ -48,7 +65,28 @@ impl NodeProfile {
         check::directory("handover.vrouter_file", &self.handover.vrouter_file)?;
         check::directory("handover.nri_file", &self.handover.nri_file)?;
         check::directory("handover.kubelet_directory", &self.handover.kubelet_directory)?;
+        self.check_kubelet()?;
         self.check_agent()
+    }
+
+    fn check_kubelet(&self) -> Result<(), Problem> {
+        let managers = self.handover.kubelet_managers;
+        let key = "handover.kubelet_managers";
+        if managers != KubeletManagers::default() && !self.handover.kubelet {
+            return Err(Problem::new(key, "set", "needs the drop-in: set handover.kubelet"));
+        }
+        match (managers.memory, managers.reserved_memory) {
+            (Some(ManagerPolicy::Static), None) => {
+                let remedy = "needs reserved_memory, the sum of kubelet's kubeReserved, systemReserved and evictionHard";
+                Err(Problem::new(format!("{key}.memory"), "static", remedy))
+            }
+            (None | Some(ManagerPolicy::None), Some(bytes)) => {
+                let remedy =
+                    "is for a static memory manager: leave it out, or set memory = \"static\"";
+                Err(Problem::new(format!("{key}.reserved_memory"), bytes, remedy))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_memory_and_power(&self) -> Result<(), Problem> {
@@ -98,6 +136,10 @@ impl NodeProfile {
         check::range("agent.interval_s", agent.interval_s, 1, 3600)?;
         check::range("agent.repairs", agent.repairs, 0, 1000)?;
         check::range("agent.repair_window_s", agent.repair_window_s, 1, 86_400)?;
+        let rings = &agent.rings;
+        check::range("agent.rings.grow_above_drops", rings.grow_above_drops, 1, 1_000_000_000)?;
+        check::range("agent.rings.settle_s", rings.settle_s, 1, 86_400)?;
+        check::range("agent.rings.shrink_after_s", rings.shrink_after_s, 1, 30 * 86_400)?;
         let workers = &agent.workers;
         check::range("agent.workers.min", workers.min, 1, 1024)?;
         check::range("agent.workers.max", workers.max, 0, 1024)?;
@@ -114,7 +156,15 @@ impl NodeProfile {
             return Err(Problem::new(key, workers.shrink_below_percent, remedy));
         }
         check::range("agent.workers.grow_after_s", workers.grow_after_s, 0, 3600)?;
-        check::range("agent.workers.shrink_after_s", workers.shrink_after_s, 0, 86_400)
+        check::range("agent.workers.shrink_after_s", workers.shrink_after_s, 0, 86_400)?;
+        let (poll, sleep) = (workers.poll_above_percent, workers.sleep_below_percent);
+        check::range("agent.workers.poll_above_percent", poll, 1, 100)?;
+        // Otherwise one mode would be left at a load at which the other is entered.
+        if sleep > poll / 4 {
+            let remedy = format!("must not be above a quarter of poll_above_percent, {poll}");
+            return Err(Problem::new("agent.workers.sleep_below_percent", sleep, remedy));
+        }
+        check::range("agent.workers.mode_after_s", workers.mode_after_s, 0, 86_400)
     }
 }
 

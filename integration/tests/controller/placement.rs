@@ -172,6 +172,18 @@ pub fn pods_go_where_one_numa_node_has_all_of_it(api: &mut Api) -> Result<()> {
     let c = placed(api, "c")?;
     ensure!(c == a, "{c:?} is not where {a:?} was");
 
+    // Room of which only a node's own report tells: a scheduler hears nothing of that, and would ask again after five minutes. Its own words in
+    // the status are a change of the pod, for which it asks a second time at once; that is to be over.
+    apply("e", &with("network.ringway.dev", "green"))?;
+    refused(api, "e", "no vRouter of it has the network green")?;
+    wait::pause(Duration::from_secs(3))?;
+    let more = r#"[{"op": "add", "path": "/status/characteristics/vrouters/0/networks/-", "value": "green"}]"#;
+    let words =
+        ["patch", "nodetuning", "small-0001", "--subresource=status", "--type=json", "-p", more];
+    api.kubectl(&words)?;
+    let e = placed(api, "e")?;
+    ensure!(e == ("small-0001".to_owned(), "numa=0".to_owned()), "{e:?}");
+
     // A pod that is not ours goes anywhere, and is promised nothing.
     apply("plain", &json!({"example.org/x": "y"}))?;
     let plain = placed(api, "plain")?;

@@ -52,11 +52,13 @@ fn tests() -> Vec<(String, Needs, Play)> {
         let play: Play = Box::new(|bed: &mut Bed| matrix::play(bed, case));
         (format!("rings_{}", case.name), Needs::Dpdk, play)
     });
-    let others: [(&str, Needs, Test); 8] = [
+    let others: [(&str, Needs, Test); 10] = [
         ("memory_of_several_files", Needs::Dpdk, memory::several_files),
         ("memory_changes_split", Needs::Dpdk, memory::changes_split),
         ("memory_changes_packed", Needs::Dpdk, memory::changes_packed),
         ("workers_come_and_go", Needs::TwoCpus, workers::come_and_go),
+        ("workers_change_their_mode", Needs::TwoCpus, workers::change_their_mode),
+        ("modes_follow_the_load", Needs::TwoCpus, workers::modes_follow_the_load),
         ("idle_pods_are_small", Needs::Dpdk, idle::pods_are_small),
         ("guest_talks", Needs::Qemu, guest::talks),
         ("guest_memory_grows", Needs::Qemu, guest::memory_grows),

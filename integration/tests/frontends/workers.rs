@@ -1,9 +1,14 @@
 //! Workers that come and go while pods send.
 
+use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use integration::machine::program;
+use integration::process::Daemon;
+use integration::wait;
+use vrouter_api::v1::WorkerMode;
 
 use crate::bed::Bed;
 use crate::exchange::{Exchange, USUAL};
@@ -12,16 +17,17 @@ use crate::exchange::{Exchange, USUAL};
 const ROUNDS: u32 = 10;
 
 /// As an operator does it.
+fn ringway(bed: &Bed, words: &[&str]) -> Result<String> {
+    let mut command = Command::new(program("ringway")?);
+    let output = command.arg("--socket").arg(bed.vrouter().socket()).args(words).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ringway {words:?}: {error}");
+    Ok(String::from_utf8(output.stdout)?)
+}
+
 fn set_workers(bed: &Bed, cpus: &[u16]) -> Result<()> {
     let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
-    let output = Command::new(program("ringway")?)
-        .arg("--socket")
-        .arg(bed.vrouter().socket())
-        .args(["workers", "set", &cpus.join(",")])
-        .output()?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ringway workers set: {error}");
-    Ok(())
+    ringway(bed, &["workers", "set", &cpus.join(",")]).map(|_| ())
 }
 
 /// Two workers, the one, two, the other: queues change hands each time, and no flow may notice.
@@ -54,5 +60,88 @@ pub fn come_and_go(bed: &mut Bed) -> Result<()> {
     ensure!(moved > 0, "no packet was sent while workers changed");
     println!("    {} changes of workers within {moved} packets", 5 * ROUNDS);
     running.finish(bed)?;
+    Ok(())
+}
+
+/// The modes change in turns under traffic of many flows in bursts and pauses: nobody waits for a kick that does not come.
+pub fn change_their_mode(bed: &mut Bed) -> Result<()> {
+    let order = Exchange {
+        name: "modes",
+        rings: ["packed=0,queue-size=256", "packed=1,queue-size=256"],
+        pairs: [2, 2],
+        flows: 256,
+        seconds: 6,
+        // So few that a worker which may sleep does, again and again.
+        rate: 2_000,
+        size: 256,
+        ..USUAL
+    };
+    let running = order.start(bed)?;
+    let before = bed.vrouter().stats()?;
+    for round in 0..20 {
+        for mode in ["poll", "sleep", "adaptive", "sleep", "poll", "adaptive"] {
+            let told = ringway(bed, &["workers", "mode", mode])?;
+            ensure!(told.contains(mode), "round {round}: {told}");
+        }
+    }
+    let after = bed.vrouter().stats()?;
+    let sent = |stats: &vrouter_api::v1::Stats| -> u64 {
+        stats.ports.iter().map(|port| port.rx_packets).sum()
+    };
+    let moved = sent(&after) - sent(&before);
+    ensure!(moved > 0, "no packet was sent while modes changed");
+    println!("    120 changes of mode within {moved} packets");
+    running.finish(bed)?;
+    ensure!(bed.vrouter().info()?.worker_mode() == WorkerMode::Adaptive);
+    Ok(())
+}
+
+/// `ringway-tuner run` has workers poll while pods send, and no more when they have done.
+pub fn modes_follow_the_load(bed: &mut Bed) -> Result<()> {
+    let state = bed.log("tuner").with_extension("state");
+    let profile = state.with_extension("toml");
+    let rules = "version = 1\nname = \"test\"\n[agent]\ninterval_s = 1\n\
+                 [agent.workers]\nmode = \"by-load\"\npoll_above_percent = 2\nsleep_below_percent = 0\n\
+                 mode_after_s = 1\n";
+    fs::write(&profile, rules)?;
+    let mut command = Command::new(program("ringway-tuner")?);
+    command.args(["run", "--profile"]).arg(&profile).arg("--state").arg(&state);
+    command.arg("--vrouter").arg(bed.vrouter().socket());
+    let log = state.with_extension("events");
+    let mut agent = Daemon::start("ringway-tuner", command, &log)?;
+    let order = Exchange {
+        name: "load",
+        rings: ["packed=0,queue-size=256", "packed=1,queue-size=256"],
+        pairs: [1, 1],
+        flows: 16,
+        seconds: 12,
+        rate: 100_000,
+        size: 256,
+        ..USUAL
+    };
+    let running = order.start(bed)?;
+    let limit = Duration::from_secs(60);
+    let is = |bed: &Bed, mode: WorkerMode| {
+        Ok((bed.vrouter().info()?.worker_mode() == mode).then_some(()))
+    };
+    agent.wait_for("workers poll under load", limit, || is(bed, WorkerMode::Poll))?;
+    // Who polls never sleeps, with and without packets.
+    let sleeps = |bed: &Bed| -> Result<u64> {
+        Ok(bed.vrouter().stats()?.workers.iter().map(|worker| worker.sleeps).sum())
+    };
+    wait::pause(Duration::from_secs(1))?;
+    let before = sleeps(bed)?;
+    wait::pause(Duration::from_secs(1))?;
+    let after = sleeps(bed)?;
+    let polls = bed.vrouter().info()?.worker_mode() == WorkerMode::Poll;
+    ensure!(!polls || before == after, "a worker that polls slept {} times", after - before);
+    running.finish(bed)?;
+    agent.wait_for("workers sleep again without it", limit, || is(bed, WorkerMode::Adaptive))?;
+    let ended = agent.stop(limit)?;
+    ensure!(ended.success(), "{ended}");
+    let events = fs::read_to_string(&log)?;
+    let told: Vec<&str> = events.lines().filter(|line| line.contains("worker-mode")).collect();
+    ensure!(told.len() >= 2, "{events}");
+    println!("    {}", told.join("\n    "));
     Ok(())
 }

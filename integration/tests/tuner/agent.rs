@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -13,16 +13,16 @@ use serde_json::Value;
 
 use crate::bed::{Bed, NIC, mask, text};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The kernel's `PM_QOS_CPU_LATENCY_DEFAULT_VALUE`: no limit.
 const NO_LIMIT_US: i32 = 2_000_000_000;
 
-struct Agent {
-    process: Daemon,
+pub struct Agent {
+    pub process: Daemon,
 }
 
 impl Agent {
-    fn start(bed: &Bed, words: &[&str]) -> Result<Self> {
+    pub fn start(bed: &Bed, words: &[&str]) -> Result<Self> {
         let log = bed.run.path().join("events");
         // Those of an agent before it are not its own.
         if log.exists() {
@@ -39,7 +39,7 @@ impl Agent {
     }
 
     /// The first event of the kind behind the first `skip`, and how many there were up to it.
-    fn wait(
+    pub fn wait(
         &mut self,
         what: &str,
         skip: usize,
@@ -60,7 +60,7 @@ impl Agent {
     }
 }
 
-fn is(event: &Value, kind: &str, key: &str, part: &str) -> bool {
+pub fn is(event: &Value, kind: &str, key: &str, part: &str) -> bool {
     event["event"] == kind && event[key].as_str().is_some_and(|text| text.contains(part))
 }
 
@@ -130,15 +130,8 @@ pub fn drift_is_repaired_until_it_is_a_fight() -> Result<()> {
     bed.is_as_before()
 }
 
-/// CPUs of the vRouter's workers.
-fn workers(vrouter: &VRouter) -> Result<Vec<u32>> {
-    let mut cpus: Vec<u32> = vrouter.info()?.workers.iter().map(|worker| worker.cpu).collect();
-    cpus.sort_unstable();
-    Ok(cpus)
-}
-
-pub fn workers_follow_the_profile() -> Result<()> {
-    let bed = Bed::new()?;
+/// A vRouter with one worker, on CPU 0.
+pub fn vrouter(bed: &Bed) -> Result<(VRouter, PathBuf)> {
     let socket = VRouter::socket_of(&bed.run);
     let config = bed.run.path().join("vrouter.toml");
     let directory = bed.run.path().display().to_string();
@@ -148,6 +141,19 @@ pub fn workers_follow_the_profile() -> Result<()> {
     );
     fs::write(&config, text)?;
     let vrouter = VRouter::start_with(&config, &socket, &bed.run.path().join("vrouter.log"))?;
+    Ok((vrouter, socket))
+}
+
+/// CPUs of the vRouter's workers.
+fn workers(vrouter: &VRouter) -> Result<Vec<u32>> {
+    let mut cpus: Vec<u32> = vrouter.info()?.workers.iter().map(|worker| worker.cpu).collect();
+    cpus.sort_unstable();
+    Ok(cpus)
+}
+
+pub fn workers_follow_the_profile() -> Result<()> {
+    let bed = Bed::new()?;
+    let (vrouter, socket) = vrouter(&bed)?;
     let told_socket = socket.to_str().context("path")?;
     let report: Value =
         serde_json::from_str(&bed.tuner(&["report", "--json", "--vrouter", told_socket])?)?;

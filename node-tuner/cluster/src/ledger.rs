@@ -10,6 +10,11 @@ use nri_plugin_core::annotations::VrouterMode;
 use crate::demand::{Demand, Want};
 use crate::offer::{NumaOffer, Offer, VrouterOffer};
 
+mod waiting;
+
+use waiting::Lobby;
+pub use waiting::{Room, Waiting};
+
 /// Greatest score, thousandths of the scheduler's 10.
 pub const BEST: u32 = 10_000;
 /// Demands whose verdicts are kept: a scheduler asks twice for each pod, and many pods want the same.
@@ -55,6 +60,7 @@ pub struct Ledger {
     /// Of those, the promises that no pod shows yet.
     promises: BTreeSet<String>,
     questions: Questions,
+    lobby: Lobby,
 }
 
 /// What was asked for of late, the latest last. Verdicts are kept with the nodes, and go when these change.
@@ -141,6 +147,7 @@ impl Ledger {
             return;
         }
         self.put(uid, Entry { placed, until_ms: None });
+        self.lobby.leave(uid);
     }
 
     /// A pod that is gone or has ended.
@@ -225,6 +232,7 @@ impl Ledger {
                 let placed =
                     Placed { node: node.to_owned(), numa, demand: demand.clone(), running: false };
                 self.put(uid, Entry { placed, until_ms: Some(until_ms) });
+                self.lobby.leave(uid);
                 Ok(numa)
             }
             Verdict::Refused { why, .. } => Err(why.to_string()),
@@ -260,6 +268,7 @@ impl Ledger {
     fn recount(&mut self, name: &str) {
         let Some(node) = self.nodes.get_mut(name) else { return };
         node.verdicts = Default::default();
+        self.lobby.changed(name);
         let Some(offer) = &node.offer else { return };
         let mut held = vec![Held::default(); offer.numa.len()];
         let mut ports = vec![Ports::default(); offer.vrouters.len()];

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::body::Bytes;
@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::Client;
 use kube::api::{Api, PostParams};
-use node_tuner_cluster::ledger::Verdict;
+use node_tuner_cluster::ledger::{Verdict, Waiting};
 use node_tuner_kubernetes::pods;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -26,16 +26,13 @@ use tokio::net::TcpListener;
 
 use crate::args::ExtenderArguments;
 use crate::placement::Books;
+use crate::room;
 use crate::tls::{Files, TlsListener};
 
 /// Thousands of nodes as whole objects have some ten KiB each.
 const BODY: usize = 256 << 20;
 /// An API server that does not answer a binding.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How much later than the scheduler the extender may hear of something: both watch the API server.
-const LAG: Duration = Duration::from_millis(100);
-/// How often it waits for that. The scheduler asks for one pod after the other, and those behind profit from the wait of the first.
-const WAITS_EVERY: Duration = Duration::from_secs(1);
 /// Annotation of a binding, which the API server copies to the pod.
 const PLACEMENT: &str = ringway_config::annotations::PLACEMENT;
 /// The answer as long as the lists of nodes and pods are not complete; the scheduler tries again.
@@ -46,8 +43,6 @@ pub struct Extender {
     books: Arc<Books>,
     client: Client,
     promise: Duration,
-    /// When it waited for the API server's news last.
-    waited: Mutex<Option<Instant>>,
 }
 
 /// A pod, and nodes by their names, or as whole objects where the scheduler's `nodeCacheCapable` is off.
@@ -128,24 +123,8 @@ async fn ready(State(extender): State<Arc<Extender>>) -> (StatusCode, &'static s
     }
 }
 
-/// The scheduler asks again for a pod that has found no room when something goes, and then not for minutes. If it has heard of that first,
-/// a refusal would be about what is gone.
 async fn filter(State(extender): State<Arc<Extender>>, body: Bytes) -> Response {
-    let ask = || {
-        let mut is_full = false;
-        let response = answer(&body, |arguments| {
-            let filtered = extender.filter(arguments);
-            is_full = filtered.is_full();
-            Json(filtered).into_response()
-        });
-        (response, is_full)
-    };
-    let (first, is_full) = ask();
-    if !is_full || !extender.may_wait() {
-        return first;
-    }
-    tokio::time::sleep(LAG).await;
-    ask().0
+    answer(&body, |arguments| Json(extender.filter(arguments)).into_response())
 }
 
 async fn prioritize(State(extender): State<Arc<Extender>>, body: Bytes) -> Response {
@@ -212,20 +191,17 @@ impl<'a> Arguments<'a> {
     }
 }
 
-impl Filtered<'_> {
-    /// Whether there is no room, and would be if something went.
-    fn is_full(&self) -> bool {
-        let items = self.nodes.as_ref().and_then(|nodes| nodes["items"].as_array());
-        let kept = self.node_names.as_ref().map_or(items.map_or(0, Vec::len), Vec::len);
-        kept == 0 && !self.failed_nodes.0.is_empty()
-    }
+/// The pod, to tell the scheduler of room for it later.
+fn waiting(pod: &Pod) -> Option<Waiting> {
+    let ObjectMeta { uid, namespace, name, .. } = &pod.metadata;
+    Some(Waiting { uid: uid.clone()?, namespace: namespace.clone()?, name: name.clone()? })
 }
 
 impl Extender {
     /// One whose promises hold for `promise` where their binding came to nothing.
     #[must_use]
     pub fn new(books: Arc<Books>, client: Client, promise: Duration) -> Self {
-        Self { books, client, promise, waited: Mutex::default() }
+        Self { books, client, promise }
     }
 
     /// Answers whoever comes, by TLS if there are `files`, until `ended`.
@@ -233,6 +209,18 @@ impl Extender {
     /// # Errors
     /// When the files cannot be used.
     pub async fn serve(
+        self,
+        listener: TcpListener,
+        files: Option<Files>,
+        ended: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<()> {
+        let telling = tokio::spawn(room::tell(Arc::clone(&self.books), self.client.clone()));
+        let served = self.answer_all(listener, files, ended).await;
+        telling.abort();
+        served
+    }
+
+    async fn answer_all(
         self,
         listener: TcpListener,
         files: Option<Files>,
@@ -263,16 +251,6 @@ impl Extender {
         Ok(())
     }
 
-    /// Whether it has not waited for the API server's news just now.
-    fn may_wait(&self) -> bool {
-        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = waited.is_none_or(|at| at.elapsed() >= WAITS_EVERY);
-        if may {
-            *waited = Some(Instant::now());
-        }
-        may
-    }
-
     fn filter<'a>(&self, arguments: Arguments<'a>) -> Filtered<'a> {
         let names = arguments.names();
         let demand = match pods::demand(&arguments.pod) {
@@ -286,9 +264,17 @@ impl Extender {
                 return Filtered { failed_and_unresolvable_nodes: Failed(all), ..none };
             }
         };
-        let judged = self
-            .books
-            .with(|ledger, _| ledger.judge_all(names.iter().map(|name| &**name), &demand));
+        let judged = self.books.with(|ledger, _| {
+            let judged = ledger.judge_all(names.iter().map(|name| &**name), &demand);
+            // In the same moment: what changes from now on is told of.
+            let fits = judged.iter().any(|verdict| matches!(verdict, Verdict::Fits { .. }));
+            match waiting(&arguments.pod) {
+                Some(pod) if !fits => ledger.wait(pod, &demand),
+                Some(pod) => ledger.leave(&pod.uid),
+                None => {}
+            }
+            judged
+        });
         let Some(judged) = judged else {
             return Filtered { error: NOT_YET, ..Filtered::default() };
         };
@@ -388,45 +374,6 @@ mod tests {
         assert!(![500, 503, 504].map(answer).iter().any(is_refusal));
         let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         assert!(!is_refusal(&kube::Error::Service(broken.into())));
-    }
-
-    /// Both futures of a `join` begin before either waits.
-    #[tokio::test]
-    async fn what_goes_while_a_pod_is_refused_is_not_missed() {
-        use node_tuner_cluster::demand::Demand;
-        use node_tuner_cluster::ledger::{Ledger, Placed};
-        use node_tuner_cluster::offer::{NumaOffer, Offer, VrouterOffer};
-
-        let numa = vec![NumaOffer { id: 0, cpus: 4, hugepages: BTreeMap::new() }];
-        let mut ledger = Ledger::default();
-        let networks = ["red".to_owned()].into();
-        let vrouter =
-            VrouterOffer { mode: "dpdk".into(), numa: None, ports: 0, ports_max: 8, networks };
-        ledger.set_node("n", Some(Offer { numa, vrouters: vec![vrouter] }));
-        let held = || Placed {
-            node: "n".to_owned(),
-            numa: Some(0),
-            demand: Demand { exclusive: 4, ..Demand::default() },
-            running: true,
-        };
-        ledger.set_pod("old", held());
-        let books = Arc::new(Books::from(ledger));
-        let uri = "http://127.0.0.1:1".parse().unwrap();
-        let client = Client::try_from(kube::Config::new(uri)).unwrap();
-        let extender = Arc::new(Extender::new(Arc::clone(&books), client, PATIENCE));
-        let text = r#"{"Pod":{"metadata":{"name":"p","annotations":{"network.ringway.dev":"red","numa.ringway.dev":"strict","cpus.ringway.dev":"2"}},"spec":{"containers":[{"name":"c"}]}},"NodeNames":["n"]}"#;
-        let mut kept = Vec::new();
-        for _ in 0..2 {
-            books.with(|ledger, _| ledger.set_pod("old", held())).unwrap();
-            let ask = filter(State(Arc::clone(&extender)), Bytes::from_static(text.as_bytes()));
-            let go = async { books.with(|ledger, _| ledger.remove_pod("old")).unwrap() };
-            let (answer, ()) = futures_util::join!(ask, go);
-            let body = axum::body::to_bytes(answer.into_body(), BODY).await.unwrap();
-            let body: Value = serde_json::from_slice(&body).unwrap();
-            kept.push(body["NodeNames"].clone());
-        }
-        // The second time it has waited just now.
-        assert_eq!(kept, [serde_json::json!(["n"]), serde_json::json!([])]);
     }
 
     #[test]

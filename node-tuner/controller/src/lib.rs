@@ -12,4 +12,5 @@ mod mirror;
 pub mod offline;
 pub mod placement;
 mod publish;
+mod room;
 pub mod tls;

@@ -13,12 +13,14 @@ use kube::runtime::watcher::{self, Event, watcher};
 use node_tuner_cluster::ledger::{Ledger, Placed};
 use node_tuner_cluster::offer::Offer;
 use node_tuner_kubernetes::{NodeTuning, pods};
+use tokio::sync::Notify;
 
 /// Nodes and pods as far as placement goes.
 #[derive(Debug)]
 pub struct Books {
     state: Mutex<State>,
     started: Instant,
+    news: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +33,7 @@ struct State {
 impl Books {
     /// Empty books that are filled from now on.
     pub fn open(client: &Client) -> Arc<Self> {
-        let books = Arc::new(Self { state: Mutex::default(), started: Instant::now() });
+        let books = Arc::new(Self::from(State::default()));
         let tunings = watcher(Api::<NodeTuning>::all(client.clone()), watcher::Config::default());
         tokio::spawn(Arc::clone(&books).follow(tunings.default_backoff()));
         // What has no node yet holds nothing, and what has ended holds nothing any more.
@@ -53,6 +55,11 @@ impl Books {
         Some(look(&mut state.ledger, now))
     }
 
+    /// Returns when the API server has told of something since the last call.
+    pub async fn changed(&self) {
+        self.news.notified().await;
+    }
+
     async fn follow<E: Entry>(
         self: Arc<Self>,
         events: impl Stream<Item = watcher::Result<Event<E>>>,
@@ -72,6 +79,8 @@ impl Books {
                 Ok(Event::Delete(entry)) => entry.strike(&mut state),
                 Err(error) => tracing::warn!("watch of {}: {error}", E::KIND),
             }
+            drop(state);
+            self.news.notify_one();
         }
     }
 
@@ -146,6 +155,12 @@ impl Entry for Pod {
 impl From<Ledger> for Books {
     fn from(ledger: Ledger) -> Self {
         let state = State { ledger, nodes_listed: true, pods_listed: true };
-        Self { state: Mutex::new(state), started: Instant::now() }
+        Self::from(state)
+    }
+}
+
+impl From<State> for Books {
+    fn from(state: State) -> Self {
+        Self { state: Mutex::new(state), started: Instant::now(), news: Notify::new() }
     }
 }

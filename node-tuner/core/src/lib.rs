@@ -11,8 +11,10 @@ pub mod drift;
 pub mod engine;
 pub mod journal;
 pub mod knob;
+pub mod modes;
 pub mod node;
 pub mod plan;
+pub mod rings;
 pub mod tree;
 pub mod workers;
 

@@ -17,6 +17,7 @@ use crate::cpus::{self, Division, Refusal};
 use crate::cpuset::CpuSet;
 use crate::knob::{Form, Knob};
 use crate::node::{Node, Observed};
+use crate::rings::Span;
 
 /// What a profile makes of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -31,6 +32,9 @@ pub struct Plan {
     pub boot: Option<Proposal>,
     /// Longest that waking a CPU may take, µs; held while the agent runs.
     pub max_latency_us: Option<u32>,
+    /// Receive rings that the agent may resize.
+    #[serde(skip)]
+    pub rings: Vec<Span>,
     /// What an operator should know.
     pub notes: Vec<String>,
 }
@@ -116,7 +120,9 @@ pub fn files(profile: &NodeProfile) -> Vec<String> {
     });
     let directory = hand.kubelet_directory.to_string_lossy();
     let directory = format!("{}?", directory.trim_start_matches('/'));
-    sysctls.chain(named).chain([directory]).collect()
+    let states = handover::KUBELET_STATES.iter().map(|file| format!("{file}?"));
+    let states = states.filter(|_| hand.kubelet);
+    sysctls.chain(named).chain([directory]).chain(states).collect()
 }
 
 /// What `profile` makes of `node`, which was made from `observed`. `unwritable`: knobs that the kernel has refused to
@@ -138,6 +144,7 @@ pub fn plan(
         unwritable,
         cpus,
         items: Vec::new(),
+        rings: Vec::new(),
         notes: Vec::new(),
         refusals: Vec::new(),
     };
@@ -151,12 +158,12 @@ pub fn plan(
     planner.power();
     planner.handover();
     let boot = planner.boot();
-    let Planner { cpus, items, notes, refusals, .. } = planner;
+    let Planner { cpus, items, rings, notes, refusals, .. } = planner;
     if !refusals.is_empty() {
         return Err(Refused(refusals));
     }
     let max_latency_us = profile.power.max_latency_us.filter(|_| node.power.latency_limit);
-    Ok(Plan { profile: profile.name.clone(), cpus, items, boot, max_latency_us, notes })
+    Ok(Plan { profile: profile.name.clone(), cpus, items, boot, max_latency_us, rings, notes })
 }
 
 struct Planner<'a> {
@@ -166,6 +173,7 @@ struct Planner<'a> {
     unwritable: &'a BTreeMap<Knob, String>,
     cpus: Division,
     items: Vec<Item>,
+    rings: Vec<Span>,
     notes: Vec<String>,
     refusals: Vec<Refusal>,
 }

@@ -78,6 +78,8 @@ pub const PATTERNS: &[&str] = &[
     "sys/class/net/*/speed",
     "sys/class/net/*/mtu",
     "sys/class/net/*/operstate",
+    "sys/class/net/*/statistics/rx_missed_errors",
+    "sys/class/net/*/statistics/rx_fifo_errors",
     "sys/class/net/*/device/driver@",
     "sys/class/net/*/device/numa_node",
     "sys/class/net/*/device/sriov_totalvfs",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ringway_config::WorkerRules;
 
 use crate::cpuset::CpuSet;
+use crate::modes::Mode;
 
 /// What a vRouter's workers have done so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Sample {
     pub instance: String,
     /// CPU and time spent on packets since the start, ns, of each worker.
     pub workers: Vec<(u32, u64)>,
+    /// What they do when there is nothing to do.
+    pub mode: Mode,
 }
 
 /// A vRouter whose load is followed.
@@ -48,7 +51,7 @@ impl Follower {
     ) -> Option<Decision> {
         let (least, most) = bounds(cpus, rules)?;
         let running: Vec<u32> = sample.workers.iter().map(|(cpu, _)| *cpu).collect();
-        let load = self.last.as_ref().and_then(|last| percent(last, &sample));
+        let load = self.last.as_ref().and_then(|last| busy_percent(last, &sample));
         let now = sample.at_ms;
         self.last = Some(sample);
         // What is outside the bounds is put right at once.
@@ -107,7 +110,7 @@ fn bounds(cpus: &CpuSet, rules: &WorkerRules) -> Option<(usize, usize)> {
 }
 
 /// Busy time of all workers between two samples, percent of one CPU; `None` when they cannot be compared.
-fn percent(last: &Sample, now: &Sample) -> Option<u64> {
+pub(crate) fn busy_percent(last: &Sample, now: &Sample) -> Option<u64> {
     let before: BTreeMap<u32, u64> = last.workers.iter().copied().collect();
     let passed = now.at_ms.checked_sub(last.at_ms).filter(|ms| *ms > 0)?;
     if last.instance != now.instance || before.len() != now.workers.len() {
@@ -149,6 +152,10 @@ mod tests {
         grow_after_s: 20,
         shrink_below_percent: 50,
         shrink_after_s: 60,
+        mode: None,
+        poll_above_percent: 60,
+        sleep_below_percent: 5,
+        mode_after_s: 30,
     };
 
     /// A vRouter whose workers are busy as told, looked at every 10 s.
@@ -184,6 +191,7 @@ mod tests {
                 at_ms: self.now_s * 1000,
                 instance: "x".into(),
                 workers: self.workers.clone(),
+                mode: Mode::Adaptive,
             };
             let decision = self.follower.decide(sample, &self.cpus, &self.cores, &self.rules)?;
             let known: BTreeMap<u32, u64> = self.workers.iter().copied().collect();
@@ -253,7 +261,12 @@ mod tests {
         let mut bench = Bench::new(&[1], "1-2");
         bench.passes(&[95, 95, 95]);
         bench.workers = vec![(1, 0)];
-        let sample = Sample { at_ms: 40_000, instance: "y".into(), workers: vec![(1, 0)] };
+        let sample = Sample {
+            at_ms: 40_000,
+            instance: "y".into(),
+            workers: vec![(1, 0)],
+            mode: Mode::Adaptive,
+        };
         let decision = bench.follower.decide(sample, &bench.cpus, &bench.cores, &RULES);
         assert_eq!(decision, None);
         assert_eq!(bench.follower.high_since, None);

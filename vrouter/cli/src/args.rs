@@ -18,6 +18,8 @@ pub(crate) use networks::{AddNetwork, Mode, NetworkAction, Number};
 pub(crate) use routes::{RouteAction, RoutesArgs, SetRoute};
 pub(crate) use uplinks::{AddUplink, BindArgs, DevicesArgs, Driver, UnbindArgs, UplinkAction};
 
+use crate::view::WorkerMode;
+
 /// Shows and changes what this node's vRouter does.
 #[derive(Debug, Parser)]
 #[command(name = "ringway", version, propagate_version = true, after_help = EXAMPLES, after_long_help = LONG_HELP)]
@@ -178,6 +180,11 @@ pub(crate) enum WorkerAction {
         #[arg(value_name = "CPUS", value_delimiter = ',', required = true)]
         cpus: Vec<u32>,
     },
+    /// What workers do when there is nothing to do, until the vRouter ends: vrouter.toml stays as it is.
+    Mode {
+        /// `adaptive` polls for `workers.idle_spin_us`, then sleeps; `poll` never sleeps; `sleep` sleeps at once.
+        mode: WorkerMode,
+    },
     /// Lets one worker poll all queues of a port, whatever the load.
     Pin {
         /// The port's id, as `ringway ports --json` shows it.
@@ -220,7 +227,8 @@ JSON: one object
   instance               number; null where only one vRouter runs
   pid                    number
   instance_id            string, new with every start
-  workers                [{index, cpu}]";
+  workers                [{index, cpu}]
+  worker_mode            adaptive, poll or sleep: what workers do when there is nothing to do";
 
 const PORTS_HELP: &str = "\
 Columns:
@@ -306,9 +314,9 @@ JSON: an array of
 
 const WORKERS_HELP: &str = "\
 QUEUES are the queues that pods send on and this worker polls. [workers] assignment in vrouter.toml says how they are
-shared out.
+shared out. MODE is what a worker does when there is nothing to do: every vRouter starts as `adaptive`.
 
-JSON: an array of {index, cpu, queues}; `set` prints it as it is then, `pin` prints the port as in `ringway ports`.";
+JSON: an array of {index, cpu, queues, mode}; `set` and `mode` print it as it is then, `pin` prints the port as in `ringway ports`.";
 
 const STATS_HELP: &str = "\
 rx is what a pod sent, tx is what was delivered to it. Drops are counted at the port that sent the packet.
@@ -346,7 +354,7 @@ First one line per network and port that is there, then `synced`, then every cha
 
 JSON: one object per line, {\"event\": NAME, ...}
   network_added {network}  network_removed {name}  port_added {port}  port_changed {port}  port_removed {id}
-  synced  peer_refused {id, pid, why}  workers_changed {workers: [{index, cpu}]}
+  synced  peer_refused {id, pid, why}  workers_changed {workers: [{index, cpu}], mode}
   `network` and `port` have the fields of `ringway networks` and `ringway ports`.";
 
 #[cfg(test)]
@@ -389,6 +397,7 @@ mod tests {
             "ringway workers",
             "ringway workers set 1,2",
             "ringway workers pin a/0/net0 1",
+            "ringway workers mode poll",
             "ringway workers pin a/0/net0 auto",
             "ringway uplink devices",
             "ringway uplink bind eth1 --yes",
@@ -423,6 +432,8 @@ mod tests {
             "ringway workers set",
             "ringway workers set 1-2",
             "ringway workers pin a/0/net0",
+            "ringway workers mode",
+            "ringway workers mode busy",
             "ringway workers pin a/0/net0 any",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

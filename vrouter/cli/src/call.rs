@@ -110,6 +110,13 @@ impl Vrouter {
         Ok(())
     }
 
+    pub(crate) async fn set_worker_mode(&mut self, mode: v1::WorkerMode) -> Result<(), Failure> {
+        let request = v1::SetWorkerModeRequest { mode: mode.into() };
+        let answer = self.client.set_worker_mode(request);
+        answered(&self.socket, "mode of workers not changed", answer).await?;
+        Ok(())
+    }
+
     /// The port as it is already, with another worker.
     pub(crate) async fn pin(&mut self, id: &str, worker: Option<u32>) -> Result<v1::Port, Failure> {
         let what = format!("port {id} not pinned");

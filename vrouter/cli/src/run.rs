@@ -110,6 +110,10 @@ async fn on(target: &Target, args: &Args, out: &mut impl Write) -> Result<(), Fa
             vrouter.set_workers(cpus.clone()).await?;
             show_workers(&mut vrouter, args.json, out).await
         }
+        Command::Workers { action: Some(WorkerAction::Mode { mode }) } => {
+            vrouter.set_worker_mode((*mode).into()).await?;
+            show_workers(&mut vrouter, args.json, out).await
+        }
         Command::Workers { action: Some(WorkerAction::Pin { port, worker }) } => {
             let port = view::ports(vec![vrouter.pin(port, worker.0).await?]);
             show(out, args.json, &port, |ports| text::ports(ports))
@@ -143,7 +147,8 @@ async fn show_workers(
     json: bool,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let workers = look(vrouter).await?.workers();
+    let mode = vrouter.info().await?.worker_mode().into();
+    let workers = look(vrouter).await?.workers(mode);
     show(out, json, &workers, |workers| text::workers(workers))
 }
 

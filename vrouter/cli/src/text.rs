@@ -56,6 +56,7 @@ pub(crate) fn info(info: &Info) -> String {
         ("process", pid.to_string()),
         ("instance", instance_id.clone()),
         ("workers", on_cpus(&info.workers)),
+        ("when idle", info.worker_mode.to_string()),
     ]
     .iter()
     .map(|(name, value)| format!("{name:<11}{}\n", plain(value)))
@@ -208,9 +209,10 @@ pub(crate) fn uplinks(uplinks: &[Uplink]) -> String {
 }
 
 pub(crate) fn workers(workers: &[WorkerQueues]) -> String {
-    let mut table = Table::new(&[("WORKER", Right), ("CPU", Right), ("QUEUES", Right)]);
-    for WorkerQueues { index, cpu, queues } in workers {
-        table.row([index.to_string(), cpu.to_string(), queues.to_string()]);
+    let columns = [("WORKER", Right), ("CPU", Right), ("QUEUES", Right), ("MODE", Left)];
+    let mut table = Table::new(&columns);
+    for WorkerQueues { index, cpu, queues, mode } in workers {
+        table.row([index.to_string(), cpu.to_string(), queues.to_string(), mode.to_string()]);
     }
     table.render()
 }
@@ -406,7 +408,9 @@ pub(crate) fn event(event: &Event) -> String {
             format!("uplink {} changed: {}", uplink.name, link_of(uplink))
         }
         Event::UplinkRemoved { name } => format!("uplink {name} removed"),
-        Event::WorkersChanged { workers } => format!("workers now: {}", on_cpus(workers)),
+        Event::WorkersChanged { workers, mode } => {
+            format!("workers now: {}; when idle: {mode}", on_cpus(workers))
+        }
     };
     format!("{}\n", plain(&line))
 }

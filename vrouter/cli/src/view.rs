@@ -1,6 +1,7 @@
 //! What is shown, as documented by `--help`: serializable twins of the wire's messages, converted by hand and sorted.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 use vrouter_api::v1;
@@ -26,6 +27,16 @@ pub(crate) struct Info {
     pub(crate) instance: Option<u32>,
     pub(crate) nic_nodes: Vec<u32>,
     pub(crate) workers: Vec<Worker>,
+    pub(crate) worker_mode: WorkerMode,
+}
+
+/// What workers do when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerMode {
+    Adaptive,
+    Poll,
+    Sleep,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -96,6 +107,7 @@ pub(crate) struct WorkerQueues {
     pub(crate) index: u32,
     pub(crate) cpu: u32,
     pub(crate) queues: u32,
+    pub(crate) mode: WorkerMode,
 }
 
 /// One queue that a pod sends on.
@@ -188,7 +200,7 @@ pub(crate) enum Event {
     PortRemoved { id: String },
     Synced,
     PeerRefused { id: String, pid: u32, why: String },
-    WorkersChanged { workers: Vec<Worker> },
+    WorkersChanged { workers: Vec<Worker>, mode: WorkerMode },
     UplinkAdded { uplink: Box<uplinks::Uplink> },
     UplinkChanged { uplink: Box<uplinks::Uplink> },
     UplinkRemoved { name: String },
@@ -201,8 +213,39 @@ impl From<v1::QueueStats> for QueueStats {
     }
 }
 
+impl From<v1::WorkerMode> for WorkerMode {
+    fn from(mode: v1::WorkerMode) -> Self {
+        match mode {
+            v1::WorkerMode::Adaptive => Self::Adaptive,
+            v1::WorkerMode::Poll => Self::Poll,
+            v1::WorkerMode::Sleep => Self::Sleep,
+        }
+    }
+}
+
+impl From<WorkerMode> for v1::WorkerMode {
+    fn from(mode: WorkerMode) -> Self {
+        match mode {
+            WorkerMode::Adaptive => Self::Adaptive,
+            WorkerMode::Poll => Self::Poll,
+            WorkerMode::Sleep => Self::Sleep,
+        }
+    }
+}
+
+impl fmt::Display for WorkerMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Adaptive => "adaptive",
+            Self::Poll => "poll",
+            Self::Sleep => "sleep",
+        })
+    }
+}
+
 impl From<v1::Info> for Info {
     fn from(info: v1::Info) -> Self {
+        let worker_mode = info.worker_mode().into();
         let workers = workers(&info.workers);
         Self {
             version: info.version,
@@ -213,6 +256,7 @@ impl From<v1::Info> for Info {
             instance: info.instance,
             nic_nodes: info.nic_nodes,
             workers,
+            worker_mode,
         }
     }
 }
@@ -287,7 +331,8 @@ impl Event {
             }
             Wire::UplinkRemoved(name) => Self::UplinkRemoved { name },
             Wire::WorkersChanged(changed) => {
-                Self::WorkersChanged { workers: workers(&changed.workers) }
+                let mode = changed.mode().into();
+                Self::WorkersChanged { workers: workers(&changed.workers), mode }
             }
         })
     }
@@ -353,11 +398,12 @@ impl Stats {
         Self { ports, workers, ticks_per_second: stats.ticks_per_second }
     }
 
-    pub(crate) fn workers(&self) -> Vec<WorkerQueues> {
+    pub(crate) fn workers(&self, mode: WorkerMode) -> Vec<WorkerQueues> {
         let queues = |worker: &WorkerStats| WorkerQueues {
             index: worker.index,
             cpu: worker.cpu,
             queues: worker.queues,
+            mode,
         };
         self.workers.iter().map(queues).collect()
     }

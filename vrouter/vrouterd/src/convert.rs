@@ -8,6 +8,7 @@ pub mod mirrored;
 mod stats;
 mod tunnel;
 pub mod uplinks;
+pub mod workers;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};

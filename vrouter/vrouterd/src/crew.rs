@@ -10,7 +10,7 @@ use crate::assign::WorkerIndex;
 use crate::convert::Refusal;
 use crate::counters::WorkerTally;
 use crate::dataplane::Slot;
-use crate::worker::{Pace, Plan, Worker};
+use crate::worker::{Mode, Pace, Plan, Worker};
 
 /// What every worker is made of.
 pub struct Kit {
@@ -40,6 +40,7 @@ struct Place {
 pub struct Crew {
     kit: Kit,
     places: Vec<Place>,
+    mode: Mode,
 }
 
 /// What leads from the workers there are to those that are wanted.
@@ -91,7 +92,7 @@ pub fn plan(
 impl Crew {
     /// None yet.
     pub fn new(kit: Kit) -> Self {
-        Self { kit, places: Vec::new() }
+        Self { kit, places: Vec::new(), mode: Mode::default() }
     }
 
     /// Those that run, with their CPUs.
@@ -102,6 +103,17 @@ impl Crew {
     fn workers(&self) -> impl Iterator<Item = (WorkerIndex, &Worker)> {
         let numbered = (0..u16::MAX).map(WorkerIndex).zip(&self.places);
         numbered.filter_map(|(index, place)| Some((index, place.worker.as_ref()?)))
+    }
+
+    /// What workers do when there is nothing to do.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Changes that, of those that run and of those to come.
+    pub fn set_mode(&mut self, mode: Mode) {
+        self.mode = mode;
+        self.workers().for_each(|(_, worker)| worker.set_mode(mode));
     }
 
     /// How each is woken, by number.
@@ -160,6 +172,7 @@ impl Crew {
             index,
             cpu,
             pace: *pace,
+            mode: self.mode,
             ports: *ports,
             tally: Arc::clone(&place.tally),
             pool: pool.clone(),

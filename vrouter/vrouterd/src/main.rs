@@ -306,6 +306,7 @@ async fn serve(
         numa_node: config.dpdk.numa_node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1),
         pid: std::process::id(),
         workers: Vec::new(),
+        worker_mode: 0,
         instance: config.instance,
         nic_nodes: Vec::new(),
         instance_id: format!("{}-{}", std::process::id(), started.as_nanos()),

@@ -25,10 +25,24 @@ pub struct Rota {
 }
 
 impl Rota {
+    /// A patience that does not end.
+    pub const NEVER: u64 = u64::MAX;
+
     /// `patience`: how long a port without packets is looked at, in any unit above zero.
     pub fn new(patience: u64) -> Self {
         let (order, position, last) = (Vec::new(), Vec::new(), Vec::new());
         Self { order, position, looked_at: 0, last, patience }
+    }
+
+    /// From now on a port is looked at for another time without packets. [`NEVER`] asks none to kick; those that have been asked
+    /// are looked at, too.
+    ///
+    /// [`NEVER`]: Self::NEVER
+    pub fn set_patience(&mut self, patience: u64) {
+        self.patience = patience;
+        if patience == Self::NEVER {
+            self.doubt();
+        }
     }
 
     /// The worker has another list: for each port, where it was in the old one. Nobody in it has been asked to kick.
@@ -224,6 +238,25 @@ mod tests {
         ports.asked.sort_unstable();
         assert_eq!(ports.asked, [0, 1, 3], "but not who has just sent");
         assert_eq!(looks(&mut rota, 1003, &[2]), [2]);
+    }
+
+    #[test]
+    fn whoever_polls_for_ever_asks_nobody() {
+        let mut rota = rota(3);
+        assert_eq!(looks(&mut rota, 1000, &[1]), [0, 1, 2]);
+        assert!(rota.has_quiet());
+        rota.set_patience(Rota::NEVER);
+        for now in [1001, 1_000_000, u64::MAX - 1] {
+            let mut ports = Pods { willing: u16::MAX, ..Pods::default() };
+            assert_eq!((rota.round(now, &mut ports), rota.has_quiet()), (0, false));
+            assert_eq!((ports.asked, ports.looked_at.len()), (vec![], 3), "{now}");
+        }
+        rota.restart((0..4).map(|_| None));
+        assert_eq!(looks(&mut rota, u64::MAX - 1, &[]), [0, 1, 2, 3]);
+        assert!(!rota.has_quiet());
+        rota.set_patience(PATIENCE);
+        assert_eq!(looks(&mut rota, u64::MAX - 1, &[]), [0, 1, 2, 3]);
+        assert!(rota.has_quiet(), "they are asked again");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use vrouter_api::v1::v_router_server::VRouter;
 use vrouter_core::Timestamp;
 use vrouter_dpdk::tsc;
 
+use crate::convert::workers::{read_worker_mode, worker_mode};
 use crate::convert::{NetworkRequest, PortRequest, UplinkRequest};
 use crate::explain::Question;
 use crate::registry::Registry;
@@ -75,9 +76,10 @@ impl Service {
 #[tonic::async_trait]
 impl VRouter for Service {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::Info> {
-        let now = self.with_registry(|r| (r.workers(), r.nic_nodes())).await?;
-        let (workers, nic_nodes) = now;
-        Ok(Response::new(v1::Info { workers, nic_nodes, ..self.info.clone() }))
+        let now = self.with_registry(|r| (r.workers(), r.worker_mode(), r.nic_nodes())).await?;
+        let (workers, mode, nic_nodes) = now;
+        let worker_mode = worker_mode(mode).into();
+        Ok(Response::new(v1::Info { workers, worker_mode, nic_nodes, ..self.info.clone() }))
     }
 
     async fn set_workers(
@@ -87,6 +89,15 @@ impl VRouter for Service {
         let cpus = request.into_inner().cpus;
         let workers = self.with_registry(move |r| r.set_workers(&cpus)).await??;
         Ok(Response::new(v1::SetWorkersResponse { workers }))
+    }
+
+    async fn set_worker_mode(
+        &self,
+        request: Request<v1::SetWorkerModeRequest>,
+    ) -> Answer<v1::SetWorkerModeResponse> {
+        let mode = read_worker_mode(request.into_inner().mode)?;
+        self.with_registry(move |r| r.set_worker_mode(mode)).await?;
+        Ok(Response::new(v1::SetWorkerModeResponse {}))
     }
 
     async fn create_network(&self, request: Request<v1::Network>) -> Answer<v1::Network> {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -49,13 +49,56 @@ pub struct Pace {
     pub poll: Duration,
 }
 
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// Goes on polling for a while, then sleeps.
+    #[default]
+    Adaptive,
+    /// Polls for ever, and asks nobody to kick.
+    Poll,
+    /// Sleeps at once.
+    Sleep,
+}
+
+/// What the control side wants of a worker: one word, so that a round costs one look at it.
+struct Orders(AtomicU8);
+
+impl Orders {
+    const END: u8 = u8::MAX;
+
+    fn new(mode: Mode) -> Self {
+        Self(AtomicU8::new(mode as u8))
+    }
+
+    fn set(&self, mode: Mode) {
+        self.0.store(mode as u8, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.store(Self::END, Ordering::Relaxed);
+    }
+
+    /// The order's word, to see whether it is another.
+    #[inline]
+    fn word(&self) -> u8 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// `None`: it is to end.
+    fn mode(word: u8) -> Option<Mode> {
+        [Mode::Adaptive, Mode::Poll, Mode::Sleep].into_iter().find(|mode| *mode as u8 == word)
+    }
+}
+
 /// A running worker, seen from outside.
 pub struct Worker {
     /// CPU it is pinned to.
     pub cpu: CpuId,
     /// Wakes it.
     pub wake: Arc<Wake>,
-    stop: Arc<AtomicBool>,
+    orders: Arc<Orders>,
     thread: JoinHandle<()>,
 }
 
@@ -67,6 +110,8 @@ pub struct Plan {
     pub cpu: CpuId,
     /// How it behaves.
     pub pace: Pace,
+    /// What it does at first when there is nothing to do.
+    pub mode: Mode,
     /// Ports there can be.
     pub ports: usize,
     /// What it counts; nobody else does.
@@ -86,10 +131,10 @@ impl Worker {
     /// No thread or descriptor left, the CPU can't be used, or DPDK has no lcore id left.
     pub fn start(eal: &Arc<Eal>, plan: Plan) -> io::Result<Self> {
         let wake = Arc::new(Wake::new()?);
-        let stop = Arc::new(AtomicBool::new(false));
+        let orders = Arc::new(Orders::new(plan.mode));
         let cpu = plan.cpu;
         let (started, report) = std::sync::mpsc::channel();
-        let (its_wake, its_stop) = (Arc::clone(&wake), Arc::clone(&stop));
+        let (its_wake, its_orders) = (Arc::clone(&wake), Arc::clone(&orders));
         let eal = Arc::clone(eal);
         let thread =
             thread::Builder::new().name(format!("worker-{}", plan.index)).spawn(move || {
@@ -104,19 +149,25 @@ impl Worker {
                     }
                 };
                 let _ = started.send(Ok(()));
-                Run::new(&eal, its_wake, &plan).run(plan.slot, &its_stop);
+                Run::new(&eal, its_wake, &plan).run(plan.slot, &its_orders);
                 drop(registered);
             })?;
         match report.recv() {
-            Ok(Ok(())) => Ok(Self { cpu, wake, stop, thread }),
+            Ok(Ok(())) => Ok(Self { cpu, wake, orders, thread }),
             Ok(Err(why)) => Err(io::Error::other(why)),
             Err(_) => Err(io::Error::other("the worker ended at once")),
         }
     }
 
+    /// Changes what it does when there is nothing to do, from its next round on.
+    pub fn set_mode(&self, mode: Mode) {
+        self.orders.set(mode);
+        self.wake.nudge();
+    }
+
     /// Ends the thread and waits for that. What it still polls is polled no more.
     pub fn end(self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.orders.end();
         self.wake.wake();
         if self.thread.join().is_err() {
             tracing::error!("a worker had panicked");
@@ -184,18 +235,30 @@ impl Run {
         }
     }
 
-    fn run(mut self, slot: Slot, stop: &AtomicBool) {
+    fn run(mut self, slot: Slot, orders: &Orders) {
         let clock = self.work.clock;
-        let spin = clock.ticks(self.pace.spin);
         let (busy, idle) = (clock.ticks(KICKS_BUSY), clock.ticks(KICKS_IDLE));
         let mut load = Load::new(clock.ticks(LOAD_WINDOW));
         let mut cache = Cache::new(slot);
         let mut plane = Arc::clone(cache.load());
-        let mut rota = Rota::new(clock.ticks(PATIENCE));
+        let mut rota = Rota::new(Rota::NEVER);
         self.begin(&Layout::default(), &plane.layout, &mut rota);
         let mut last = tsc();
         let (mut idle_since, mut listened) = (last, last);
-        while !stop.load(Ordering::Relaxed) {
+        // Of no mode, so that the first round sees one.
+        let (mut order, mut spin) = (Orders::END, 0);
+        loop {
+            let word = orders.word();
+            if word != order || word == Orders::END {
+                let Some(mode) = Orders::mode(word) else { break };
+                order = word;
+                spin = self.spin(mode);
+                rota.set_patience(if mode == Mode::Poll {
+                    Rota::NEVER
+                } else {
+                    clock.ticks(PATIENCE)
+                });
+            }
             let newest = cache.load();
             if !Arc::ptr_eq(newest, &plane) {
                 let old = std::mem::replace(&mut plane, Arc::clone(newest));
@@ -238,6 +301,16 @@ impl Run {
         }
         let newest = cache.load();
         self.finish(&plane.layout, &newest.layout);
+    }
+
+    /// After how many ticks without packets it sleeps.
+    fn spin(&self, mode: Mode) -> u64 {
+        match mode {
+            Mode::Adaptive => self.work.clock.ticks(self.pace.spin),
+            Mode::Poll => u64::MAX,
+            // Not in a round that has moved something.
+            Mode::Sleep => 1,
+        }
     }
 
     /// A round that begins at `now` ticks.

@@ -282,3 +282,81 @@ fn what_was_found_before_counts_only_as_long_as_it_is_so() {
         }
     });
 }
+
+fn waiting(uid: &str) -> Waiting {
+    Waiting { uid: uid.into(), namespace: "shop".into(), name: format!("pod-{uid}") }
+}
+
+/// Who is told of which node.
+fn told(ledger: &mut Ledger) -> Vec<(String, String)> {
+    ledger.found_room().into_iter().map(|room| (room.pod.uid, room.node)).collect()
+}
+
+#[test]
+fn whoever_waits_is_told_of_a_change_that_makes_room_and_of_no_other() {
+    let mut ledger = ledger(&["n", "m"]);
+    let (large, small) = (demand(12, 1), demand(2, 1));
+    for (uid, node) in [("a", "n"), ("b", "n"), ("c", "m"), ("d", "m")] {
+        ledger.reserve(uid, node, &large, 10).unwrap();
+    }
+    assert_eq!(told(&mut ledger), []);
+    ledger.wait(waiting("x"), &large);
+    ledger.wait(waiting("y"), &small);
+    ledger.wait(waiting("z"), &Demand { networks: ["green".to_owned()].into(), ..small.clone() });
+    assert_eq!(told(&mut ledger), [], "what was before is known to who asked");
+    // A change that makes no room.
+    let numa = Some(0);
+    ledger.set_pod("a", Placed { node: "n".into(), numa, demand: large.clone(), running: true });
+    assert_eq!(told(&mut ledger), []);
+    // A pod goes, a promise runs out, another is taken back.
+    ledger.remove_pod("a");
+    let mut first = told(&mut ledger);
+    first.sort();
+    assert_eq!(first, [("x".to_owned(), "n".to_owned()), ("y".to_owned(), "n".to_owned())]);
+    assert_eq!(told(&mut ledger), [], "once");
+    ledger.reserve("a", "n", &large, 20).unwrap();
+    ledger.wait(waiting("x"), &large);
+    ledger.expire(10);
+    assert_eq!(told(&mut ledger).len(), 1);
+    for (uid, node) in [("b", "n"), ("c", "m"), ("d", "m")] {
+        ledger.reserve(uid, node, &large, 20).unwrap();
+    }
+    ledger.wait(waiting("x"), &large);
+    ledger.release("c");
+    let room = ledger.found_room().pop().unwrap();
+    assert_eq!((room.pod.name.as_str(), room.node.as_str()), ("pod-x", "m"));
+    ledger.wait_again(room);
+    assert_eq!(told(&mut ledger), [("x".to_owned(), "m".to_owned())], "who could not be told");
+    // Who has a place, or asks no more, is told nothing.
+    ledger.wait(waiting("c"), &large);
+    ledger.wait(waiting("x"), &large);
+    ledger.leave("x");
+    ledger.reserve("c", "m", &large, 20).unwrap();
+    ledger.release("c");
+    assert_eq!(told(&mut ledger), []);
+    // A node reports what it had not.
+    let mut facts = two_nodes();
+    facts.vrouters.iter_mut().for_each(|vrouter| vrouter.networks.push("green".to_owned()));
+    ledger.set_node("m", Some(Offer::of(&facts)));
+    assert_eq!(told(&mut ledger), [("z".to_owned(), "m".to_owned())]);
+}
+
+#[test]
+fn many_who_wait_are_told_some_at_once_and_those_who_waited_longest_first() {
+    let mut ledger = ledger(&["n"]);
+    let large = demand(12, 1);
+    for uid in ["a", "b"] {
+        ledger.reserve(uid, "n", &large, 10).unwrap();
+    }
+    (0..1100).for_each(|pod| ledger.wait(waiting(&pod.to_string()), &large));
+    ledger.release("a");
+    let told: Vec<String> = told(&mut ledger).into_iter().map(|(uid, _)| uid).collect();
+    let first: Vec<String> = (76..92).map(|pod: u32| pod.to_string()).collect();
+    assert_eq!(told, first, "a thousand are remembered");
+    // No more kinds than are remembered.
+    for cpus in 1..100 {
+        ledger.wait(waiting(&format!("kind-{cpus}")), &demand(cpus, 2));
+    }
+    ledger.release("b");
+    assert!(ledger.found_room().iter().all(|room| room.demand != large), "the oldest kind");
+}

@@ -28,6 +28,8 @@ pub struct Nic {
     pub mtu: Option<u32>,
     /// `up`, `down`, `unknown`, ...
     pub state: Option<String>,
+    /// Packets that it has dropped so far as no descriptor was free, by either name that drivers count them by; `None`: it does not say.
+    pub rx_starved: Option<u64>,
     /// Virtual functions that exist.
     pub virtual_functions: Option<u32>,
     /// Most that there can be; `None`: no SR-IOV.
@@ -146,6 +148,7 @@ pub(super) fn parse(
             speed: files.known(&format!("{folder}/speed"))?.or(info.link_speed),
             mtu: files.number(&format!("{folder}/mtu"))?,
             state: files.owned(&format!("{folder}/operstate")),
+            rx_starved: starved(files, &folder)?,
             virtual_functions: files.number(&format!("{folder}/device/sriov_numvfs"))?,
             virtual_functions_max: files.number(&format!("{folder}/device/sriov_totalvfs"))?,
             rps: masks(files, &format!("{folder}/queues"), "rx-", "rps_cpus")?,
@@ -180,6 +183,7 @@ fn cards_of_nobody(files: Files<'_>, nics: &[Nic]) -> Result<Vec<Nic>, NodeError
             speed: None,
             mtu: None,
             state: None,
+            rx_starved: None,
             virtual_functions: None,
             virtual_functions_max: None,
             rps: BTreeMap::new(),
@@ -189,6 +193,14 @@ fn cards_of_nobody(files: Files<'_>, nics: &[Nic]) -> Result<Vec<Nic>, NodeError
         });
     }
     Ok(found)
+}
+
+/// `rx_missed_errors` is what the kernel's documentation (`struct rtnl_link_stats64`) wants them counted as, `rx_fifo_errors` what older
+/// drivers do.
+fn starved(files: Files<'_>, folder: &str) -> Result<Option<u64>, NodeError> {
+    let count = |name: &str| files.number::<u64>(&format!("{folder}/statistics/{name}"));
+    let (missed, fifo) = (count("rx_missed_errors")?, count("rx_fifo_errors")?);
+    Ok(missed.map(|missed| missed.max(fifo.unwrap_or(0))).or(fifo))
 }
 
 fn masks(

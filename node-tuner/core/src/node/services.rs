@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Files;
+use crate::modes::Mode;
 
 /// What runs on the node that matters here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub struct Vrouter {
     pub numa: Option<u32>,
     /// CPU of each worker.
     pub workers: Vec<u32>,
+    /// What they do when there is nothing to do.
+    #[serde(default)]
+    pub worker_mode: Mode,
     /// Ports that exist, by the NUMA node of the pod's memory; those where it is not known are only in `ports`.
     pub ports_by_numa: BTreeMap<u32, u32>,
     /// Ports that exist.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ringway_config::{NriConfig, VrouterConfig};
+use ringway_config::{ManagerPolicy, NriConfig, TopologyPolicy, VrouterConfig};
 use toml_edit::{Array, DocumentMut, Item as TomlItem, Table, Value};
 
 use super::{Change, Item, Planner, State};
@@ -10,6 +10,12 @@ use crate::knob::Knob;
 
 /// Drop-in of kubelet's configuration (`--config-dir`).
 pub(super) const KUBELET_FILE: &str = "60-ringway.conf";
+const KUBELET_HEAD: &str = "# Written by ringway-tuner; `ringway-tuner revert` removes it.\n\
+                            apiVersion: kubelet.config.k8s.io/v1beta1\n\
+                            kind: KubeletConfiguration\n";
+/// Where kubelet's managers keep their state.
+pub(super) const KUBELET_STATES: [&str; 2] =
+    ["var/lib/kubelet/cpu_manager_state", "var/lib/kubelet/memory_manager_state"];
 
 impl Planner<'_> {
     pub(super) fn handover(&mut self) {
@@ -89,37 +95,82 @@ impl Planner<'_> {
         let folder = directory.to_string_lossy().trim_start_matches('/').to_owned();
         let path = format!("{folder}/{KUBELET_FILE}");
         let why = "kubelet gives no pod a CPU of the system";
-        let mut taken = self.cpus.reserved.clone();
-        taken.extend(&self.cpus.vrouter);
-        let wanted = format!("reservedSystemCPUs: \"{taken}\"");
+        let lines = self.kubelet_lines();
+        let wanted = lines.join("; ");
         let what = format!("/{path}");
         if !self.observed.tree.has(&folder) {
             let reason = "the directory of kubelet's drop-ins is not there";
             return self.not_applicable("handover", what, wanted, why, reason);
         }
-        let text = format!(
-            "# Written by ringway-tuner; `ringway-tuner revert` removes it.\n\
-             apiVersion: kubelet.config.k8s.io/v1beta1\n\
-             kind: KubeletConfiguration\n\
-             {wanted}\n"
-        );
+        let text = format!("{KUBELET_HEAD}{}\n", lines.join("\n"));
         let now = self.observed.tree.whole(&path);
-        let line = |text: &str| {
-            text.lines().find(|line| line.starts_with("reservedSystemCPUs:")).map(str::to_owned)
-        };
+        let same = now == Some(text.as_str());
+        if !same {
+            self.kubelet_states();
+        }
+        let current = now.map(|now| {
+            let head = |line: &&str| KUBELET_HEAD.lines().any(|known| known == *line);
+            now.lines().filter(|line| !head(line)).collect::<Vec<_>>().join("; ")
+        });
         self.items.push(Item {
             area: "handover",
             what,
-            current: now.and_then(line),
+            current,
             wanted,
             why,
-            state: if now == Some(text.as_str()) {
-                State::Done
-            } else {
-                State::ChangeForNextStart("kubelet")
-            },
+            state: if same { State::Done } else { State::ChangeForNextStart("kubelet") },
             change: Some(Change { knob: Knob::Config { path }, value: text }),
         });
+    }
+
+    /// The lines of the drop-in, each a value of its own (YAML's flow style).
+    fn kubelet_lines(&self) -> Vec<String> {
+        let managers = self.profile.handover.kubelet_managers;
+        let mut taken = self.cpus.reserved.clone();
+        taken.extend(&self.cpus.vrouter);
+        let mut lines = vec![format!("reservedSystemCPUs: \"{taken}\"")];
+        if let Some(policy) = managers.cpu {
+            let policy = if policy == ManagerPolicy::Static { "static" } else { "none" };
+            lines.push(format!("cpuManagerPolicy: {policy}"));
+        }
+        if let Some(policy) = managers.topology {
+            let policy = match policy {
+                TopologyPolicy::None => "none",
+                TopologyPolicy::BestEffort => "best-effort",
+                TopologyPolicy::Restricted => "restricted",
+                TopologyPolicy::SingleNumaNode => "single-numa-node",
+            };
+            lines.push(format!("topologyManagerPolicy: {policy}"));
+        }
+        if let Some(policy) = managers.memory {
+            let policy = if policy == ManagerPolicy::Static { "Static" } else { "None" };
+            lines.push(format!("memoryManagerPolicy: {policy}"));
+        }
+        if let Some(bytes) = managers.reserved_memory {
+            let numa =
+                self.node.numa.iter().find(|numa| numa.memory.is_some_and(|bytes| bytes > 0));
+            let numa = numa.map_or(0, |numa| numa.id);
+            lines.push(format!(
+                "reservedMemory: [{{numaNode: {numa}, limits: {{memory: \"{bytes}\"}}}}]"
+            ));
+        }
+        lines
+    }
+
+    /// kubelet keeps what its managers have given in files, and does not start when these were written under another policy or for other
+    /// CPUs. Whose pods still run is not ours to forget.
+    fn kubelet_states(&mut self) {
+        let managers = self.profile.handover.kubelet_managers;
+        for (set, file, than) in [
+            (managers.cpu, KUBELET_STATES[0], "policy or other reserved CPUs than it was"),
+            (managers.memory, KUBELET_STATES[1], "policy or other reserved memory than it was"),
+        ] {
+            if set.is_some() && self.observed.tree.has(file) {
+                self.notes.push(format!(
+                    "kubelet does not start with another {than} when it wrote /{file}: drain the node, stop kubelet, delete that file, start kubelet"
+                ));
+            }
+        }
     }
 }
 

@@ -7,11 +7,13 @@ use ringway_config::{Count, CountRule};
 use super::Planner;
 use crate::knob::{Knob, QueueKind, RingKind};
 use crate::node::Nic;
+use crate::rings::Span;
 
 /// What the rules together say of one card, with the index of the rule that said it.
 #[derive(Default)]
 struct Wanted<'a> {
     rx_ring: Option<(usize, Count)>,
+    rx_ring_max: Option<(usize, Count)>,
     tx_ring: Option<(usize, Count)>,
     queues: Option<(usize, Count)>,
     offloads: BTreeMap<&'a str, bool>,
@@ -52,6 +54,7 @@ impl<'a> Planner<'a> {
             }
             for (slot, count) in [
                 (&mut wanted.rx_ring, rule.rx_ring),
+                (&mut wanted.rx_ring_max, rule.rx_ring_max),
                 (&mut wanted.tx_ring, rule.tx_ring),
                 (&mut wanted.queues, rule.queues),
             ] {
@@ -64,14 +67,49 @@ impl<'a> Planner<'a> {
 
     fn rings(&mut self, nic: &Nic, name: &str, wanted: &Wanted<'_>) {
         let rings = nic.ethtool.rings.unwrap_or_default();
-        for (kind, wanted, now, most) in [
-            (RingKind::Rx, wanted.rx_ring, rings.rx, rings.rx_max),
-            (RingKind::Tx, wanted.tx_ring, rings.tx, rings.tx_max),
-        ] {
-            let why = "longer rings hold bursts, shorter ones stay in the cache";
-            let knob = Knob::Ring { nic: name.to_owned(), kind };
-            let field = if kind == RingKind::Rx { "rx_ring" } else { "tx_ring" };
-            self.count(field, knob, wanted, now, most, 0, why);
+        let why = "longer rings hold bursts, shorter ones stay in the cache";
+        let rx = Knob::Ring { nic: name.to_owned(), kind: RingKind::Rx };
+        match (wanted.rx_ring, wanted.rx_ring_max) {
+            (Some(least), Some(most)) if rings.rx_max > 0 => {
+                self.growing_ring(nic, name, rx, least, most);
+            }
+            (rx_ring, _) => self.count("rx_ring", rx, rx_ring, rings.rx, rings.rx_max, 0, why),
+        }
+        let tx = Knob::Ring { nic: name.to_owned(), kind: RingKind::Tx };
+        self.count("tx_ring", tx, wanted.tx_ring, rings.tx, rings.tx_max, 0, why);
+    }
+
+    /// A ring that is as it should be at any size within its bounds: which one it needs, the agent finds out.
+    fn growing_ring(
+        &mut self,
+        nic: &Nic,
+        name: &str,
+        knob: Knob,
+        least: (usize, Count),
+        most: (usize, Count),
+    ) {
+        let rings = nic.ethtool.rings.unwrap_or_default();
+        let bound = |(_, count): (usize, Count)| match count {
+            Count::Exactly(count) => count,
+            Count::Rule(CountRule::Max | CountRule::Reserved) => rings.rx_max,
+        };
+        for (field, (index, _), count) in
+            [("rx_ring", least, bound(least)), ("rx_ring_max", most, bound(most))]
+        {
+            if count > rings.rx_max {
+                let remedy =
+                    format!("{knob}: the driver has at most {}; say \"max\" or less", rings.rx_max);
+                return self.refuse(format!("nics[{index}].{field}"), count, remedy);
+            }
+        }
+        // Of two rules, where they contradict each other the later one's least counts.
+        let (least, most) = (bound(least), bound(most).max(bound(least)));
+        let now = rings.rx.clamp(least, most);
+        let why = "long enough for what the card drops, no longer";
+        let unwritable = self.unwritable.contains_key(&knob);
+        self.turn("nics", knob, rings.rx.to_string(), now.to_string(), why);
+        if let (Some(drops), false) = (nic.rx_starved, unwritable) {
+            self.rings.push(Span { nic: name.to_owned(), now, least, most, drops });
         }
     }
 

@@ -236,6 +236,33 @@ fn rings_queues_and_offloads() {
 }
 
 #[test]
+fn a_ring_that_may_grow_is_right_within_its_bounds() {
+    let rules = |ring: &str| format!("[[nics]]\nnames = [\"ens1f0\"]\n{ring}");
+    for (ring, told, bounds) in [
+        ("rx_ring = 512\nrx_ring_max = 4096", "2048 -> 2048 [done]", (512, 2048, 4096)),
+        ("rx_ring = 4096\nrx_ring_max = \"max\"", "2048 -> 4096 [change]", (4096, 4096, 8160)),
+        ("rx_ring = 512\nrx_ring_max = 1024", "2048 -> 1024 [change]", (512, 1024, 1024)),
+    ] {
+        let plan = of("two-sockets", &rules(ring));
+        assert_eq!(lines(&plan), [format!("ens1f0 rx ring: {told}")]);
+        let [Span { nic, now, least, most, drops: 17 }] = &plan.rings[..] else {
+            panic!("{:?}", plan.rings)
+        };
+        assert_eq!((nic.as_str(), (*least, *now, *most)), ("ens1f0", bounds));
+    }
+    let told = refused("two-sockets", &rules("rx_ring = 512\nrx_ring_max = 9000"));
+    assert!(told[0].starts_with("nics[0].rx_ring_max = 9000: ens1f0 rx ring: the driver has at"));
+    // No rings, or no counter: nothing to follow.
+    let other = "[[nics]]\nnames = [\"ens5f0\"]\nrx_ring = 512\nrx_ring_max = \"max\"";
+    let plan = of("two-sockets", other);
+    assert!(plan.rings.is_empty());
+    assert_eq!(
+        lines(&plan),
+        ["ens5f0 rx ring: - -> 512 [not applicable: the driver has none that can be set]"]
+    );
+}
+
+#[test]
 fn frequencies_and_idle_states() {
     let plan = of(
         "two-sockets",
@@ -388,6 +415,32 @@ fn cpu_sets_are_handed_over() {
         lines(&plan)[1].contains("not applicable: /etc/ringway/nri.toml:1: unknown key `cpu`"),
         "{plan:?}"
     );
+}
+
+#[test]
+fn kubelets_managers_are_set_where_a_profile_asks_and_its_state_is_the_operators() {
+    let rules = "[cpus]\nreserved_cores = 1\n[handover]\nkubelet = true\n[handover.kubelet_managers]\n\
+                 cpu = \"static\"\ntopology = \"single-numa-node\"\nmemory = \"static\"\nreserved_memory = \"1536Mi\"";
+    let lines_of = "reservedSystemCPUs: \"0,4,8,12\"; cpuManagerPolicy: static; topologyManagerPolicy: single-numa-node; \
+                    memoryManagerPolicy: Static; reservedMemory: [{numaNode: 0, limits: {memory: \"1536Mi\"}}]";
+    let file = "etc/kubernetes/kubelet.conf.d/60-ringway.conf";
+    let mut observed = shapes::observed("two-sockets");
+    let plan = planned(&observed, &profile(rules)).unwrap();
+    assert_eq!(lines(&plan), [format!("/{file}: - -> {lines_of} [for kubelet]")]);
+    assert!(plan.notes.is_empty(), "a kubelet that was never started");
+    let text = plan.changes().next().unwrap().value.clone();
+    assert!(text.ends_with("limits: {memory: \"1536Mi\"}}]\n"), "{text}");
+    // One that has given CPUs already would not start: that is said, and nothing is deleted.
+    observed.tree.file("var/lib/kubelet/cpu_manager_state", "{}");
+    let plan = planned(&observed, &profile(rules)).unwrap();
+    assert_eq!(plan.changes().count(), 1);
+    assert_eq!(plan.notes.len(), 1);
+    assert!(plan.notes[0].contains("delete that file"), "{:?}", plan.notes);
+    // As it is wanted: nothing to say.
+    observed.tree.file(file, &text);
+    let plan = planned(&observed, &profile(rules)).unwrap();
+    assert_eq!(lines(&plan), [format!("/{file}: {lines_of} -> {lines_of} [done]")]);
+    assert!(plan.notes.is_empty());
 }
 
 /// The daemons read what was written.

@@ -38,6 +38,7 @@ fn served(ports: Vec<Port>) -> Result<Served, String> {
         pid: 1,
         instance_id: "x".into(),
         instance: None,
+        worker_mode: crate::view::WorkerMode::Adaptive,
         nic_nodes: Vec::new(),
         workers: vec![Worker { index: 0, cpu: 1 }],
     };

@@ -6,7 +6,7 @@ use vrouter_api::v1;
 
 use super::{drops, event, info, networks, p99, ports, rates, scaled, stats, workers};
 use crate::view::tests::{stats as sample, wire_port};
-use crate::view::{self, Event, Info, Latency, Rates, Worker};
+use crate::view::{self, Event, Info, Latency, Rates, Worker, WorkerMode};
 
 #[test]
 fn ports_table() {
@@ -76,11 +76,12 @@ fn info_lines() {
         instance_id: "abc".into(),
         instance: None,
         nic_nodes: Vec::new(),
+        worker_mode: v1::WorkerMode::Poll.into(),
     };
     assert_eq!(
         info(&Info::from(wire)),
         "version    0.1.0\nDPDK       DPDK 22.11.11\nNUMA node  all\nprocess    42\ninstance   abc\n\
-         workers    0 on CPU 2, 1 on CPU 3\n"
+         workers    0 on CPU 2, 1 on CPU 3\nwhen idle  poll\n"
     );
 }
 
@@ -97,7 +98,10 @@ WORKER  CPU  QUEUES  PACKETS  BURSTS  SLEEPS     BUSY  CYCLES  P99  FORWARDED  R
      0    1       3      107       9       2  1.234 s   100.0    -         90       10           1        0      5
 "
     );
-    assert_eq!(workers(&sample().workers()), "WORKER  CPU  QUEUES\n     0    1       3\n");
+    assert_eq!(
+        workers(&sample().workers(WorkerMode::Sleep)),
+        "WORKER  CPU  QUEUES  MODE\n     0    1       3  sleep\n"
+    );
     assert_eq!(
         drops(&sample().drops()),
         "\
@@ -140,8 +144,11 @@ fn event_lines() {
             "port default/red-a net0 added: up, red 10.66.0.2, queues 1/2\n",
         ),
         (
-            Event::WorkersChanged { workers: vec![Worker { index: 1, cpu: 3 }] },
-            "workers now: 1 on CPU 3\n",
+            Event::WorkersChanged {
+                workers: vec![Worker { index: 1, cpu: 3 }],
+                mode: WorkerMode::Adaptive,
+            },
+            "workers now: 1 on CPU 3; when idle: adaptive\n",
         ),
         (
             Event::PeerRefused { id: "a/0/net0".into(), pid: 9, why: "\u{1b}[31mno".into() },

@@ -3,7 +3,7 @@
 use serde_json::json;
 use vrouter_api::v1;
 
-use super::{Event, Info, Mode, Network, Port, State, Stats, networks, ports};
+use super::{Event, Info, Mode, Network, Port, State, Stats, WorkerMode, networks, ports};
 
 pub(crate) fn wire_port(id: &str, pod: &str) -> v1::Port {
     v1::Port {
@@ -189,8 +189,8 @@ fn stats_know_their_owners_and_add_up_reasons() {
     assert_eq!(value["workers"][0]["busy_ns"], json!(1_234_567_890));
     assert_eq!(value["ticks_per_second"], json!(2_600_000_000_u64));
     assert_eq!(
-        serde_json::to_value(stats.workers()).unwrap(),
-        json!([{"index": 0, "cpu": 1, "queues": 3}])
+        serde_json::to_value(stats.workers(WorkerMode::Poll)).unwrap(),
+        json!([{"index": 0, "cpu": 1, "queues": 3, "mode": "poll"}])
     );
     assert_eq!(
         serde_json::to_value(stats.drops()).unwrap(),
@@ -216,8 +216,10 @@ fn events_as_documented() {
         (
             Wire::WorkersChanged(v1::WorkersChanged {
                 workers: vec![v1::Worker { index: 1, cpu: 3 }, v1::Worker { index: 0, cpu: 2 }],
+                mode: v1::WorkerMode::Sleep.into(),
             }),
-            json!({"event": "workers_changed", "workers": [{"index": 0, "cpu": 2}, {"index": 1, "cpu": 3}]}),
+            json!({"event": "workers_changed", "workers": [{"index": 0, "cpu": 2}, {"index": 1, "cpu": 3}],
+                   "mode": "sleep"}),
         ),
         (Wire::NetworkRemoved("red".into()), json!({"event": "network_removed", "name": "red"})),
         (Wire::PortRemoved("a/0/net0".into()), json!({"event": "port_removed", "id": "a/0/net0"})),

@@ -8,8 +8,9 @@ use vrouter_vhost::queues::QUEUE_PAIRS;
 
 use super::Registry;
 use crate::assign::{self, Assigned, Burden, Owners, QueueKey, QueueLoad, WorkerIndex};
-use crate::convert::Refusal;
+use crate::convert::{Refusal, workers::worker_mode};
 use crate::counters::{PortCounts, since};
+use crate::worker::Mode;
 
 impl Registry {
     pub(super) fn known_worker(&self, wanted: u32) -> Result<WorkerIndex, Refusal> {
@@ -54,11 +55,28 @@ impl Registry {
         self.crew.end(&change.end);
         let workers = self.workers();
         if !change.start.is_empty() || !change.end.is_empty() {
-            self.tell(event::Event::WorkersChanged(v1::WorkersChanged {
-                workers: workers.clone(),
-            }));
+            self.tell_of_workers();
         }
         Ok(workers)
+    }
+
+    /// What workers do when there is nothing to do.
+    pub fn worker_mode(&self) -> Mode {
+        self.crew.mode()
+    }
+
+    /// Changes that.
+    pub fn set_worker_mode(&mut self, mode: Mode) {
+        if mode != self.crew.mode() {
+            self.crew.set_mode(mode);
+            tracing::info!(?mode, "workers have another mode");
+            self.tell_of_workers();
+        }
+    }
+
+    fn tell_of_workers(&mut self) {
+        let (workers, mode) = (self.workers(), worker_mode(self.crew.mode()).into());
+        self.tell(event::Event::WorkersChanged(v1::WorkersChanged { workers, mode }));
     }
 
     /// Ends every worker, at the end of the process.
