@@ -9,6 +9,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -105,6 +106,17 @@ fn settled(rig: &Rig) -> Result<String> {
     state(rig)
 }
 
+/// Keepers that have ended leave no file.
+fn no_record_is_left(rig: &Rig) -> Result<()> {
+    let namespace = fs::metadata(format!("/run/netns/{}", rig.node.name()))?.ino();
+    let mark = format!("{namespace}-");
+    wait::until("the keepers' files are gone", PATIENCE, || {
+        let files = fs::read_dir("/run/ringway/uplinks")?.flatten();
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        Ok((!names.into_iter().any(|name| name.starts_with(&mark))).then_some(()))
+    })
+}
+
 /// Attached and detached: the node talks all the time, and in the end nothing is different.
 pub fn and_given_back(rig: &Rig) -> Result<()> {
     given_back(rig, UplinkDriver::AfPacket)
@@ -133,6 +145,7 @@ pub fn given_back(rig: &Rig, driver: UplinkDriver) -> Result<()> {
     vrouter.process().stop(PATIENCE)?;
     wait::until("t0 is the wire again", BACK, || Ok(is_the_wire(rig).then_some(())))?;
     wait_for_state(rig, &before)?;
+    no_record_is_left(rig)?;
     rig.node.ip("link delete t0")?;
     Ok(())
 }
@@ -188,6 +201,7 @@ pub fn killed_with(rig: &Rig, driver: UplinkDriver) -> Result<()> {
     traffic::ping(&rig.node, "10.8.0.9", 56).context("through the next vRouter")?;
     again.process().stop(PATIENCE)?;
     wait_for_state(rig, &before)?;
+    no_record_is_left(rig)?;
     rig.node.ip("link delete t0")?;
     Ok(())
 }
