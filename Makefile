@@ -76,6 +76,7 @@ test-numa: build ## a machine with two NUMA nodes in QEMU: NICs by VFIO, pods on
 	@$(in_vm) --test fib -- --skip full_table --skip overrun
 	@$(in_vm) --test vfio
 	@$(in_vm) --test placement
+	@$(in_vm) --test tunnels -- of_the_kernels
 
 test-deep: setup ## AddressSanitizer, libFuzzer, loom and Miri, each where it applies (DEEP_SECONDS, DEEP_PARTS)
 	@integration/setup/deep.sh

@@ -48,7 +48,7 @@ pub enum UplinkDriver {
     Pci,
     /// By a packet socket on a kernel interface: with any of them, and slowest.
     AfPacket,
-    /// By an AF_XDP socket on a kernel interface. The vRouter refuses it for now.
+    /// By AF_XDP sockets on a kernel interface, one for each queue. Needs `dpdk.af_xdp`.
     AfXdp,
     /// By a TAP that is made for it: `device` is its name.
     Tap,
@@ -116,6 +116,10 @@ pub(crate) fn check(config: &VrouterConfig) -> Result<(), Problem> {
             }
         }
         backups(uplink, &key, has)?;
+        if uplink.driver == UplinkDriver::AfXdp && !config.dpdk.af_xdp {
+            let remedy = "needs `af_xdp = true` in [dpdk]: the vRouter then keeps CAP_SYS_ADMIN for it; or use af_packet";
+            return Err(Problem::new(key("driver"), "af_xdp", remedy));
+        }
         match &uplink.host_interface {
             HostInterface::Name(name) => {
                 interface(&key("host_interface"), name)?;

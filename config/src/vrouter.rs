@@ -61,6 +61,9 @@ pub struct DpdkSettings {
     pub buffers: u32,
     /// Bytes that each holds: a frame of the largest MTU of an uplink, and 200 more.
     pub buffer_bytes: u32,
+    /// Whether uplinks may use the driver `af_xdp`. The vRouter then keeps what loading programs into the kernel takes (CAP_SYS_ADMIN,
+    /// CAP_IPC_LOCK), and uses it while it opens and closes such an uplink only.
+    pub af_xdp: bool,
 }
 
 /// `[workers]`: the threads that move packets.
@@ -76,7 +79,7 @@ pub struct WorkerSettings {
     /// How long a frame may wait in its pod's ring, once its worker has much to do, µs: a large one to leave the cache of the CPU
     /// that wrote it, as copying it costs a third then; others for more of them. 0: not at all.
     pub max_rest_us: u32,
-    /// How often a sleeping worker looks at uplinks whose driver does not tell of packets (af_packet), µs: what their first
+    /// How often a sleeping worker looks at uplinks whose driver does not tell of packets (af_packet, af_xdp), µs: what their first
     /// packet may have to wait.
     pub uplink_poll_us: u32,
     /// How queues get their workers.
@@ -321,6 +324,7 @@ impl Default for DpdkSettings {
             hugepages: true,
             buffers: 8191,
             buffer_bytes: 2048,
+            af_xdp: false,
         }
     }
 }

@@ -23,7 +23,7 @@ installed() { # package
 packages=(
     linux-image-cloud-amd64 kmod
     bash coreutils grep sed util-linux mount procps libc-bin base-files base-passwd usr-is-merged
-    iproute2 ethtool busybox-static
+    iproute2 ethtool busybox-static wireguard-tools
     dpdk dpdk-dev libdpdk-dev pkg-config
     runc crun
 )

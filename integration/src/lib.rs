@@ -12,6 +12,7 @@ pub mod frames;
 pub mod idle_pods;
 pub mod image;
 pub mod instances;
+pub mod kernel_pod;
 pub mod kubernetes;
 pub mod launch;
 pub mod leftovers;

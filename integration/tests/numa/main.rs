@@ -7,6 +7,7 @@
 
 mod between;
 mod devices;
+mod kernel;
 mod lost;
 mod placed;
 
@@ -18,9 +19,10 @@ use integration::node::{Node, PluginStart, Setup};
 use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
-const TESTS: [Test; 4] = [
+const TESTS: [Test; 5] = [
     ("pods_are_placed_and_told_where", Needs::Node(Version::V2_1), placed::and_told_where),
     ("pods_of_two_vrouters_reach_each_other", Needs::Node(Version::V2_1), between::both_ways),
+    ("pods_without_dpdk_find_each_other", Needs::Node(Version::V2_1), kernel::pods_find_each_other),
     ("a_vrouter_is_lost_and_comes_back", Needs::Node(Version::V2_1), lost::and_back),
     ("a_device_has_one_vrouter", Needs::Node(Version::V2_1), devices::have_one_owner),
 ];
@@ -39,8 +41,25 @@ fn too_few_cpus() -> Option<String> {
     (cpus < 2).then(|| "it takes two CPUs".to_owned())
 }
 
+/// The vRouters, as the frame of the tests has them, and a bridged network.
+const SETTINGS: &str = r#"
+[[networks]]
+name = "flat"
+mode = "bridged"
+ipv4 = "10.88.0.0/24"
+ipv6 = "fd00:88::/64"
+[[instances]]
+number = 0
+numa_node = 0
+cpus = [0]
+[[instances]]
+number = 1
+numa_node = 0
+cpus = [1]
+"#;
+
 /// The node with two vRouters that all tests share.
 pub fn node(stage: &mut Stage) -> Result<&mut Node> {
     let setup = Setup::new(Version::V2_1, PluginStart::External);
-    stage.node(&Setup { instances: 2, ..setup })
+    stage.node(&Setup { instances: 2, instance_settings: SETTINGS.to_owned(), ..setup })
 }

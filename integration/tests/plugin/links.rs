@@ -1,12 +1,11 @@
 //! Pods whose applications know nothing of DPDK: interfaces of the kind `kernel` in their network namespaces.
 
-use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use integration::containerd::Containerd;
 use integration::demo::dpdk_pod;
+use integration::kernel_pod::{inside, ip, ping, set_up_cni};
 use integration::leftovers::{leftovers, refused};
 use integration::node::{Node, RunningPod};
 use integration::pod::Pod;
@@ -17,12 +16,6 @@ use vrouter_api::v1::{Port, PortState};
 const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "interfaces.ringway.dev";
 const KERNEL: &str = r#"[{"network": "red", "kind": "kernel", "name": "red0", "mtu": 1400, "routes": ["10.200.0.0/16"]}]"#;
-
-/// What gives pods a network of their own here; Ringway's interfaces come beside it and have nothing to do with it.
-const CNI: &str = r#"{
-  "cniVersion": "1.0.0", "name": "ringway-test",
-  "plugins": [{"type": "ptp", "ipam": {"type": "host-local", "dataDir": "DATA", "subnet": "10.123.0.0/24"}}]
-}"#;
 
 /// Two pods without DPDK, one with; kills and restarts of everybody.
 pub fn of_the_kernel(stage: &mut Stage) -> Result<()> {
@@ -98,15 +91,6 @@ pub fn of_the_kernel(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn set_up_cni(node: &Node) -> Result<()> {
-    let directory = Containerd::cni_directory(node.run());
-    fs::create_dir_all(&directory)?;
-    let data = node.run().path().join("cni-data").display().to_string();
-    fs::write(directory.join("10-test.conflist"), CNI.replace("DATA", &data))?;
-    let cri = &node.containerd()?.cri;
-    wait::until("containerd has a CNI plugin", PATIENCE, || Ok(cri.network_ready()?.then_some(())))
-}
-
 /// A DPDK application that answers ARP and pings.
 fn icmp_echo() -> Pod {
     let script = "exec dpdk-testpmd $RINGWAY_EAL_ARGS -- --auto-start --no-mlockall --total-num-mbufs=4096 \
@@ -119,27 +103,6 @@ fn icmp_echo() -> Pod {
 fn addresses(port: &Port) -> Result<(String, String)> {
     let spec = port.spec.as_ref().context("no specification")?;
     Ok((spec.ipv4.clone(), spec.ipv6.clone()))
-}
-
-/// A program in a pod's network namespace.
-fn inside(node: &Node, pod: &RunningPod, line: &str) -> Result<Command> {
-    let mut command = Command::new("/usr/bin/nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", node.pid(pod)?)).args(line.split(' '));
-    Ok(command)
-}
-
-/// Runs one to its end; what it says.
-fn run(node: &Node, pod: &RunningPod, line: &str) -> Result<String> {
-    let output = inside(node, pod, line)?.output()?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        bail!("{line}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(said)
-}
-
-fn ip(node: &Node, pod: &RunningPod, line: &str) -> Result<String> {
-    run(node, pod, &format!("/usr/sbin/ip {line}"))
 }
 
 fn is_as_described(node: &Node, pod: &RunningPod, port: &Port) -> Result<()> {
@@ -161,13 +124,6 @@ fn is_as_described(node: &Node, pod: &RunningPod, port: &Port) -> Result<()> {
     // The pod's other network is left alone.
     let others = ip(node, pod, "route show dev eth0")?;
     ensure!(others.contains("10.123.0."), "{others}");
-    Ok(())
-}
-
-fn ping(node: &Node, from: &RunningPod, to: &str, bytes: usize) -> Result<()> {
-    let line = format!("/bin/busybox ping -c 3 -W 5 -s {bytes} {to}");
-    let said = run(node, from, &line)?;
-    ensure!(said.contains("3 packets received"), "{said}");
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use vrouter_api::v1::RouteKind;
 
 use crate::rig::Rig;
+use crate::wireguard;
 use integration::space::traffic;
 
 /// A kind of device, and how it is made: `LOCAL` and `REMOTE` are the ends' addresses, `WIRE` is the interface.
@@ -14,23 +15,39 @@ pub struct Kind {
     device: &'static str,
     /// Next hop in front of the device, if it has any.
     via: Option<(&'static str, &'static str)>,
+    /// IPv6 packets go through it, too.
+    six: bool,
+    /// What both ends, the node first, have to be told before they are up.
+    set_up: fn(&Rig) -> Result<()>,
 }
 
 /// A VXLAN that the vRouter knows nothing of: another port than its own.
 pub const VXLAN: Kind = Kind {
     device: "vxlan id 99 local LOCAL remote REMOTE dstport 4790 dev WIRE",
     via: Some(("10.97.255.1", "10.97.255.2")),
+    ..IPIP
 };
 /// RFC 2784.
-pub const GRE: Kind = Kind { device: "gre local LOCAL remote REMOTE", via: None };
+pub const GRE: Kind = Kind { device: "gre local LOCAL remote REMOTE", six: true, ..IPIP };
 /// RFC 2003.
-pub const IPIP: Kind = Kind { device: "ipip local LOCAL remote REMOTE", via: None };
+pub const IPIP: Kind =
+    Kind { device: "ipip local LOCAL remote REMOTE", via: None, six: false, set_up: |_| Ok(()) };
+/// Encrypted, in UDP.
+pub const WIREGUARD: Kind =
+    Kind { device: "wireguard", six: true, set_up: wireguard::exchange_keys, ..IPIP };
 
-/// Why this kernel can't have a device of that kind, or nothing when it can.
-pub fn unfit(kind: &str) -> Option<String> {
+/// Why this machine can't have a device of that kind, or nothing when it can.
+pub fn unfit(kind: &Kind) -> Option<String> {
+    let (mut words, ends) = (kind.device.split(' '), ["127.0.0.1", "127.0.0.2"]);
+    let kind = words.next().unwrap_or_default();
+    if kind == "wireguard" && !wireguard::is_there() {
+        return Some("wg is missing (package wireguard-tools)".to_owned());
+    }
     let name = format!("rwprobe{}", std::process::id() % 10_000);
     let ip = |line: &str| Command::new("/usr/sbin/ip").args(line.split(' ')).output();
-    let made = ip(&format!("link add {name} type {kind} local 127.0.0.1 remote 127.0.0.2"));
+    let rest: Vec<_> = words.collect();
+    let rest = rest.join(" ").replace("LOCAL", ends[0]).replace("REMOTE", ends[1]);
+    let made = ip(format!("link add {name} type {kind} {rest}").trim_end());
     let why = match made {
         Ok(output) if output.status.success() => None,
         Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ")),
@@ -49,8 +66,10 @@ pub fn both_ways(rig: &mut Rig, kind: &Kind) -> Result<()> {
     {
         let device = kind.device.replace("LOCAL", local).replace("REMOTE", remote);
         space.ip(&format!("link add tk type {}", device.replace("WIRE", wire)))?;
-        space.ip("link set tk mtu 1400 up")?;
     }
+    (kind.set_up)(rig)?;
+    rig.node.ip("link set tk mtu 1400 up")?;
+    rig.far.ip("link set tk mtu 1400 up")?;
     let (near, there) = match kind.via {
         Some((near, far)) => {
             rig.node.ip(&format!("addr add {near}/24 dev tk"))?;
@@ -69,10 +88,30 @@ pub fn both_ways(rig: &mut Rig, kind: &Kind) -> Result<()> {
     traffic::tcp(&rig.pod, &rig.far, "10.97.0.1:5001").context("TCP from the pod")?;
     traffic::tcp(&rig.far, &rig.pod, "10.66.0.2:5001").context("TCP to the pod")?;
     traffic::udp(&rig.pod, &rig.far, "10.97.0.1:5002", 1200, 3).context("datagrams")?;
+    if kind.six {
+        six(rig)?;
+    }
     // For the next kind.
     rig.node.ip("rule delete iif tk lookup 77")?;
     rig.node.ip("link delete tk")?;
     rig.far.ip("link delete tk")?;
     rig.far.ip("addr delete 10.97.0.1/32 dev lo")?;
+    Ok(())
+}
+
+/// The same for IPv6, without a next hop in front of the device.
+fn six(rig: &Rig) -> Result<()> {
+    let there = "2001:db8:97::1";
+    rig.far.ip(&format!("addr add {there}/128 dev lo nodad"))?;
+    rig.far.ip(&format!("-6 route replace fd00:66::/64 dev tk src {there}"))?;
+    rig.node.ip("-6 route add 2001:db8:97::/64 dev tk table 77")?;
+    rig.node.ip("-6 rule add iif tk lookup 77")?;
+    rig.wait_route("red", "2001:db8:97::/64", RouteKind::Kernel)?;
+    traffic::ping(&rig.pod, there, 56).context("IPv6 from the pod")?;
+    traffic::ping(&rig.pod, there, 1300).context("large IPv6, from the pod")?;
+    traffic::tcp(&rig.pod, &rig.far, &format!("[{there}]:5001")).context("TCP over IPv6")?;
+    traffic::tcp(&rig.far, &rig.pod, "[fd00:66::2]:5001").context("TCP over IPv6 to the pod")?;
+    rig.node.ip("-6 rule delete iif tk lookup 77")?;
+    rig.far.ip(&format!("addr delete {there}/128 dev lo"))?;
     Ok(())
 }

@@ -44,7 +44,7 @@ fn refused(rig: &Rig) -> Result<()> {
         (spec("a-name-that-is-too-long", "b1"), "use 1 to 15 letters"),
         (
             UplinkSpec { driver: UplinkDriver::AfXdp.into(), ..spec("up2", "b1") },
-            "af_xdp does not work yet",
+            "set `af_xdp = true` in [dpdk]",
         ),
         (spec("up2", "0000:ff:1f.7"), "there is no PCI device 0000:ff:1f.7"),
     ] {
@@ -96,7 +96,7 @@ fn frames_too_long(rig: &Rig) -> Result<()> {
 }
 
 /// The wire is pulled out of the machine and another is put in.
-fn unplugged(rig: &Rig) -> Result<()> {
+pub fn unplugged(rig: &Rig) -> Result<()> {
     rig.node.ip("link delete n1")?;
     let reason = rig.wait_link("up1", false)?;
     ensure!(reason.contains("interface \"n1\" is gone"), "{reason}");

@@ -17,6 +17,7 @@ mod taken;
 mod tap;
 mod tunnel;
 mod two_wires;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ const TESTS: [Test; 8] = [
 ];
 
 const TAP: &str = "a_tap_tells_spreads_and_does_checksums";
+const XDP: &str = "af_xdp_carries_and_leaves_nothing";
 const BOND: &str = "a_bond_goes_on_with_the_link_that_is_left";
 
 fn main() -> ExitCode {
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
     let tap =
         Case::new(TAP, unfit.clone().or_else(tap::unfit), |_: &mut Option<Rig>| tap::carries());
     let bond = Case::new(BOND, unfit.clone(), |_: &mut Option<Rig>| bond::fails_over());
-    let cases = [tap, bond].into_iter().chain(TESTS.map(case));
+    let xdp =
+        Case::new(XDP, unfit.clone().or_else(xdp::unfit), |_: &mut Option<Rig>| xdp::carries());
+    let cases = [tap, bond, xdp].into_iter().chain(TESTS.map(case));
     suite::run(None, cases.collect(), |rig| *rig = None)
 }

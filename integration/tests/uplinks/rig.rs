@@ -71,6 +71,18 @@ pub struct Rig {
 impl Rig {
     /// Builds it all.
     pub fn start() -> Result<Self> {
+        Self::with(CONFIG)
+    }
+
+    /// The same with AF_XDP sockets on both wires.
+    pub fn with_af_xdp() -> Result<Self> {
+        let config = CONFIG
+            .replace("device = \"n0\"\n", "device = \"n0\"\ndriver = \"af_xdp\"\n")
+            .replace("af_packet", "af_xdp");
+        Self::with(&format!("{config}[dpdk]\naf_xdp = true\n"))
+    }
+
+    fn with(config: &str) -> Result<Self> {
         let run = RunDir::create()?;
         Space::sweep()?;
         machine::prepare(&run.path(), HUGEPAGES)?;
@@ -88,7 +100,7 @@ impl Rig {
             wire(&node, &far, near, there)?;
             far.ip(&format!("addr add {address} dev {there}"))?;
         }
-        let vrouter = VRouter::start_in(&node, &run.path(), CONFIG)?;
+        let vrouter = VRouter::start_in(&node, &run.path(), config)?;
         node.ip("addr add 192.0.2.1/24 dev host0")?;
         far_end(&far, &vrouter.network("red")?.gateway_mac)?;
         vrouter.set_routes(

@@ -9,13 +9,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration::machine::program;
 use integration::vrouter::VRouter;
 use integration::wait;
-use vrouter_api::v1::UplinkSpec;
+use vrouter_api::v1::{UplinkDriver, UplinkSpec};
 
 use crate::rig::{self, Rig};
 use integration::space::traffic;
@@ -29,6 +30,7 @@ const CONFIG: &str = r#"
 hugepages = false
 memory_mb = 64
 buffers = 2047
+af_xdp = true
 [[networks]]
 name = "fabric"
 external = true
@@ -45,6 +47,11 @@ fn start(rig: &Rig, name: &str) -> Result<VRouter> {
     rig.node.ip("route add 10.8.0.0/16 via 10.7.0.2 metric 50")?;
     rig.far.ip("addr add 10.7.0.2/24 dev e2")?;
     rig.far.ip("addr replace 10.8.0.9/32 dev lo")?;
+    run(rig, name)
+}
+
+/// A vRouter of its own.
+fn run(rig: &Rig, name: &str) -> Result<VRouter> {
     let (config, socket) = (rig.file("taken.toml"), rig.file("taken.sock"));
     let run_dir = rig.file("taken");
     let text = format!(
@@ -57,8 +64,9 @@ fn start(rig: &Rig, name: &str) -> Result<VRouter> {
     VRouter::start_as(command, &config, &socket, &rig.file(name))
 }
 
-fn spec() -> UplinkSpec {
+fn spec(driver: UplinkDriver) -> UplinkSpec {
     UplinkSpec {
+        driver: driver.into(),
         name: "up7".to_owned(),
         device: "t0".to_owned(),
         network: "fabric".to_owned(),
@@ -98,12 +106,28 @@ fn settled(rig: &Rig) -> Result<String> {
     state(rig)
 }
 
+/// Keepers that have ended leave no file.
+fn no_record_is_left(rig: &Rig) -> Result<()> {
+    let namespace = fs::metadata(format!("/run/netns/{}", rig.node.name()))?.ino();
+    let mark = format!("{namespace}-");
+    wait::until("the keepers' files are gone", PATIENCE, || {
+        let files = fs::read_dir("/run/ringway/uplinks")?.flatten();
+        let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        Ok((!names.into_iter().any(|name| name.starts_with(&mark))).then_some(()))
+    })
+}
+
 /// Attached and detached: the node talks all the time, and in the end nothing is different.
 pub fn and_given_back(rig: &Rig) -> Result<()> {
+    given_back(rig, UplinkDriver::AfPacket)
+}
+
+/// The same by this driver.
+pub fn given_back(rig: &Rig, driver: UplinkDriver) -> Result<()> {
     let mut vrouter = start(rig, "taken.log")?;
     let before = settled(rig)?;
     for _ in 0..2 {
-        let uplink = vrouter.create_uplink(spec())?;
+        let uplink = vrouter.create_uplink(spec(driver))?;
         ensure!(uplink.link && uplink.reason.is_empty(), "{uplink:?}");
         ensure!(!is_the_wire(rig), "t0 is still the wire");
         ensure!(uplink.mac == rig.node.mac("t0")?, "the TAP has another address");
@@ -117,19 +141,25 @@ pub fn and_given_back(rig: &Rig) -> Result<()> {
         traffic::ping(&rig.node, "10.8.0.9", 56).context("without the vRouter")?;
     }
     // One that is asked to end gives back, too.
-    vrouter.create_uplink(spec())?;
+    vrouter.create_uplink(spec(driver))?;
     vrouter.process().stop(PATIENCE)?;
     wait::until("t0 is the wire again", BACK, || Ok(is_the_wire(rig).then_some(())))?;
     wait_for_state(rig, &before)?;
+    no_record_is_left(rig)?;
     rig.node.ip("link delete t0")?;
     Ok(())
 }
 
 /// Killed: the interface is back within what is promised, and a connection that was open goes on.
 pub fn killed(rig: &Rig) -> Result<()> {
+    killed_with(rig, UplinkDriver::AfPacket)
+}
+
+/// The same with this driver.
+pub fn killed_with(rig: &Rig, driver: UplinkDriver) -> Result<()> {
     let mut vrouter = start(rig, "killed.log")?;
     let before = settled(rig)?;
-    vrouter.create_uplink(spec())?;
+    vrouter.create_uplink(spec(driver))?;
     wait_for_state(rig, &before)?;
 
     let address: SocketAddr = "10.8.0.9:7000".parse()?;
@@ -164,6 +194,14 @@ pub fn killed(rig: &Rig) -> Result<()> {
     echo(2).context("after the vRouter")?;
     drop(stream);
     server.finish()?;
+    // The next one takes it again, whatever the kernel has kept of the first.
+    drop(vrouter);
+    let mut again = run(rig, "again.log")?;
+    again.create_uplink(spec(driver))?;
+    traffic::ping(&rig.node, "10.8.0.9", 56).context("through the next vRouter")?;
+    again.process().stop(PATIENCE)?;
+    wait_for_state(rig, &before)?;
+    no_record_is_left(rig)?;
     rig.node.ip("link delete t0")?;
     Ok(())
 }

@@ -41,15 +41,27 @@ impl NextHop {
         }
     }
 
-    /// Whether it, or one of its ways, is a port for which this holds, the kernel's included.
-    pub(crate) fn is_port(&self, holds: impl Fn(&PortHop) -> bool) -> bool {
-        match self {
+    /// Whether it, or one of its ways, is a port for which this holds, the kernel's included, or leads into a tunnel: to somebody
+    /// whom the gateway speaks for.
+    pub(crate) fn is_somebody(&self, holds: impl Fn(&PortHop) -> bool) -> bool {
+        let is = |hop: &Self| match hop {
             Self::Port(hop) | Self::Kernel(hop) => holds(hop),
-            Self::Multipath(group) => group.ways().iter().any(|way| match &way.hop {
-                Self::Port(hop) | Self::Kernel(hop) => holds(hop),
-                _ => false,
-            }),
+            Self::Tunnel(_) => true,
             _ => false,
+        };
+        match self {
+            Self::Multipath(group) => group.ways().iter().any(|way| is(&way.hop)),
+            single => is(single),
+        }
+    }
+
+    /// Whether it, or one of its ways, leads into a tunnel.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        match self {
+            Self::Multipath(group) => {
+                group.ways().iter().any(|way| matches!(way.hop, Self::Tunnel(_)))
+            }
+            single => matches!(single, Self::Tunnel(_)),
         }
     }
 }

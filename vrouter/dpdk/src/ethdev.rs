@@ -1,9 +1,11 @@
 //! Ethernet devices: opened by name, started once with their queues, closed when nothing of them is left.
 
 pub(crate) mod bond;
+pub(crate) mod interface;
 pub(crate) mod offload;
 pub(crate) mod plug;
 pub(crate) mod queue;
+mod xdp;
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -68,6 +70,18 @@ pub enum EthdevError {
         /// Most that works.
         max: u32,
     },
+    /// A queue can't have an AF_XDP socket. Another one may have it: also one that was closed, until the kernel has cleared up after it,
+    /// which takes some 50 ms and of which it tells nobody.
+    #[error(
+        "Ethernet device {name:?}: no AF_XDP socket for queue {queue} of its interface: somebody else has one there, or what DPDK \
+         logged says why"
+    )]
+    NoSocket {
+        /// The device.
+        name: String,
+        /// The queue.
+        queue: u16,
+    },
     /// DPDK or the driver refused.
     #[error("Ethernet device {name:?}: cannot {action}")]
     Refused {
@@ -108,7 +122,7 @@ pub struct Info {
     pub max_tx_queues: u16,
     /// Smallest MTU.
     pub min_mtu: u16,
-    /// Largest MTU. The kernel's interface behind a device may have a larger one ([`set_interface_mtu`]).
+    /// Largest MTU. The kernel's interface behind a device may have a larger one ([`interface::set_interface_mtu`]).
     pub max_mtu: u16,
     /// Fewest and most descriptors of a receive queue.
     pub rx_descriptors: (u16, u16),
@@ -208,6 +222,8 @@ pub(crate) struct Device {
     name: String,
     /// What it is a bond of. They are closed after it, and before the pools go whose buffers they hold.
     members: Vec<Arc<Device>>,
+    /// What its driver may forget to close.
+    sockets: Mutex<xdp::Sockets>,
     /// Pools with buffers that the device may hold. They must outlive it: it gives the buffers back when closed.
     pools: Mutex<Vec<Pool>>,
     /// Who reads the link has it.
@@ -252,6 +268,7 @@ impl Ethdev {
             owner,
             name: name.to_owned(),
             members: Vec::new(),
+            sockets: Mutex::default(),
             pools: Mutex::default(),
             asking: Mutex::default(),
             plugged: plugged.map(|plugged| plugged.watch(port)),
@@ -280,7 +297,7 @@ impl Ethdev {
     /// Starts the device and hands out its queues. It can be started once; open it again for another set-up.
     ///
     /// # Errors
-    /// `OutOfRange`, `Refused`; after `Refused` the device is of no use and should be dropped.
+    /// `OutOfRange`, `NoSocket`, `Refused`; after the last two the device is of no use and should be dropped.
     pub fn start(&mut self, config: &EthdevConfig) -> Result<Queues, EthdevError> {
         self.check_range(config)?;
         let device = &self.device;
@@ -304,12 +321,7 @@ impl Ethdev {
             )
         };
         device.check("configure it", status)?;
-        for queue in 0..config.rx_queues {
-            let (count, pool) = (config.rx_descriptors, config.rx_pool.raw());
-            // SAFETY: a configured device that is not started, and a pool that `keep` holds until it is closed.
-            let status = unsafe { sys::ringway_ethdev_rx_queue(port, queue, count, pool) };
-            device.check("set up a receive queue", status)?;
-        }
+        device.receive_by(config, &driver)?;
         for queue in 0..config.tx_queues {
             let (count, threshold) = (config.tx_descriptors, config.tx_free_threshold);
             // SAFETY: a configured device that is not started.
@@ -472,34 +484,6 @@ impl Ethdev {
     }
 }
 
-/// Sets the MTU of one of the kernel's interfaces. Drivers of such interfaces pass on what fits their buffers, whatever
-/// MTU DPDK would let them have.
-///
-/// # Errors
-/// `ENODEV`, `EINVAL` for one that it can't have, `EPERM`.
-pub fn set_interface_mtu(name: &str, mtu: u16) -> Result<(), Errno> {
-    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: a C string for the whole call.
-    done(unsafe { sys::ringway_interface_mtu(name.as_ptr(), mtu) })
-}
-
-/// Sets the address of one of the kernel's interfaces.
-///
-/// # Errors
-/// `ENODEV`, `EADDRNOTAVAIL` for one that no station can have, `EPERM`.
-pub fn set_interface_mac(name: &str, mac: Mac) -> Result<(), Errno> {
-    let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: a C string and six bytes for the whole call.
-    done(unsafe { sys::ringway_interface_mac(name.as_ptr(), mac.0.as_ptr()) })
-}
-
-fn done(status: i32) -> Result<(), Errno> {
-    match status {
-        0 => Ok(()),
-        status => Err(Errno::from_raw(status.wrapping_neg())),
-    }
-}
-
 /// Bytes of a frame in a buffer beyond its MTU: Ethernet header and one VLAN tag.
 const FRAME_OVERHEAD: u16 = 18;
 
@@ -589,6 +573,9 @@ impl Drop for Device {
         unsafe { sys::ringway_ethdev_disown(self.port, self.owner) };
         // SAFETY: stopped, and without users. The pools its buffers return to are dropped after this.
         unsafe { sys::rte_eth_dev_close(self.port) };
+        let sockets = self.sockets.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the device is closed, and these came with it.
+        unsafe { std::mem::take(sockets).close() };
         if let Some(plugged) = self.plugged.take() {
             plugged.remove();
         }

@@ -25,13 +25,11 @@ pub use cpu::{CpuId, NumaNode, allowed_cpus, pin_current_thread};
 pub use eal::config::{EalConfig, LogLevel, Memory};
 pub use eal::{Eal, EalError, version};
 pub use ethdev::bond::{BondKeeper, BondView};
+pub use ethdev::interface::{set_interface_mac, set_interface_mtu};
 pub use ethdev::offload::{Offloads, TxWork};
 pub use ethdev::plug::{Bus, Plug};
 pub use ethdev::queue::{RxQueue, TxQueue};
-pub use ethdev::{
-    Ethdev, EthdevConfig, EthdevError, Info, Link, LinkReader, Mac, Queues, Stats,
-    set_interface_mac, set_interface_mtu,
-};
+pub use ethdev::{Ethdev, EthdevConfig, EthdevError, Info, Link, LinkReader, Mac, Queues, Stats};
 pub use mbuf::chain::Chain;
 pub use mbuf::{AllocError, Mbuf, MbufBatch, NoRoom, Packet, Spread, WrongPool};
 pub use nix::errno::Errno;

@@ -339,13 +339,19 @@ impl Spread<'_> {
         Some(Packet { raw: self.raw(at)?, owner: PhantomData })
     }
 
+    /// Whether packets can be moved there: both are of one pool.
+    #[inline]
+    pub fn can_go_to(&self, to: &MbufBatch) -> bool {
+        to.pool.is(&self.batch.pool)
+    }
+
     /// Moves packet `at` to the end of `to`; `false` when it was taken already, or `to` has no place for it.
     ///
     /// # Errors
     /// [`WrongPool`]: `to` must be of the same pool.
     #[inline]
     pub fn take(&mut self, at: usize, to: &mut MbufBatch) -> Result<bool, WrongPool> {
-        if !to.pool.is(&self.batch.pool) {
+        if !self.can_go_to(to) {
             return Err(WrongPool);
         }
         let len = to.len;

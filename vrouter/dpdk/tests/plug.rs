@@ -224,3 +224,42 @@ fn a_packet_socket_always_has_a_link() {
     assert_eq!((carrier.trim(), socket.link().unwrap().up), ("0", true));
     drop((socket, queues));
 }
+
+/// An interface whose socket was closed can be had again, by the same process, and one that somebody else has can't.
+#[test]
+fn sockets_of_af_xdp_go_with_their_device() {
+    let id = std::process::id() % 100_000;
+    let (near, far) = (format!("rwm{id}"), format!("rwn{id}"));
+    ip(&format!("link add {near} type veth peer name {far}"));
+    let _veth = Link(near.clone());
+    ip(&format!("link set {near} up"));
+    ip(&format!("link set {far} up"));
+    let open = |name: &str| {
+        let buffers = PoolConfig { name: name.to_owned(), mbufs: 4095, cache: 0, data_room: 2048 };
+        let pool = Pool::new(eal(), &buffers).unwrap();
+        let arguments = format!("iface={near},queue_count=1,busy_budget=0,force_copy=1");
+        let mut socket = plug(&format!("net_af_xdp_{name}"), &arguments).unwrap();
+        let config = EthdevConfig { rx_descriptors: 512, interrupts: false, ..config(&pool) };
+        socket.start(&config).map(|queues| (socket, queues))
+    };
+    // What the kernel has not cleared up yet it refuses.
+    let retry = |name: &str| {
+        let start = Instant::now();
+        loop {
+            match open(name) {
+                Err(EthdevError::NoSocket { queue: 0, .. })
+                    if start.elapsed() < Duration::from_secs(10) =>
+                {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                opened => return opened.unwrap(),
+            }
+        }
+    };
+    for _ in 0..3 {
+        let (first, queues) = retry("a");
+        assert_eq!(first.info().unwrap().driver, "net_af_xdp");
+        assert!(matches!(open("b"), Err(EthdevError::NoSocket { queue: 0, .. })));
+        drop((first, queues));
+    }
+}

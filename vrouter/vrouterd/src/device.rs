@@ -4,6 +4,7 @@ mod bond;
 mod kernel;
 mod link;
 mod taps;
+mod xdp;
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ use crate::claim::{self, Claim};
 use crate::convert::{Driver, Refusal, UplinkRequest};
 use crate::dataplane::Ends;
 use crate::place;
+use crate::privileges;
 use crate::publish::Look;
 use crate::tap::Tap;
 use crate::wire::Wire;
@@ -59,6 +61,8 @@ pub struct Devices {
     keepers: hostif::Options,
     /// Where links to other vRouters may keep their sockets.
     private_dir: PathBuf,
+    /// Programs may be loaded into the kernel.
+    af_xdp: bool,
 }
 
 /// An open device.
@@ -102,15 +106,36 @@ pub enum State {
     Gone,
 }
 
+/// Why a device can't be started, in one line.
+struct Failure {
+    why: String,
+    /// It may be otherwise in a moment.
+    may_pass: bool,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self { why, may_pass: false }
+    }
+}
+
+impl From<EthdevError> for Failure {
+    fn from(error: EthdevError) -> Self {
+        Self { may_pass: matches!(error, EthdevError::NoSocket { .. }), why: text(&error) }
+    }
+}
+
 impl Devices {
-    /// `buffers`: how many for all devices together, and bytes of each; `private_dir`: as for the registry.
+    /// `buffers`: how many for all devices together, and bytes of each; `private_dir`: as for the registry; `af_xdp`: whether
+    /// that driver may be used.
     pub fn new(
         eal: Arc<Eal>,
         buffers: (u32, u16),
         keepers: hostif::Options,
         private_dir: PathBuf,
+        af_xdp: bool,
     ) -> Self {
-        Self { eal, buffers, pool: None, keepers, private_dir }
+        Self { eal, buffers, pool: None, keepers, private_dir, af_xdp }
     }
 
     /// Keeps other vRouters off an uplink's devices.
@@ -179,24 +204,28 @@ impl Devices {
         if request.is_bond() {
             return self.open_bond(request, port).map_err(refuse);
         }
+        if request.driver == Driver::AfXdp {
+            return self.open_xdp(request, device, port).map_err(refuse);
+        }
         let plug = plug(request, device, name).map_err(refuse)?;
         let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;
         let interface = (request.driver != Driver::Pci).then(|| device.to_owned());
-        self.start(ethdev, request, interface, port).map_err(refuse)
+        let pool = self.pool()?;
+        self.start(ethdev, request, interface, port, &pool).map_err(|failure| refuse(failure.why))
     }
 
     /// Starts the device of an uplink; `interface`: the kernel's that it is.
     fn start(
-        &mut self,
+        &self,
         mut ethdev: Ethdev,
         request: &UplinkRequest,
         interface: Option<String>,
         port: PortIndex,
-    ) -> Result<Device, String> {
+        pool: &Pool,
+    ) -> Result<Device, Failure> {
         let (queues, mtu, is_bond) = (request.queues, request.mtu, request.is_bond());
         let made = request.driver == Driver::Tap;
-        let pool = self.pool().map_err(|refusal| refusal.to_string())?;
-        let info = ethdev.info().map_err(|error| text(&error))?;
+        let info = ethdev.info()?;
         let descriptors = |(least, most): (u16, u16)| {
             let wanted = if info.driver == "net_tap" { TAP_DESCRIPTORS } else { DESCRIPTORS };
             if most == 0 { wanted } else { wanted.clamp(least, most) }
@@ -215,12 +244,12 @@ impl Devices {
             rx_checksums: info.vouches,
         };
         if queues > info.max_rx_queues {
-            return Err(format!(
-                "queues {queues}: the device has {}; use as many at most",
-                info.max_rx_queues
-            ));
+            let most = info.max_rx_queues;
+            return Err(
+                format!("queues {queues}: the device has {most}; use as many at most").into()
+            );
         }
-        let started = ethdev.start(&config).map_err(|error| text(&error))?;
+        let started = ethdev.start(&config)?;
         match &interface {
             Some(name) => set_mtu(name, mtu)?,
             // Who knows which TAPs it is made of sets theirs.
@@ -236,7 +265,7 @@ impl Devices {
             None if is_bond => bond::node(request.devices()),
             None => pci_node(ethdev.name()),
         };
-        let wire = Wire::new(started, &pool, Token(u32::from(port.0))).at_node(node);
+        let wire = Wire::new(started, pool, Token(u32::from(port.0))).at_node(node);
         Ok(Device {
             ends: Ends::Wire(Arc::new(wire)),
             kind: Kind::Ethdev(ethdev),
@@ -411,11 +440,14 @@ impl Device {
     /// Gives the device back.
     pub fn close(self) {
         drop(self.bond);
-        match (self.ends, self.kind) {
+        privileges::with_programs(self.driver == xdp::DRIVER, || match (self.ends, self.kind) {
             (_, Kind::Listener(port, _)) => port.close(),
-            (Ends::Wire(wire), _) => wire.close(),
+            (Ends::Wire(wire), ethdev) => {
+                wire.close();
+                drop(ethdev);
+            }
             (Ends::Pod(_), _) => {}
-        }
+        });
     }
 }
 
@@ -456,12 +488,7 @@ fn plug(request: &UplinkRequest, device: &str, name: &str) -> Result<Plug, Strin
             let socket = packet_socket(device, request.queues, request.mtu);
             Ok(virtual_device("net_af_packet", name, socket))
         }
-        Driver::AfXdp => Err(
-            "af_xdp does not work yet: libxdp loads its programs with CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, which the \
-             vRouter gives up when it starts; use af_packet"
-                .to_owned(),
-        ),
-        Driver::Link(_) => Err("a link is no device".to_owned()),
+        Driver::AfXdp | Driver::Link(_) => Err("this driver is no plain device's".to_owned()),
     }
 }
 

@@ -154,7 +154,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
     put_back_what_is_left(config, &keepers);
     registry::sweep();
     privileges::allow_locked_memory();
-    privileges::drop_unneeded().context("cannot drop privileges")?;
+    privileges::drop_unneeded(config.dpdk.af_xdp).context("cannot drop privileges")?;
     if let Some(node) = config.dpdk.numa_node {
         // Before there is any other thread.
         place::keep_to(node)?;
@@ -193,7 +193,8 @@ fn run(config: &VrouterConfig) -> Result<()> {
     });
     let assignment = config.workers.assignment;
     let buffers = (config.dpdk.buffers, u16::try_from(config.dpdk.buffer_bytes)?);
-    let devices = Devices::new(Arc::clone(&eal), buffers, keepers, private_dir.clone());
+    let devices =
+        Devices::new(Arc::clone(&eal), buffers, keepers, private_dir.clone(), config.dpdk.af_xdp);
     let mut registry = Registry::new(tables, slot, crew, devices, assignment, limit, private_dir);
     registry.set_workers(&cpus).context("cannot start the workers (workers.cpus)")?;
     // First those that carry tunnels.

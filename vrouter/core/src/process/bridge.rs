@@ -15,8 +15,8 @@ const TAG_BYTES: usize = 4;
 const SEGMENT_HEADER_BYTES: usize = 40;
 const ETHERTYPES_OF_TAGS: [EtherType; 2] = [EtherType(0x8100), EtherType(0x88a8)];
 
-/// The verdict on a frame that is not for the gateway's MAC address. ARP and Neighbor Discovery for the gateway are
-/// answered; all else is forwarded as it is, if its sender may be who it says.
+/// The verdict on a frame that is not for the gateway's MAC address. ARP and Neighbor Discovery for the gateway, and for who is behind a
+/// tunnel, are answered; all else is forwarded as it is, if its sender may be who it says.
 pub(super) fn decide(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Verdict {
     match checked(at, packet) {
         Ok(Some(answer)) => answer,
@@ -80,9 +80,11 @@ fn arp(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropReaso
         return if fine { Ok(None) } else { Err(DropReason::ArpSpoof) };
     }
     let asker = asked.sender_ip();
-    let for_gateway = asked.operation() == arp::Operation::REQUEST && asked.target_ip() == gateway;
+    let target = asked.target_ip();
+    let for_gateway = asked.operation() == arp::Operation::REQUEST
+        && (target == gateway || target != asker && nd::is_far(at, target.into()));
     if for_gateway && !asker.is_unspecified() {
-        return match slow::answer_arp(at, packet, gateway, asker) {
+        return match slow::answer_arp(at, packet, target, asker) {
             Step::Done(verdict) => Ok(Some(verdict)),
             Step::LookUp(_) => Ok(None),
         };
@@ -98,6 +100,12 @@ fn ipv6(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropReas
     if let Some(wish) = nd::check(at, packet)? {
         return Ok(match wish {
             nd::Wish::Know { target, .. } if nd::is_gateway(at, target) => {
+                Some(nd::answer(at, packet, wish))
+            }
+            // A probe is for those who are on the link.
+            nd::Wish::Know { target, source }
+                if !source.is_unspecified() && nd::is_far(at, target.into()) =>
+            {
                 Some(nd::answer(at, packet, wish))
             }
             _ => None,

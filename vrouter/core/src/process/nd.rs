@@ -73,7 +73,17 @@ pub(super) fn is_gateway(at: &Place<'_>, address: Ipv6Addr) -> bool {
     *at.network.next_hop_ip(address.into()) == NextHop::Gateway
 }
 
-/// Answers for the gateway and, as a proxy, for the ports of a routed network: pods reach each other through the
+/// Whether an address on the network's link is behind a tunnel. Frames are not carried there, so that the gateway answers for it.
+pub(super) fn is_far(at: &Place<'_>, address: IpAddr) -> bool {
+    let policy = at.network.policy();
+    let on_link = match address {
+        IpAddr::V4(address) => policy.prefix.contains(address),
+        IpAddr::V6(address) => policy.ipv6.is_some_and(|six| six.prefix.contains(address)),
+    };
+    on_link && at.network.next_hop_ip(address).is_tunnel()
+}
+
+/// Answers for the gateway and, as a proxy, for the ports of a routed network and what is behind tunnels: pods reach those through the
 /// gateway only. The packet is only changed when it is answered.
 pub(super) fn answer(at: &Place<'_>, packet: &mut Packet, wish: Wish) -> Verdict {
     let unanswered = Verdict::Drop(DropReason::NdUnanswered);
@@ -85,7 +95,7 @@ pub(super) fn answer(at: &Place<'_>, packet: &mut Packet, wish: Wish) -> Verdict
         // Only what is on the pod's link is asked for, and not the pod itself.
         next_hop => {
             let on_link = at.network.policy().ipv6.is_some_and(|six| six.prefix.contains(target));
-            on_link && !is_probe && next_hop.is_port(|hop| hop.port != at.port.policy.index)
+            on_link && !is_probe && next_hop.is_somebody(|hop| hop.port != at.port.policy.index)
         }
     };
     if !is_known {

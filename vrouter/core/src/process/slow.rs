@@ -154,7 +154,7 @@ fn check_arp(at: &Place<'_>, payload: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr), Dro
     }
     // Only what is on the pod's link is asked for; a route from elsewhere is no reason to answer.
     let next_hop = at.network.next_hop(target);
-    let is_known = *next_hop == NextHop::Gateway || next_hop.is_port(|_| true);
+    let is_known = *next_hop == NextHop::Gateway || next_hop.is_somebody(|_| true);
     if is_known && at.network.policy().prefix.contains(target) {
         Ok((target, sender))
     } else {
@@ -162,8 +162,8 @@ fn check_arp(at: &Place<'_>, payload: &[u8]) -> Result<(Ipv4Addr, Ipv4Addr), Dro
     }
 }
 
-/// Answers for the gateway, and in a routed network for every pod too: pods reach each other through the gateway
-/// only.
+/// Answers for the gateway, in a routed network for every pod too, and in any for those behind tunnels: they are reached through the
+/// gateway only.
 pub(super) fn answer_arp(
     at: &Place<'_>,
     packet: &mut Packet,

@@ -140,7 +140,7 @@ impl Reference<'_> {
             && on_link
             && matches!(
                 self.hop(seen, target.into()),
-                Hop::Gateway | Hop::Port(_) | Hop::Kernel(_)
+                Hop::Gateway | Hop::Port(_) | Hop::Kernel(_) | Hop::Tunnel(..)
             );
         if !answered {
             return drop(DropReason::ArpUnanswered);
@@ -436,6 +436,9 @@ impl Reference<'_> {
                 let on_link = seen.network.ipv6.unwrap().prefix.contains(target);
                 let other = out.port != seen.port.index;
                 (false, on_link && other && !probe)
+            }
+            Hop::Tunnel(..) => {
+                (false, seen.network.ipv6.unwrap().prefix.contains(target) && !probe)
             }
             _ => (false, false),
         };

@@ -1,13 +1,14 @@
 //! A device's queues, moved from and to in bursts.
 
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vrouter_dpdk_sys as sys;
 
-use super::Device;
 use super::offload::Offloads;
+use super::xdp::{self, Sockets};
+use super::{Device, EthdevConfig, EthdevError};
 use crate::mbuf::{MbufBatch, WrongPool};
 use crate::pool::Pool;
 
@@ -58,7 +59,7 @@ impl RxQueue {
     }
 
     /// The descriptor that becomes readable when packets arrive, if the driver has one and the device was started with
-    /// [`super::EthdevConfig::interrupts`]. It is never to be read; watch it edge-triggered.
+    /// [`EthdevConfig::interrupts`]. It is never to be read; watch it edge-triggered.
     pub fn interrupt(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: a descriptor of the driver's, which lives as long as the device is started, which `self` sees to.
         (self.interrupt >= 0).then(|| unsafe { BorrowedFd::borrow_raw(self.interrupt) })
@@ -163,5 +164,36 @@ impl TxQueue {
     fn admit(&mut self, pool: &Pool) {
         self.keep.keep(pool);
         self.seen.push(pool.clone());
+    }
+}
+
+impl Device {
+    /// Sets up the receive queues.
+    pub(super) fn receive_by(
+        &self,
+        config: &EthdevConfig,
+        driver: &str,
+    ) -> Result<(), EthdevError> {
+        let set_up = |queue| {
+            let (count, pool) = (config.rx_descriptors, config.rx_pool.raw());
+            // SAFETY: a configured device that is not started, and a pool that `keep` holds until it is closed.
+            unsafe { sys::ringway_ethdev_rx_queue(self.port, queue, count, pool) }
+        };
+        let set_up_all = || {
+            let failed = |queue| (queue, set_up(queue));
+            (0..config.rx_queues).map(failed).find(|(_, status)| *status != 0)
+        };
+        if driver != xdp::DRIVER {
+            let status = set_up_all().map_or(0, |(_, status)| status);
+            return self.check("set up a receive queue", status);
+        }
+        let (failed, sockets) = Sockets::of(set_up_all);
+        *self.sockets.lock().unwrap_or_else(PoisonError::into_inner) = sockets;
+        let Some((queue, _)) = failed else { return Ok(()) };
+        if queue == 0 {
+            // SAFETY: a device of this driver that was configured, and the only queue that was tried does not exist.
+            unsafe { xdp::forget_queue(self.port) };
+        }
+        Err(EthdevError::NoSocket { name: self.name.clone(), queue })
     }
 }

@@ -78,9 +78,31 @@ pub struct Place {
     lock: PathBuf,
 }
 
-/// The lock on a record. Whoever has it is the interface's keeper.
+/// The lock on a record. Whoever has it is the interface's keeper. Its file goes with it.
 #[derive(Debug)]
-pub struct Lock(#[allow(dead_code, reason = "it holds by being there")] Flock<File>);
+pub struct Lock {
+    locked: Flock<File>,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Whether the file that was locked is the one of the name: it may have gone between opening and locking, and then somebody else
+    /// can have one of the name.
+    fn is_in_place(&self) -> io::Result<bool> {
+        let ours = self.locked.metadata()?;
+        let there = fs::metadata(&self.path);
+        Ok(there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is locked, so that nobody else's is removed.
+        if self.is_in_place().is_ok_and(|is| is) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
 
 impl Place {
     /// The place of `name` in this thread's network namespace; makes the folder.
@@ -142,11 +164,13 @@ impl Place {
         let mut options = OpenOptions::new();
         let options = options.create(true).truncate(false).write(true).mode(0o600);
         let file = options.open(&self.lock).map_err(fault)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Lock(lock))),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(fault(errno.into())),
-        }
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => Lock { locked, path: self.lock.clone() },
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(fault(errno.into())),
+        };
+        // Whoever had it is just giving it up.
+        Ok(lock.is_in_place().map_err(fault)?.then_some(lock))
     }
 
     /// The record, if there is one of this boot.
@@ -172,7 +196,7 @@ impl Place {
         fs::write(&new, text).and_then(|()| fs::rename(&new, &self.record)).map_err(fault)
     }
 
-    /// Removes the record. The lock's file stays: a lock on a file that is gone would lock nothing.
+    /// Removes the record. The lock's file goes with the lock.
     pub fn remove(&self) {
         match fs::remove_file(&self.record) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -200,4 +224,31 @@ fn lives(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = status.rsplit(") ").next().and_then(|rest| rest.chars().next());
     state.is_some_and(|state| !"ZX".contains(state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_goes_with_its_file_and_keeps_others_out_till_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path(), "eth1").unwrap();
+        let files = || fs::read_dir(dir.path()).unwrap().count();
+        let lock = place.try_lock().unwrap().unwrap();
+        assert!(place.try_lock().unwrap().is_none());
+        drop(lock);
+        assert_eq!(files(), 0);
+        // Opened before the file went, and locked after that.
+        let late = OpenOptions::new().create(true).append(true).open(&place.lock).unwrap();
+        drop(place.try_lock().unwrap().unwrap());
+        let locked = Flock::lock(late, FlockArg::LockExclusiveNonblock).unwrap();
+        let late = Lock { locked, path: place.lock.clone() };
+        assert!(!late.is_in_place().unwrap());
+        let lock = place.try_lock().unwrap().unwrap();
+        drop(late);
+        assert!(lock.is_in_place().unwrap(), "the file of another one was removed");
+        drop(lock);
+        assert_eq!(files(), 0);
+    }
 }

@@ -65,7 +65,9 @@ impl Devices {
         let keeper = bond.bond_keeper();
         let member = |device: String| Member { interface: interface_number(&device), device };
         let members: Vec<_> = had.into_iter().map(member).collect();
-        let mut device = self.start(bond, request, None, port)?;
+        let pool = self.pool().map_err(|refusal| refusal.to_string())?;
+        let started = self.start(bond, request, None, port, &pool);
+        let mut device = started.map_err(|failure| failure.why)?;
         for member in members.iter().filter(|member| member.interface.is_some()) {
             set_mtu(&member.device, request.mtu)?;
         }

@@ -1,4 +1,4 @@
-//! What a device received, on its way: to a pod with one copy, to another device without any.
+//! What a device received, on its way: to a pod with one copy, to another device without any (if both have one pool).
 
 use vrouter_core::{
     DropReason, Flood, ICMP_ERROR_BYTES, IcmpError, Packet, PortIndex, Timestamp, Verdict,
@@ -197,6 +197,8 @@ impl Arrived<'_, '_> {
         let Some(tx) = side.as_mut().and_then(|side| side.as_mut()) else {
             return self.lose(group);
         };
+        // Packets stay in buffers of one pool.
+        let moves = last && self.frames.can_go_to(&tx.batch);
         let mut sending = Sending::new(tx);
         for at in places(group) {
             let (Some(packet), Some(origin)) = (self.packets.get(at), self.origins.get(at)) else {
@@ -208,7 +210,7 @@ impl Arrived<'_, '_> {
                     self.originate(packet, error, &mut sending);
                     continue;
                 }
-                _ if last => move_one(packet, &mut self.frames, origin.frame, &mut sending),
+                _ if moves => move_one(packet, &mut self.frames, origin.frame, &mut sending),
                 _ => copy_one(packet, &mut self.frames, origin.frame, &mut sending),
             };
             match done {
@@ -287,12 +289,12 @@ fn move_one(
             sending.sent.bytes += bytes;
             Ok(())
         }
-        // All devices have one pool, and there was room.
+        // It was asked whether they have one pool, and there was room.
         Ok(false) | Err(_) => Err(DropReason::NoMbuf),
     }
 }
 
-/// Copies a frame that others get, too.
+/// Copies a frame that others get, too, or whose buffer has to stay.
 fn copy_one(
     packet: &Packet,
     frames: &mut Spread<'_>,

@@ -90,7 +90,7 @@ impl Node {
         // No device here is a kernel's.
         let (keeper, records) = (Vec::new(), PathBuf::new());
         let keepers = vrouter_kernel::hostif::Options { keeper, records, owner: String::new() };
-        let devices = Devices::new(eal, (1023, 2048), keepers, private.clone());
+        let devices = Devices::new(eal, (1023, 2048), keepers, private.clone(), false);
         let mut registry = Registry::new(tables, slot, crew, devices, assignment, 8, private);
         registry.set_workers(&cpus[..1]).unwrap();
         let network =

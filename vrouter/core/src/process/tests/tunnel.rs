@@ -1,7 +1,8 @@
 //! Packets that go into tunnels and come out of them. What is sent is read by etherparse.
 
+use super::six::discovery;
 use super::*;
-use crate::{Ipv6Network, Tunnel, Vtep};
+use crate::{Flood, Ipv6Network, Tunnel, Vtep};
 use core::net::{IpAddr, Ipv6Addr};
 use vrouter_net::vxlan::Vni;
 
@@ -526,5 +527,54 @@ fn policers_count_frames_as_they_were_received() {
         let dropped = Verdict::Drop(DropReason::Policed);
         assert!(batch[..100].iter().all(|packet| !matches!(packet.verdict, Verdict::Drop(_))));
         assert!(batch[100..].iter().all(|packet| packet.verdict == dropped));
+    }
+}
+
+/// A pod looks for others of its network on its link. For those behind a tunnel the gateway speaks, in a bridged network too, whose frames
+/// do not go there; for nobody else's addresses, and not to who asks whether an address is free.
+#[test]
+fn the_gateway_speaks_for_who_is_behind_a_tunnel() {
+    const THERE: [u8; 4] = [10, 66, 0, 88];
+    let solicit = |from: &str, target: &str| {
+        let option = (from != "::").then_some((1, A_MAC));
+        discovery(from, "ff02::1:ff00:77", 135, target, option)
+    };
+    let mut probe = arp_request(THERE);
+    probe[28..32].fill(0);
+    let cases = [
+        ("ARP", arp_request(THERE), true),
+        ("ARP for somebody elsewhere", arp_request(FAR), false),
+        ("ARP for nobody", arp_request(NOBODY), false),
+        ("ARP probe", probe, false),
+        ("solicitation", solicit("fd00:66::a", "fd00:66::77"), true),
+        ("solicitation for somebody elsewhere", solicit("fd00:66::a", "2001:db8:20::1"), false),
+        ("solicitation for nobody", solicit("fd00:66::a", "fd00:66::78"), false),
+        ("probe", solicit("::", "fd00:66::77"), false),
+    ];
+    let ends = (VTEP.into(), REMOTE.into());
+    for mode in [Mode::Routed, Mode::Bridged] {
+        let mut policy = tunnelled(ends.0);
+        policy.networks[0].mode = mode;
+        let routes = ["10.66.0.88/32", "fd00:66::77/128", "20.0.0.0/8", "2001:db8:20::/48"]
+            .map(|prefix| route(prefix, ends.1, None));
+        let tables = Tables::build(&policy).unwrap();
+        let tables = tables.with_routes(NetworkIndex(0), &routes).unwrap();
+        for (name, frame, answered) in &cases {
+            let (after, _) = run_on(&tables, PORT_A, frame);
+            let unanswered = match mode {
+                Mode::Bridged => Verdict::Flood(Flood::All),
+                Mode::Routed if name.contains("ARP") => Verdict::Drop(DropReason::ArpUnanswered),
+                Mode::Routed => Verdict::Drop(DropReason::NdUnanswered),
+            };
+            let expected = if *answered { Verdict::Reply } else { unanswered };
+            assert_eq!(after.verdict, expected, "{name}, {mode:?}");
+            if *answered {
+                assert_eq!(after.header[..6], A_MAC, "{name}");
+                assert_eq!(after.header[6..12], GATEWAY_MAC, "{name}");
+            }
+        }
+        // What follows goes through the tunnel.
+        let (after, _) = run_on(&tables, PORT_A, &udp(THERE));
+        assert_eq!(after.verdict, Verdict::Encapsulate(REMOTE_PORT), "{mode:?}");
     }
 }

@@ -1,0 +1,79 @@
+//! Uplinks by AF_XDP sockets: a program in the kernel, and packet buffers of their own.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vrouter_core::PortIndex;
+use vrouter_dpdk::{Ethdev, Pool, PoolConfig};
+
+use super::kernel::check_interface;
+use super::{CACHE, Device, Devices, Failure, text, virtual_device};
+use crate::convert::UplinkRequest;
+use crate::privileges;
+
+/// How DPDK calls the driver.
+pub(super) const DRIVER: &str = "net_af_xdp";
+
+/// Packet buffers of a queue: DPDK gives the kernel 2,048 of them.
+const BUFFERS: u32 = 4096;
+
+/// How long a queue of an interface may be taken yet after its last socket was closed. The kernel clears up after an RCU grace period, on a
+/// workqueue (`xsk_destruct`, `xp_release_deferred`), and tells nobody: 10 to 50 ms here.
+const CLEARING_UP: Duration = Duration::from_secs(1);
+
+/// Between two looks whether it has. Each fills a pool of buffers.
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Devices {
+    /// Opens the interface of an uplink. The error is one line.
+    pub(super) fn open_xdp(
+        &self,
+        request: &UplinkRequest,
+        device: &str,
+        port: PortIndex,
+    ) -> Result<Device, String> {
+        if !self.af_xdp {
+            let remedy = "af_xdp is not allowed here: set `af_xdp = true` in [dpdk] of the configuration and restart the vRouter \
+                          (it then keeps CAP_SYS_ADMIN for it), or use af_packet";
+            return Err(remedy.to_owned());
+        }
+        check_interface(device)?;
+        let end = Instant::now() + CLEARING_UP;
+        privileges::with_programs(true, || {
+            loop {
+                match self.try_xdp(request, device, port) {
+                    Err(failure) if failure.may_pass && Instant::now() < end => {
+                        thread::sleep(PAUSE)
+                    }
+                    done => return done.map_err(|failure| failure.why),
+                }
+            }
+        })
+    }
+
+    /// DPDK's driver loses the buffers that the kernel has when a socket is closed, so that each device has a pool that goes with it; also
+    /// one that could not be opened.
+    fn try_xdp(
+        &self,
+        request: &UplinkRequest,
+        device: &str,
+        port: PortIndex,
+    ) -> Result<Device, Failure> {
+        let plug = virtual_device(DRIVER, &request.name, sockets(device, request.queues));
+        let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| text(&error))?;
+        let config = PoolConfig {
+            name: format!("af_xdp_{}", request.name),
+            mbufs: BUFFERS * u32::from(request.queues) - 1,
+            cache: CACHE,
+            data_room: self.buffers.1,
+        };
+        let pool = Pool::new(&self.eal, &config).map_err(|error| super::cause(&error))?;
+        self.start(ethdev, request, Some(device.to_owned()), port, &pool)
+    }
+}
+
+/// A socket for each queue, without `SO_PREFER_BUSY_POLL`: a worker sleeps. The kernel copies: a NIC that writes to the buffers itself goes on
+/// with that for a while after its socket was closed, when they may be somebody else's already.
+fn sockets(device: &str, queues: u16) -> String {
+    format!("iface={device},queue_count={queues},busy_budget=0,force_copy=1")
+}
