@@ -1,11 +1,11 @@
 //! Pods whose applications know nothing of DPDK: interfaces of the kind `kernel` in their network namespaces.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::demo::dpdk_pod;
-use integration::kernel_pod::{inside, ip, ping, set_up_cni};
+use integration::kernel_pod::{inside, ip, ping, run, set_up_cni};
 use integration::leftovers::{leftovers, refused};
 use integration::node::{Node, RunningPod};
 use integration::pod::Pod;

@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use vrouter_api::v1::RouteKind;
 
+use crate::ipsec;
 use crate::rig::Rig;
 use crate::wireguard;
 use integration::space::traffic;
@@ -35,6 +36,9 @@ pub const IPIP: Kind =
 /// Encrypted, in UDP.
 pub const WIREGUARD: Kind =
     Kind { device: "wireguard", six: true, set_up: wireguard::exchange_keys, ..IPIP };
+/// ESP in tunnel mode (RFC 4303), of what is routed to a device.
+pub const IPSEC: Kind =
+    Kind { device: "xfrm dev WIRE if_id 7", six: true, set_up: ipsec::agree, ..IPIP };
 
 /// Why this machine can't have a device of that kind, or nothing when it can.
 pub fn unfit(kind: &Kind) -> Option<String> {
@@ -47,6 +51,7 @@ pub fn unfit(kind: &Kind) -> Option<String> {
     let ip = |line: &str| Command::new("/usr/sbin/ip").args(line.split(' ')).output();
     let rest: Vec<_> = words.collect();
     let rest = rest.join(" ").replace("LOCAL", ends[0]).replace("REMOTE", ends[1]);
+    let rest = rest.replace("WIRE", "lo");
     let made = ip(format!("link add {name} type {kind} {rest}").trim_end());
     let why = match made {
         Ok(output) if output.status.success() => None,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod devices;
+mod ipsec;
 mod packets;
 mod port;
 mod rig;
@@ -17,7 +18,7 @@ use integration::machine;
 use integration::space;
 use integration::suite::{self, Case};
 
-use devices::{GRE, IPIP, VXLAN, WIREGUARD};
+use devices::{GRE, IPIP, IPSEC, VXLAN, WIREGUARD};
 use rig::Rig;
 
 type Test = (&'static str, Option<String>, fn(&mut Rig) -> Result<()>);
@@ -25,12 +26,13 @@ type Test = (&'static str, Option<String>, fn(&mut Rig) -> Result<()>);
 fn main() -> ExitCode {
     let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
     let kernel = |kind: &devices::Kind| if unfit.is_none() { devices::unfit(kind) } else { None };
-    let tests: [Test; 9] = [
+    let tests: [Test; 10] = [
         ("srv6_both_ways", None, srv6::both_ways),
         ("vxlan_of_the_kernels", None, |rig| devices::both_ways(rig, &VXLAN)),
         ("gre_of_the_kernels", kernel(&GRE), |rig| devices::both_ways(rig, &GRE)),
         ("ipip_of_the_kernels", kernel(&IPIP), |rig| devices::both_ways(rig, &IPIP)),
         ("wireguard_of_the_kernels", kernel(&WIREGUARD), |rig| devices::both_ways(rig, &WIREGUARD)),
+        ("ipsec_of_the_kernels", kernel(&IPSEC), |rig| devices::both_ways(rig, &IPSEC)),
         ("what_comes_out_is_what_the_kernel_alone_sends", None, same::as_the_kernel_alone),
         ("punts_are_limited_and_loops_end", None, port::limited),
         ("a_port_that_is_disturbed_is_put_right", None, port::put_right),
