@@ -210,8 +210,11 @@ pub fn repairs(stage: &mut Stage, version: Version) -> Result<()> {
     let text = String::from_utf8_lossy(&command.output()?.stdout).into_owned();
     println!("    {text}");
     ensure!(text.contains("demo/comes-back/app was ended"), "{text}");
-    let state = node.containerd()?.cri.status(&lacking)?.state;
-    ensure!(state == ContainerState::ContainerExited, "{state:?}");
+    // CRI hears of it from the shim.
+    wait::until("CRI knows that the container has ended", MENDING, || {
+        let state = node.containerd()?.cri.status(&lacking)?.state;
+        Ok((state == ContainerState::ContainerExited).then_some(()))
+    })?;
     // As kubelet does then.
     let again = node.add_container(&sandbox, "app", 1)?;
     let pid = node.containerd()?.cri.status(&again)?.pid;
