@@ -137,7 +137,7 @@ pub(crate) enum Driver {
     Pci,
     /// A packet socket on a kernel interface.
     AfPacket,
-    /// AF_XDP sockets on a kernel interface; needs `af_xdp = true` in [dpdk] of the vRouter's configuration.
+    /// AF_XDP sockets on a kernel interface; needs `af_xdp = true` under `dpdk` in the vRouter's configuration.
     AfXdp,
     /// A TAP that is made for it.
     Tap,
