@@ -123,7 +123,9 @@ pub fn handed_over() -> Result<()> {
     let netns = PathBuf::from(format!("/proc/{}/ns/net", peer.pid()));
     let tap = Tap::new_named(Interface::new("rp1.1")?)?;
     hand_over("rp1.1", &netns, "eth7")?;
-    ensure!(show("link")?.lines().count() == 2, "it is still here:\n{}", show("link")?);
+    // Others may be: kernels with tunnels have devices of theirs in every network namespace.
+    let links = show("link")?;
+    ensure!(!links.contains("rp1.1") && !links.contains("eth7"), "it is still here:\n{links}");
     peer.ip("addr add 10.66.0.2/24 dev eth7")?;
     peer.ip("link set eth7 up")?;
     ensure!(tap.name().is_ok(), "the descriptor is gone");
