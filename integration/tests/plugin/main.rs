@@ -24,7 +24,7 @@ use integration::stage::{Needs, Stage, Test};
 use integration::suite::{self, Case};
 
 /// In this order: a new node is started only where the set-up changes.
-const TESTS: [Test; 55] = [
+const TESTS: [Test; 35] = [
     ("several_containers", Needs::Node(Version::V2_1), containers::several),
     ("same_name_again", Needs::Node(Version::V2_1), containers::same_name_again),
     ("cpus_of_ours_stay", Needs::Node(Version::V2_1), cpus::ours_stay),
@@ -73,64 +73,47 @@ const TESTS: [Test; 55] = [
     ("restarted_containerd_1_7", Needs::Node(Version::V1_7), |stage| {
         daemons::comes_again(stage, Version::V1_7)
     }),
-    ("hanging_vrouter_2_2", Needs::Node(Version::V2_2), |stage| {
-        stage.node(&Setup::new(Version::V2_2, PluginStart::External))?;
-        daemons::vrouter_hangs(stage)
-    }),
-    ("required_plugin_2_2", Needs::Node(Version::V2_2), |stage| {
-        daemons::required_plugin(stage, Version::V2_2)
-    }),
-    ("second_plugin_2_2", Needs::Node(Version::V2_2), |stage| {
-        daemons::second_refuses(stage.node(&Setup::new(Version::V2_2, PluginStart::External))?)
-    }),
-    ("killed_plugin_2_2", Needs::Node(Version::V2_2), |stage| {
-        daemons::plugin_dies(stage.node(&Setup::new(Version::V2_2, PluginStart::External))?)
-    }),
-    ("wire_2_2", Needs::Node(Version::V2_2), |stage| wire::is_recorded(stage, Version::V2_2)),
-    ("restarted_containerd_2_2", Needs::Node(Version::V2_2), |stage| {
-        daemons::comes_again(stage, Version::V2_2)
-    }),
-    ("hanging_vrouter_2_3", Needs::Node(Version::V2_3), |stage| {
-        stage.node(&Setup::new(Version::V2_3, PluginStart::External))?;
-        daemons::vrouter_hangs(stage)
-    }),
-    ("required_plugin_2_3", Needs::Node(Version::V2_3), |stage| {
-        daemons::required_plugin(stage, Version::V2_3)
-    }),
-    ("second_plugin_2_3", Needs::Node(Version::V2_3), |stage| {
-        daemons::second_refuses(stage.node(&Setup::new(Version::V2_3, PluginStart::External))?)
-    }),
-    ("killed_plugin_2_3", Needs::Node(Version::V2_3), |stage| {
-        daemons::plugin_dies(stage.node(&Setup::new(Version::V2_3, PluginStart::External))?)
-    }),
-    ("wire_2_3", Needs::Node(Version::V2_3), |stage| wire::is_recorded(stage, Version::V2_3)),
-    ("restarted_containerd_2_3", Needs::Node(Version::V2_3), |stage| {
-        daemons::comes_again(stage, Version::V2_3)
-    }),
-    ("hanging_vrouter_2_4", Needs::Node(Version::V2_4), |stage| {
-        stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
-        daemons::vrouter_hangs(stage)
-    }),
-    ("required_plugin_2_4", Needs::Node(Version::V2_4), |stage| {
-        daemons::required_plugin(stage, Version::V2_4)
-    }),
+];
+
+/// Of 2.4 alone.
+const OF_2_4: [Test; 3] = [
     ("several_containers_2_4", Needs::Node(Version::V2_4), |stage| {
         stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
         containers::several_on(stage.current()?)
-    }),
-    ("killed_plugin_2_4", Needs::Node(Version::V2_4), |stage| {
-        stage.node(&Setup::new(Version::V2_4, PluginStart::External))?;
-        daemons::plugin_dies(stage.current()?)
     }),
     ("inside_2_4", Needs::Node(Version::V2_4), |stage| {
         inside::of_a_confined_pod(stage, Version::V2_4)
     }),
     ("cdi_2_4", Needs::Node(Version::V2_4), |stage| cdi::in_pods(stage, Version::V2_4)),
-    ("wire_2_4", Needs::Node(Version::V2_4), |stage| wire::is_recorded(stage, Version::V2_4)),
-    ("restarted_containerd_2_4", Needs::Node(Version::V2_4), |stage| {
-        daemons::comes_again(stage, Version::V2_4)
-    }),
 ];
+
+/// What is asked of every containerd that Go builds.
+macro_rules! of_built {
+    ($version:expr, $name:literal) => {{
+        const OF: [Test; 6] = [
+            (concat!("hanging_vrouter_", $name), Needs::Node($version), |stage| {
+                stage.node(&Setup::new($version, PluginStart::External))?;
+                daemons::vrouter_hangs(stage)
+            }),
+            (concat!("required_plugin_", $name), Needs::Node($version), |stage| {
+                daemons::required_plugin(stage, $version)
+            }),
+            (concat!("second_plugin_", $name), Needs::Node($version), |stage| {
+                daemons::second_refuses(stage.node(&Setup::new($version, PluginStart::External))?)
+            }),
+            (concat!("killed_plugin_", $name), Needs::Node($version), |stage| {
+                daemons::plugin_dies(stage.node(&Setup::new($version, PluginStart::External))?)
+            }),
+            (concat!("wire_", $name), Needs::Node($version), |stage| {
+                wire::is_recorded(stage, $version)
+            }),
+            (concat!("restarted_containerd_", $name), Needs::Node($version), |stage| {
+                daemons::comes_again(stage, $version)
+            }),
+        ];
+        OF
+    }};
+}
 
 fn main() -> ExitCode {
     let case = |(name, needs, test): Test| {
@@ -144,5 +127,11 @@ fn main() -> ExitCode {
         });
         Case::new(name, unmet, move |stage: &mut Stage| stage.play(test))
     };
-    suite::run(Stage::default(), TESTS.map(case).into(), Stage::clear)
+    let cases = TESTS
+        .into_iter()
+        .chain(of_built!(Version::V2_2, "2_2"))
+        .chain(of_built!(Version::V2_3, "2_3"))
+        .chain(of_built!(Version::V2_4, "2_4"))
+        .chain(OF_2_4);
+    suite::run(Stage::default(), cases.map(case).collect(), Stage::clear)
 }

@@ -97,11 +97,16 @@ fn pod(name: &str, cpus: &str) -> Pod {
     Pod::idle(name).annotate("network.ringway.dev", "red").annotate(KEY, cpus)
 }
 
-/// Where CPUs are followed, the other may come first or last: it sets them, and no pod fails.
-pub fn both_serve_a_pod(stage: &mut Stage) -> Result<()> {
+/// A node whose plugin follows what others choose.
+fn following(stage: &mut Stage) -> Result<&mut Node> {
     let mut setup = Setup::new(Version::V2_1, PluginStart::External);
     setup.plugin_settings = "[cpus]\nmode = 'follow'\n";
-    let node = stage.node(&setup)?;
+    stage.node(&setup)
+}
+
+/// Where CPUs are followed, the other may come first or last: it sets them, and no pod fails.
+pub fn both_serve_a_pod(stage: &mut Stage) -> Result<()> {
+    let node = following(stage)?;
     let before = leftovers(node)?;
     let all = fs::read_to_string("/sys/devices/system/cpu/online")?;
     for index in ["05", "90"] {
@@ -138,9 +143,7 @@ pub fn both_serve_a_pod(stage: &mut Stage) -> Result<()> {
 /// Next to balloons no pod fails, each has the balloon's CPU, and ours decides by it: the application's lcores, the memory's node, what
 /// `ringway pods` says.
 pub fn balloons_are_followed(stage: &mut Stage) -> Result<()> {
-    let mut setup = Setup::new(Version::V2_1, PluginStart::External);
-    setup.plugin_settings = "[cpus]\nmode = 'follow'\n";
-    let node = stage.node(&setup)?;
+    let node = following(stage)?;
     let before = leftovers(node)?;
     let all = fs::read_to_string("/sys/devices/system/cpu/online")?;
     for index in ["05", "90"] {
