@@ -30,68 +30,69 @@ fn set_workers(bed: &Bed, cpus: &[u16]) -> Result<()> {
     ringway(bed, &["workers", "set", &cpus.join(",")]).map(|_| ())
 }
 
+/// Packets between two pods, one with split and one with packed rings, in which something is changed again and again.
+const TRAFFIC: Exchange = Exchange {
+    rings: ["packed=0,queue-size=256", "packed=1,queue-size=256"],
+    seconds: 6,
+    size: 256,
+    ..USUAL
+};
+
+/// Sends as ordered while `change` changes things, so many at a time, and says within how many packets.
+fn changed_meanwhile(
+    bed: &mut Bed,
+    order: &Exchange,
+    change: impl Fn(&Bed) -> Result<u32>,
+) -> Result<()> {
+    let sent = |bed: &Bed| -> Result<u64> {
+        Ok(bed.vrouter().stats()?.ports.iter().map(|port| port.rx_packets).sum())
+    };
+    let running = order.start(bed)?;
+    let before = sent(bed)?;
+    let mut changes = 0;
+    for _ in 0..ROUNDS {
+        changes += change(bed)?;
+    }
+    let moved = sent(bed)? - before;
+    ensure!(moved > 0, "no packet was sent meanwhile");
+    println!("    {changes} changes within {moved} packets");
+    running.finish(bed)?;
+    Ok(())
+}
+
 /// Two workers, the one, two, the other: queues change hands each time, and no flow may notice.
 pub fn come_and_go(bed: &mut Bed) -> Result<()> {
     let (pods, usual) = (bed.pod_cpu, bed.worker_cpu);
     let order = Exchange {
         name: "workers",
-        rings: ["packed=0,queue-size=256", "packed=1,queue-size=256"],
         pairs: [4, 4],
         flows: 1024,
-        seconds: 6,
         // A worker on the pods' own CPU gets only what they leave of it.
         rate: 40_000,
-        size: 256,
-        ..USUAL
+        ..TRAFFIC
     };
-    let running = order.start(bed)?;
-    let before = bed.vrouter().stats()?;
-    for _ in 0..ROUNDS {
+    changed_meanwhile(bed, &order, |bed| {
         for cpus in [&[usual, pods][..], &[usual], &[pods, usual], &[pods], &[usual]] {
             set_workers(bed, cpus)?;
             let is = bed.vrouter().info()?.workers.len();
             ensure!(is == cpus.len(), "{is} workers on CPUs {cpus:?}");
         }
-    }
-    let sent = |stats: &[vrouter_api::v1::PortStats]| -> u64 {
-        stats.iter().map(|port| port.rx_packets).sum()
-    };
-    let moved = sent(&bed.vrouter().stats()?.ports) - sent(&before.ports);
-    ensure!(moved > 0, "no packet was sent while workers changed");
-    println!("    {} changes of workers within {moved} packets", 5 * ROUNDS);
-    running.finish(bed)?;
-    Ok(())
+        Ok(5)
+    })
 }
 
 /// The modes change in turns under traffic of many flows in bursts and pauses: nobody waits for a kick that does not come.
 pub fn change_their_mode(bed: &mut Bed) -> Result<()> {
-    let order = Exchange {
-        name: "modes",
-        rings: ["packed=0,queue-size=256", "packed=1,queue-size=256"],
-        pairs: [2, 2],
-        flows: 256,
-        seconds: 6,
-        // So few that a worker which may sleep does, again and again.
-        rate: 2_000,
-        size: 256,
-        ..USUAL
-    };
-    let running = order.start(bed)?;
-    let before = bed.vrouter().stats()?;
-    for round in 0..20 {
-        for mode in ["poll", "sleep", "adaptive", "sleep", "poll", "adaptive"] {
+    // So few packets that a worker which may sleep does, again and again.
+    let order = Exchange { name: "modes", pairs: [2, 2], flows: 256, rate: 2_000, ..TRAFFIC };
+    changed_meanwhile(bed, &order, |bed| {
+        let turns = ["poll", "sleep", "adaptive", "sleep", "poll", "adaptive"].repeat(2);
+        for mode in &turns {
             let told = ringway(bed, &["workers", "mode", mode])?;
-            ensure!(told.contains(mode), "round {round}: {told}");
+            ensure!(told.contains(mode), "{told}");
         }
-    }
-    let after = bed.vrouter().stats()?;
-    let sent = |stats: &vrouter_api::v1::Stats| -> u64 {
-        stats.ports.iter().map(|port| port.rx_packets).sum()
-    };
-    let moved = sent(&after) - sent(&before);
-    ensure!(moved > 0, "no packet was sent while modes changed");
-    println!("    120 changes of mode within {moved} packets");
-    running.finish(bed)?;
+        Ok(u32::try_from(turns.len())?)
+    })?;
     ensure!(bed.vrouter().info()?.worker_mode() == WorkerMode::Adaptive);
     Ok(())
 }
@@ -109,32 +110,26 @@ pub fn modes_follow_the_load(bed: &mut Bed) -> Result<()> {
     command.arg("--vrouter").arg(bed.vrouter().socket());
     let log = state.with_extension("events");
     let mut agent = Daemon::start("ringway-tuner", command, &log)?;
-    let order = Exchange {
-        name: "load",
-        rings: ["packed=0,queue-size=256", "packed=1,queue-size=256"],
-        pairs: [1, 1],
-        flows: 16,
-        seconds: 12,
-        rate: 100_000,
-        size: 256,
-        ..USUAL
-    };
+    let order =
+        Exchange { name: "load", pairs: [1, 1], flows: 16, seconds: 12, rate: 100_000, ..TRAFFIC };
     let running = order.start(bed)?;
     let limit = Duration::from_secs(60);
     let is = |bed: &Bed, mode: WorkerMode| {
         Ok((bed.vrouter().info()?.worker_mode() == mode).then_some(()))
     };
     agent.wait_for("workers poll under load", limit, || is(bed, WorkerMode::Poll))?;
-    // Who polls never sleeps, with and without packets.
-    let sleeps = |bed: &Bed| -> Result<u64> {
-        Ok(bed.vrouter().stats()?.workers.iter().map(|worker| worker.sleeps).sum())
+    // Who polls for a second never sleeps in it, with and without packets.
+    let looked = |bed: &Bed| -> Result<(WorkerMode, u64)> {
+        let sleeps = bed.vrouter().stats()?.workers.iter().map(|worker| worker.sleeps).sum();
+        Ok((bed.vrouter().info()?.worker_mode(), sleeps))
     };
-    wait::pause(Duration::from_secs(1))?;
-    let before = sleeps(bed)?;
-    wait::pause(Duration::from_secs(1))?;
-    let after = sleeps(bed)?;
-    let polls = bed.vrouter().info()?.worker_mode() == WorkerMode::Poll;
-    ensure!(!polls || before == after, "a worker that polls slept {} times", after - before);
+    let slept = wait::until("workers poll for a second", limit, || {
+        let (before, first) = looked(bed)?;
+        wait::pause(Duration::from_secs(1))?;
+        let (after, last) = looked(bed)?;
+        Ok([before, after].iter().all(|mode| *mode == WorkerMode::Poll).then(|| last - first))
+    })?;
+    ensure!(slept == 0, "a worker that polls slept {slept} times");
     running.finish(bed)?;
     agent.wait_for("workers sleep again without it", limit, || is(bed, WorkerMode::Adaptive))?;
     let ended = agent.stop(limit)?;
