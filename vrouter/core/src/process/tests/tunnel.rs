@@ -244,9 +244,10 @@ fn what_may_not_come_out_is_named() {
     fn inner(frame: &mut [u8]) -> &mut [u8] {
         &mut frame[50..]
     }
-    let cases: [(&str, Change, DropReason); 23] = [
+    let cases: [(&str, Change, DropReason); 25] = [
         ("no identifier", |f| f[42] = 0, MalformedVxlan),
         ("UDP too long", |f| f[38] = 0x40, MalformedVxlan),
+        ("UDP too long by one", |f| f[39] += 1, MalformedVxlan),
         ("UDP too short", |f| f[38..40].copy_from_slice(&[0, 15]), MalformedVxlan),
         ("first fragment", |f| (f[20] = 0x20, fix(f)).1, MalformedVxlan),
         ("later fragment", |f| (f[21] = 1, fix(f)).1, GatewayUnhandled),
@@ -259,6 +260,7 @@ fn what_may_not_come_out_is_named() {
         ("inner ARP", |f| inner(f)[13] = 6, UnsupportedEthertype),
         ("inner checksum", |f| inner(f)[24] ^= 1, BadIpv4Checksum),
         ("inner length", |f| (inner(f)[16] = 2, fix(inner(f))).1, MalformedIpv4),
+        ("inner length by one", |f| (inner(f)[17] += 1, fix(inner(f))).1, MalformedIpv4),
         ("inner runt", |f| f[38..40].copy_from_slice(&[0, 16 + 33]), RuntFrame),
         ("inner TTL", |f| (inner(f)[22] = 1, fix(inner(f))).1, TtlExceeded),
         ("to nobody", |f| (inner(f)[33] = 77, fix(inner(f))).1, NoRoute),
