@@ -109,6 +109,13 @@ if [[ "$(cat "$target/versions" 2>/dev/null)" != "$stamp" ]]; then
     mkdir -p "$target/bin"
     echo "$stamp" >"$target/versions"
 fi
+for version in "${older[@]}"; do
+    program=containerd-$(line "$version")
+    output=$(place "$program")
+    if [[ -x $output && "$("$output" --version)" != *" $version "* ]]; then
+        rm -rf "$target/$program" "$root/target/containerd/$(line "$version")"
+    fi
+done
 for program in "${programs[@]}"; do
     output=$(place "$program")
     if [[ -x $output || -e $target/no-$program ]]; then

@@ -286,6 +286,11 @@ fn what_may_not_come_out_is_named() {
     fix(&mut big);
     let (after, _) = run_on(&tables, REMOTE_PORT, &encapsulated(v4, VNI, &big));
     assert_eq!(after.verdict, Verdict::Drop(TooBig));
+    // Of which too little was copied: what follows in the head is another packet's.
+    let mut batch = [packet(&encapsulated(v4, VNI, &inward()))];
+    batch[0].header_len = 64;
+    process(&tables, Timestamp::default(), REMOTE_PORT, &mut batch, &mut PortLimits::default());
+    assert_eq!(batch[0].verdict, Verdict::Drop(RuntFrame));
     // From a host that no route leads to.
     let tables = Tables::build(&tunnelled(v4.0)).unwrap();
     let frame = encapsulated(v4, VNI, &inward());
