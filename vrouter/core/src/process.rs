@@ -154,7 +154,7 @@ impl Targets {
         self.packets += 1;
     }
 
-    /// Adds so many that go into a tunnel or come out of one.
+    /// Adds so many that come out of a tunnel.
     fn add_all(&mut self, to: Same, packets: usize) {
         if let Some(port) = to.first {
             self.to.add(port);

@@ -265,13 +265,6 @@ pub fn flow_hash(head: &[u8; 64]) -> u16 {
         // All else by its MAC addresses.
         _ => (word(0), four(8)),
     };
-    mix(addresses, ports)
-}
-
-/// What [`flow_hash`] makes of addresses and ports as they stand in a packet, little-endian: of IPv4 the source is first, of ports
-/// too. Without ports it is 0.
-#[inline]
-pub fn mix(addresses: u64, ports: u64) -> u16 {
     let mixed = (addresses ^ ports.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed >> 48) as u16
 }

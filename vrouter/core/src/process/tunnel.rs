@@ -5,7 +5,7 @@
 mod open;
 mod out_of;
 
-use super::{Place, STAGE_PACKETS, Same, Targets};
+use super::{Place, STAGE_PACKETS, Targets, bits};
 use crate::hops::{HopIndex, NextHop, Outer, PortHop, TunnelHop};
 use crate::{DropReason, Packet, Verdict};
 pub(super) use open::open;
@@ -27,14 +27,10 @@ pub(super) fn encapsulate(
     targets: &mut Targets,
 ) -> u64 {
     let hops = at.network.hops();
-    let mut done = 0_u64;
-    let mut wrapped = 0_u64;
-    let mut same = Same::default();
-    for (i, (packet, found)) in batch.iter_mut().zip(found).enumerate() {
-        if left >> i & 1 == 0 {
-            continue;
-        }
-        let next_hop = hops.get(HopIndex(*found));
+    let mut done = 0;
+    for i in bits(left) {
+        let Some(packet) = batch.get_mut(i) else { continue };
+        let next_hop = hops.get(HopIndex(found[i]));
         let (hop, outer) = match next_hop {
             NextHop::Tunnel(TunnelHop { inner, outer: Outer::Vxlan(outer) }) => (inner, outer),
             NextHop::Tunnel(_) | NextHop::Multipath(_) => {
@@ -46,17 +42,16 @@ pub(super) fn encapsulate(
         if !may_pass(packet, hop) {
             continue;
         }
-        let inner = Inner { frame_bytes: packet.frame_len, flow: flow4(packet), ecn: ecn(packet) };
+        let inner = Inner { frame_bytes: packet.frame_len, flow: flow(packet), ecn: ecn(packet) };
         let bytes = outer.write(&mut packet.outer, inner);
         let Some(bytes) = bytes.and_then(|bytes| u8::try_from(bytes).ok()) else { continue };
         packet.outer_len = bytes;
         rewrite(packet, hop);
         packet.verdict = Verdict::Encapsulate(hop.port);
-        same.add(hop.port);
-        wrapped |= 1 << i;
+        targets.add(hop.port, true);
+        done |= 1 << i;
     }
-    targets.add_all(same, wrapped.count_ones() as usize);
-    done | wrapped
+    done
 }
 
 /// The same for one packet that goes into MPLS or over one of several ways; whether it is done.
@@ -150,20 +145,6 @@ fn in_front(packet: &mut Packet, hop: &TunnelHop, bytes: u8) -> Verdict {
 #[inline]
 fn flow(packet: &Packet) -> u16 {
     of_head(packet, vxlan::flow_hash)
-}
-
-/// The same for an IPv4 packet, and without a call for TCP and UDP that are whole and have no options.
-#[inline(always)]
-fn flow4(packet: &Packet) -> u16 {
-    /// Where the ports end behind an IPv4 header.
-    const PORTS_END: u16 = 38;
-    let [_, w1, w2, w3, w4] = packet.words();
-    let whole = (w1 >> 48) & 0xff == 0x45 && (w2 >> 32) & 0xff3f == 0;
-    if whole && matches!(w2 >> 56, 6 | 17) && packet.header_len >= PORTS_END {
-        vxlan::mix(w3 >> 16 | w4 << 48, (w4 >> 16) & 0xffff_ffff)
-    } else {
-        flow(packet)
-    }
 }
 
 /// The flow a packet belongs to, for choosing one of several ways.
