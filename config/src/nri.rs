@@ -27,8 +27,9 @@ pub struct NriConfig {
     pub plugin_index: String,
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or `target=level,...`.
     pub log: String,
-    /// How long the calls of the vRouter for one request may take together, ms; of several vRouters each has its part. containerd
-    /// gives up on a plugin after 2 s.
+    /// How long containerd waits for the plugin's answer to one request, ms: its `plugin_request_timeout`.
+    pub runtime_timeout_ms: u32,
+    /// How long the calls of the vRouter for one request may take together, ms; of several vRouters each has its part.
     pub vrouter_timeout_ms: u32,
     /// Where sysfs is.
     pub sysfs_root: PathBuf,
@@ -151,6 +152,7 @@ impl Default for NriConfig {
             plugin_name: "ringway".into(),
             plugin_index: "10".into(),
             log: "info".into(),
+            runtime_timeout_ms: 2000,
             vrouter_timeout_ms: 1000,
             sysfs_root: "/sys".into(),
             cpus: CpuSettings::default(),
@@ -190,9 +192,6 @@ impl Limits {
         check::bytes(&self.hugepages)
     }
 }
-
-/// What the vRouter and an address plugin may take together, ms: four fifths of containerd's patience, and something for ourselves.
-const MOST_TOGETHER: u32 = 1500;
 
 /// What annotations can ask for at all.
 const MAX_INTERFACES: u32 = 16;
@@ -244,8 +243,8 @@ impl NriConfig {
         check::plugin_name("plugin_name", &self.plugin_name)?;
         check::plugin_index("plugin_index", &self.plugin_index)?;
         check::log("log", &self.log)?;
-        // containerd drops a plugin that needs 2 s for one event, and the pod would start without its adjustment.
-        check::range("vrouter_timeout_ms", self.vrouter_timeout_ms, 10, 1800)?;
+        check::range("runtime_timeout_ms", self.runtime_timeout_ms, 1000, 60_000)?;
+        self.check_vrouter_timeout()?;
         check::directory("sysfs_root", &self.sysfs_root)?;
         check::cpu_list("cpus.reserved", &self.cpus.reserved)?;
         let size = self.defaults.queue_size;
@@ -257,6 +256,19 @@ impl NriConfig {
             ));
         }
         self.check_limits()
+    }
+
+    /// containerd drops a plugin that needs longer than it waits, and the pod would start without its adjustment.
+    fn check_vrouter_timeout(&self) -> Result<(), Problem> {
+        let most = self.runtime_timeout_ms / 10 * 9;
+        if (10..=most).contains(&self.vrouter_timeout_ms) {
+            return Ok(());
+        }
+        let remedy = format!(
+            "must be 10 to {most}, as containerd waits {} ms (runtime_timeout_ms)",
+            self.runtime_timeout_ms
+        );
+        Err(Problem::new("vrouter_timeout_ms", self.vrouter_timeout_ms, remedy))
     }
 
     fn check_limits(&self) -> Result<(), Problem> {
@@ -293,9 +305,11 @@ impl NriConfig {
         check::range("ipam.timeout_ms", self.ipam.timeout_ms, 10, 1000)?;
         let leased = self.networks.values().any(|network| network.ipam.is_some());
         let both = self.vrouter_timeout_ms.saturating_add(self.ipam.timeout_ms);
-        if leased && both > MOST_TOGETHER {
+        // Four fifths of containerd's patience, and something for ourselves.
+        let (waits, most) = (self.runtime_timeout_ms, self.runtime_timeout_ms / 4 * 3);
+        if leased && both > most {
             let remedy = format!(
-                "makes {both} with vrouter_timeout_ms, and containerd waits 2 s for both: lower one until they are at most {MOST_TOGETHER}"
+                "makes {both} with vrouter_timeout_ms, and containerd waits {waits} ms (runtime_timeout_ms) for both: lower one until they are at most {most}"
             );
             return Err(Problem::new("ipam.timeout_ms", self.ipam.timeout_ms, remedy));
         }

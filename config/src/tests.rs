@@ -364,7 +364,16 @@ fn errors_of_nri_toml() {
         ("plugin_index = 10", &["bad value 10 for `plugin_index`", "string"]),
         ("plugin_index = '1'", &["bad value 1 for `plugin_index`", "two digits"]),
         ("plugin_name = 'a b'", &["bad value \"a b\" for `plugin_name`", "letters"]),
-        ("vrouter_timeout_ms = 5000", &["bad value 5000 for `vrouter_timeout_ms`", "10 to 1800"]),
+        (
+            "vrouter_timeout_ms = 5000",
+            &["bad value 5000 for `vrouter_timeout_ms`", "10 to 1800", "2000"],
+        ),
+        ("vrouter_timeout_ms = 9", &["bad value 9 for `vrouter_timeout_ms`", "10 to 1800"]),
+        (
+            "runtime_timeout_ms = 10000\nvrouter_timeout_ms = 9001",
+            &["bad value 9001 for `vrouter_timeout_ms`", "10 to 9000"],
+        ),
+        ("runtime_timeout_ms = 999", &["bad value 999 for `runtime_timeout_ms`", "1000 to 60000"]),
         ("sysfs_root = ''", &["bad value \"\" for `sysfs_root`", "absolute"]),
         (
             "[cpus]\nreserved = '3-1'",
@@ -404,6 +413,10 @@ fn errors_of_nri_toml() {
         (
             "[ipam]\ntimeout_ms = 501\n[networks.red]\nipam = 'host-local'",
             &["bad value 501 for `ipam.timeout_ms`", "1501", "at most 1500"],
+        ),
+        (
+            "runtime_timeout_ms = 1600\n[networks.red]\nipam = 'host-local'",
+            &["bad value 400 for `ipam.timeout_ms`", "1400", "1600 ms", "at most 1200"],
         ),
         (
             "[networks.red]\nnamespaces = ['A']",

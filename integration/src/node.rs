@@ -22,9 +22,9 @@ use crate::wait;
 const PLUGIN: &str = "10-ringway";
 /// What containerd logs, beside the plugin's name, when it has accepted a plugin that connected to it.
 const ACCEPTED: &str = " connected";
-/// The plugin's default, and the most that it takes.
+/// The plugin's defaults.
 const VROUTER_TIMEOUT_MS: u32 = 1000;
-const MOST_VROUTER_TIMEOUT_MS: u32 = 1800;
+const RUNTIME_TIMEOUT_MS: u32 = 2000;
 /// Time for a command in a container, s.
 const EXEC_S: u32 = 10;
 /// Time for the plugin to register, and for containers to end.
@@ -250,12 +250,13 @@ impl Node {
         let several: Vec<_> = several.collect();
         format!(
             "run_dir = \"{}\"\nvrouter_socket = \"{}\"\nvrouter_sockets = [{}]\nnri_socket = \"{}\"\n\
-             vrouter_timeout_ms = {}\n{}",
+             runtime_timeout_ms = {}\nvrouter_timeout_ms = {}\n{}",
             path(self.run.path()),
             path(VRouter::socket_of(&self.run)),
             several.join(", "),
             path(self.run.path().join("nri.sock")),
-            (VROUTER_TIMEOUT_MS * wait::slowness()).min(MOST_VROUTER_TIMEOUT_MS),
+            RUNTIME_TIMEOUT_MS * wait::slowness(),
+            VROUTER_TIMEOUT_MS * wait::slowness(),
             self.setup.plugin_settings,
         )
     }

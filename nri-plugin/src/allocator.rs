@@ -130,6 +130,11 @@ impl Allocator {
         Ok(Self { settings, files, vrouters, ipam, state, devices, stale_leases })
     }
 
+    /// How long the runtime is said to wait, ms.
+    pub fn runtime_timeout_ms(&self) -> u32 {
+        self.settings.runtime_timeout_ms
+    }
+
     /// CPUs and memory nodes of one of our containers, and what has changed for others.
     pub async fn placement(
         &self,

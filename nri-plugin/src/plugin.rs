@@ -149,6 +149,14 @@ impl Plugin for Ringway {
         self.first_start(&request.config).await;
         if let Some(Ok(allocator)) = self.allocator.get() {
             let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
+            let expected = allocator.runtime_timeout_ms();
+            // 0: a runtime that does not say (NRI before 0.5).
+            if (1..expected.into()).contains(&request.request_timeout) {
+                tracing::warn!(
+                    "{runtime} waits {} ms for an answer, less than runtime_timeout_ms = {expected}: it may give up while the plugin still waits for the vRouter; lower that, or raise plugin_request_timeout",
+                    request.request_timeout
+                );
+            }
             allocator.registered(Some(runtime)).await;
         }
         tracing::info!(
