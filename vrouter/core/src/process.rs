@@ -74,32 +74,47 @@ fn stages<I: Ingress>(at: &Place<'_>, whole: &mut [Packet], limits: &mut PortLim
     let mut tunnelled = false;
     for batch in whole.chunks_mut(STAGE_PACKETS) {
         let mut found = [0; STAGE_PACKETS];
-        let mut decided = 0;
         let mut targets = Targets::default();
-        for i in bits(fast::classify::<I>(port, batch, &mut found)) {
-            let packet = &mut batch[i];
-            if let Some(to) = I::forward6(at, packet) {
-                targets.add(to, !matches!(packet.verdict, Verdict::Forward(_)));
-                decided |= 1 << i;
-                continue;
-            }
-            match I::classify(at, packet, limits) {
-                Step::LookUp(address) => found[i] = address,
-                Step::Done(verdict) => {
-                    packet.verdict = verdict;
-                    decided |= 1 << i;
+        let (mut left, mut all_to) = (everything(batch), None);
+        if !at.tunnels.is_empty()
+            && let Some(done) = tunnel::all_at_once::<I>(at, batch, &mut targets)
+        {
+            left &= !done;
+            // They were sent to this host itself.
+            found = [HopIndex::GATEWAY.0; STAGE_PACKETS];
+        } else {
+            for i in bits(fast::classify::<I>(port, batch, &mut found)) {
+                let packet = &mut batch[i];
+                if let Some(to) = I::forward6(at, packet) {
+                    targets.add(to, !matches!(packet.verdict, Verdict::Forward(_)));
+                    left &= !(1 << i);
+                    continue;
+                }
+                match I::classify(at, packet, limits) {
+                    Step::LookUp(address) => found[i] = address,
+                    Step::Done(verdict) => {
+                        packet.verdict = verdict;
+                        left &= !(1 << i);
+                    }
                 }
             }
-        }
-        fast::look_up(network.fib(), &mut found[..batch.len()]);
-        let (left, mut all_to) = fast::forward(port, network.hops(), batch, &found);
-        let mut left = left & !decided;
-        if left != 0 && !at.tunnels.is_empty() {
-            let ours = tunnel::for_the_gateway(&found, left);
-            left &= !tunnel::decapsulate(at, batch, &mut found, ours, &mut targets);
-        }
-        if left != 0 {
-            left &= !tunnel::encapsulate(at, batch, &found, left, &mut targets);
+            fast::look_up(network.fib(), &mut found[..batch.len()]);
+            // Where the first one goes into a tunnel, most do, and a look for others is for the rest.
+            if network.hops().get(HopIndex(found[0])).is_tunnel() {
+                left &= !tunnel::encapsulate(at, batch, &found, left, &mut targets);
+            }
+            if left != 0 {
+                let rest;
+                (rest, all_to) = fast::forward(port, network.hops(), batch, &found);
+                left &= rest;
+            }
+            if left != 0 && !at.tunnels.is_empty() {
+                let ours = tunnel::for_the_gateway(&found, left);
+                left &= !tunnel::decapsulate(at, batch, ours, &mut targets);
+            }
+            if left != 0 {
+                left &= !tunnel::encapsulate(at, batch, &found, left, &mut targets);
+            }
         }
         for i in bits(left) {
             let next_hop = network.hops().get(HopIndex(found[i]));
@@ -154,7 +169,7 @@ impl Targets {
         self.packets += 1;
     }
 
-    /// Adds so many that come out of a tunnel.
+    /// Adds so many that go into a tunnel or come out of one.
     fn add_all(&mut self, to: Same, packets: usize) {
         if let Some(port) = to.first {
             self.to.add(port);
@@ -168,6 +183,11 @@ impl Targets {
     fn all_to(&self, packets: usize) -> Option<PortIndex> {
         self.to.first.filter(|_| self.packets == packets && !self.to.differ)
     }
+}
+
+/// A bit for each packet of a batch of at most [`STAGE_PACKETS`].
+fn everything(batch: &[Packet]) -> u64 {
+    u64::MAX.checked_shr((STAGE_PACKETS - batch.len()) as u32).unwrap_or(0)
 }
 
 /// The places of the bits that are set.

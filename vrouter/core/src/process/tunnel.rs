@@ -5,11 +5,11 @@
 mod open;
 mod out_of;
 
-use super::{Place, STAGE_PACKETS, Targets, bits};
+use super::{Place, STAGE_PACKETS, Same, Targets, bits};
 use crate::hops::{HopIndex, NextHop, Outer, PortHop, TunnelHop};
 use crate::{DropReason, Packet, Verdict};
 pub(super) use open::open;
-pub(super) use out_of::{decapsulate, for_the_gateway};
+pub(super) use out_of::{all_at_once, decapsulate, for_the_gateway};
 use vrouter_net::ethernet;
 use vrouter_net::flow::{self, HEAD_BYTES};
 use vrouter_net::vxlan::{self, Inner};
@@ -28,6 +28,7 @@ pub(super) fn encapsulate(
 ) -> u64 {
     let hops = at.network.hops();
     let mut done = 0;
+    let (mut same, mut packets) = (Same::default(), 0);
     for i in bits(left) {
         let Some(packet) = batch.get_mut(i) else { continue };
         let next_hop = hops.get(HopIndex(found[i]));
@@ -48,9 +49,11 @@ pub(super) fn encapsulate(
         packet.outer_len = bytes;
         rewrite(packet, hop);
         packet.verdict = Verdict::Encapsulate(hop.port);
-        targets.add(hop.port, true);
+        same.add(hop.port);
+        packets += 1;
         done |= 1 << i;
     }
+    targets.add_all(same, packets);
     done
 }
 

@@ -77,11 +77,20 @@ fn over(ends: (IpAddr, IpAddr)) -> Tables {
     tables.with_routes(NetworkIndex(0), &routes).unwrap()
 }
 
+/// What becomes of a packet by itself, which is what becomes of it among others of its kind.
 fn run_on(tables: &Tables, ingress: PortIndex, frame: &[u8]) -> (Packet, Option<PortIndex>) {
-    let mut batch = [packet(frame)];
-    let mut limits = PortLimits::default();
-    let outcome = process(tables, Timestamp::default(), ingress, &mut batch, &mut limits);
-    (batch[0], outcome.all_to)
+    let [alone, many] = [1, 5].map(|packets| {
+        let mut batch = vec![packet(frame); packets];
+        let mut limits = PortLimits::default();
+        let outcome = process(tables, Timestamp::default(), ingress, &mut batch, &mut limits);
+        (batch, outcome)
+    });
+    assert_eq!(many.1, alone.1);
+    for packet in many.0 {
+        assert_eq!(sent(&packet, frame), sent(&alone.0[0], frame));
+        assert_eq!(packet.verdict, alone.0[0].verdict);
+    }
+    (alone.0[0], alone.1.all_to)
 }
 
 /// The frame that leaves.
@@ -278,6 +287,17 @@ fn what_may_not_come_out_is_named() {
         let (after, all_to) = run_on(&tables, REMOTE_PORT, &frame);
         assert_eq!((after.verdict, all_to), (Verdict::Drop(reason), None), "{name}");
         assert_eq!(after.header, packet(&frame).header, "{name}");
+        // Those beside it go on.
+        let good = encapsulated(v4, VNI, &inward());
+        for place in 0..3 {
+            let mut batch = [packet(&good); 3];
+            batch[place] = packet(&frame);
+            let mut limits = PortLimits::default();
+            process(&tables, Timestamp::default(), REMOTE_PORT, &mut batch, &mut limits);
+            let mut expected = [Verdict::Decapsulate(PORT_B); 3];
+            expected[place] = Verdict::Drop(reason);
+            assert_eq!(batch.map(|packet| packet.verdict), expected, "{name}");
+        }
     }
     // Larger than the inner network's packets.
     let mut big = inward();
@@ -497,11 +517,17 @@ fn a_batch_goes_somewhere_as_a_whole_or_not() {
     let ends = ends()[0];
     let tables = over(ends);
     let red = encapsulated(ends, VNI, &inward());
+    let mut to_a = inward();
+    to_a[30..34].copy_from_slice(&A);
+    fix(&mut to_a);
+    let to_a = encapsulated(ends, VNI, &to_a);
     let unknown = encapsulated(ends, 5, &inward());
     let (four, six) = (udp(FAR), udp6(Ipv6Addr::new(0x2001, 0xdb8, 0x20, 0, 0, 0, 0, 1)));
     let (near, runt) = (udp(B), vec![0; 13]);
     for (ingress, frames, to) in [
         (REMOTE_PORT, vec![&red, &red], Some(PORT_B)),
+        (REMOTE_PORT, vec![&red, &to_a, &red], None),
+        (REMOTE_PORT, vec![&to_a, &red], None),
         (REMOTE_PORT, vec![&red, &unknown, &red], None),
         (REMOTE_PORT, vec![&unknown, &red], None),
         (PORT_A, vec![&four, &six, &four], Some(REMOTE_PORT)),
@@ -548,11 +574,15 @@ fn the_gateway_speaks_for_who_is_behind_a_tunnel() {
     };
     let mut probe = arp_request(THERE);
     probe[28..32].fill(0);
+    // Of one of the pod's further addresses, which it has taken over from somebody there.
+    let mut announcement = arp_request(THERE);
+    announcement[28..32].copy_from_slice(&THERE);
     let cases = [
         ("ARP", arp_request(THERE), true),
         ("ARP for somebody elsewhere", arp_request(FAR), false),
         ("ARP for nobody", arp_request(NOBODY), false),
         ("ARP probe", probe, false),
+        ("ARP announcement", announcement, false),
         ("solicitation", solicit("fd00:66::a", "fd00:66::77"), true),
         ("solicitation for somebody elsewhere", solicit("fd00:66::a", "2001:db8:20::1"), false),
         ("solicitation for nobody", solicit("fd00:66::a", "fd00:66::78"), false),
@@ -562,6 +592,7 @@ fn the_gateway_speaks_for_who_is_behind_a_tunnel() {
     for mode in [Mode::Routed, Mode::Bridged] {
         let mut policy = tunnelled(ends.0);
         policy.networks[0].mode = mode;
+        policy.ports[0].allowed = vec!["10.66.0.88/32".parse().unwrap()];
         let routes = ["10.66.0.88/32", "fd00:66::77/128", "20.0.0.0/8", "2001:db8:20::/48"]
             .map(|prefix| route(prefix, ends.1, None));
         let tables = Tables::build(&policy).unwrap();

@@ -3,9 +3,10 @@
 //! Nearly all that such a packet must be is one comparison of 64 bytes with a pattern, the same for all packets of a tunnel.
 
 use super::LINK_BYTES;
-use crate::hops::{HopIndex, PortHop};
+use crate::hops::{HopIndex, Hops, PortHop};
 use crate::process::{Place, STAGE_PACKETS, Same, Targets, bits, fast};
-use crate::{Network, Packet, PortIndex, Verdict};
+use crate::tables::{Port, Sender};
+use crate::{Network, Packet, Verdict};
 use core::net::{IpAddr, Ipv4Addr};
 use vrouter_net::ipv4;
 use vrouter_net::vxlan::{self, OUTER4_BYTES, TUNNEL_BYTES, Vni};
@@ -16,9 +17,42 @@ const _: () = assert!(FAST_BYTES as usize == OUTER4_BYTES + 14 + ipv4::HEADER_BY
 /// Bytes of the outer header over IPv4.
 const OUTER4_LEN: u8 = 50;
 const _: () = assert!(OUTER4_LEN as usize == OUTER4_BYTES);
+/// Next hops of packets that go nowhere: no port's.
+const NOBODY: [u32; STAGE_PACKETS] = [HopIndex::GATEWAY.0; STAGE_PACKETS];
 /// Bytes of the UDP and the VXLAN header.
 const TUNNEL: u32 = 16;
 const _: () = assert!(TUNNEL as usize == TUNNEL_BYTES);
+
+/// All stages at once, for a batch that has come through one tunnel as a whole and is right in the most common way: one look at outer and
+/// inner headers, and no look-up of outer addresses. Returns a bit for each packet that is done; the others were not touched, and are for
+/// this host itself. `None` for any other batch, of which nothing is changed.
+#[inline(never)]
+pub(in crate::process) fn all_at_once<S: Sender>(
+    at: &Place<'_>,
+    batch: &mut [Packet],
+    targets: &mut Targets,
+) -> Option<u64> {
+    let [first, .., last] = batch else { return None };
+    // A mixed batch mostly shows at its ends.
+    if [&*first, &*last].iter().any(|packet| !is_for_port(packet)) || number(first) != number(last)
+    {
+        return None;
+    }
+    let way = Way::find(at, number(first))?;
+    let mut inner = NOBODY;
+    if at.network.fib().lookup(way.local.to_bits()) != HopIndex::GATEWAY
+        || !way.all_in_common::<S>(at.port, batch, &mut inner)
+    {
+        return None;
+    }
+    fast::look_up(way.network.fib(), inner.get_mut(..batch.len())?);
+    Some(unwrap_all(way.network.hops(), batch, &inner, targets))
+}
+
+/// Whether a packet seems to be for the port of VXLAN.
+fn is_for_port(packet: &Packet) -> bool {
+    packet.header.get(PORT..).is_some_and(|rest| rest.starts_with(&vxlan::PORT.to_be_bytes()))
+}
 
 /// A bit for each packet of `left` that was sent to this host itself.
 #[inline]
@@ -32,16 +66,16 @@ pub(in crate::process) fn for_the_gateway(found: &[u32; STAGE_PACKETS], left: u6
 pub(in crate::process) fn decapsulate(
     at: &Place<'_>,
     batch: &mut [Packet],
-    found: &mut [u32; STAGE_PACKETS],
     mut waiting: u64,
     targets: &mut Targets,
 ) -> u64 {
     let mut done = 0;
-    // Once for each network that packets are for and each end that sent them, mostly one.
+    // Once for each network that packets are for and each end that sent them.
     while let Some(first) = batch.get(waiting.trailing_zeros() as usize) {
         let number = number(first);
         let way = Way::find(at, number);
-        let group = way.as_ref().map_or(0, |way| way.common_cases(batch, found, waiting));
+        let mut inner = NOBODY;
+        let group = way.as_ref().map_or(0, |way| way.common_cases(batch, &mut inner, waiting));
         // Nor are those looked at again that are no common case of the same tunnel.
         for i in bits(waiting & !group) {
             let same = batch.get(i).is_none_or(|packet| self::number(packet) == number);
@@ -49,41 +83,32 @@ pub(in crate::process) fn decapsulate(
         }
         waiting &= !group;
         let Some(way) = way else { continue };
-        let whole = (!group).trailing_zeros() as usize == batch.len();
-        if whole {
-            fast::look_up(way.network.fib(), &mut found[..batch.len()]);
-        } else {
-            for i in bits(group) {
-                found[i] = way.network.fib().lookup(found[i]).0;
-            }
+        for i in bits(group) {
+            inner[i] = way.network.fib().lookup(inner[i]).0;
         }
-        done |= unwrap_all(way.network.hops().ports(), batch, found, group, targets);
+        done |= unwrap_all(way.network.hops(), batch, &inner, targets);
     }
     done
 }
 
-/// Lets packets go on without their outer headers, each to the port that was found for it. Returns a bit for each that is done.
-/// A loop of its own, so that what it needs stays in registers.
+/// Lets packets go on without their outer headers, each to the port in its slot of `inner`. Returns a bit for each that is done: not for
+/// those whose slot is no port's. A loop of its own, so that what it needs stays in registers.
 #[inline(never)]
 fn unwrap_all(
-    ports: &[PortHop],
+    hops: &Hops,
     batch: &mut [Packet],
-    found: &mut [u32; STAGE_PACKETS],
-    group: u64,
+    inner: &[u32; STAGE_PACKETS],
     targets: &mut Targets,
 ) -> u64 {
+    let ports = hops.ports();
     let mut done = 0_u64;
     let mut same = Same::default();
-    for (i, (packet, found)) in batch.iter_mut().zip(found).enumerate() {
-        if group >> i & 1 == 0 {
-            continue;
-        }
-        if let Some(port) = ports.get(*found as usize).and_then(|hop| unwrap_to(packet, hop)) {
-            same.add(port);
+    for (i, (packet, inner)) in batch.iter_mut().zip(inner).enumerate() {
+        if let Some(hop) = ports.get(*inner as usize)
+            && unwrap_to(packet, hop)
+        {
+            same.add(hop.port);
             done |= 1 << i;
-        } else {
-            // As it was, for whoever is next.
-            *found = HopIndex::GATEWAY.0;
         }
     }
     targets.add_all(same, done.count_ones() as usize);
@@ -152,6 +177,8 @@ const fn pattern(parts: &[(usize, &[u8])]) -> Pattern {
 /// What a packet must be that comes through one tunnel in the common way.
 struct Way<'a> {
     network: &'a Network,
+    /// This end's address.
+    local: Ipv4Addr,
     /// Of each packet, where [`MASK`] has a bit.
     expected: Pattern,
 }
@@ -178,7 +205,7 @@ impl<'a> Way<'a> {
             (INNER_TYPE, &[0x08, 0x00]),
             (INNER, &[0x45]),
         ]);
-        Some(Self { network, expected })
+        Some(Self { network, local, expected })
     }
 
     /// Fills in the inner destination addresses of those of the packets `waiting` that are right in the most common way, and
@@ -187,20 +214,36 @@ impl<'a> Way<'a> {
     fn common_cases(
         &self,
         batch: &[Packet],
-        found: &mut [u32; STAGE_PACKETS],
+        inner: &mut [u32; STAGE_PACKETS],
         waiting: u64,
     ) -> u64 {
         let mut group = 0;
-        for (i, (packet, found)) in batch.iter().zip(found).enumerate() {
-            if waiting >> i & 1 == 0 {
-                continue;
-            }
-            if let Some(destination) = self.common_case(packet) {
-                *found = destination;
+        for (i, (packet, inner)) in batch.iter().zip(inner).enumerate() {
+            if waiting >> i & 1 == 1
+                && let Some(destination) = self.common_case(packet)
+            {
+                *inner = destination;
                 group |= 1 << i;
             }
         }
         group
+    }
+
+    /// Fills in the inner destination addresses; whether all packets of a batch are right in the most common way, their outer headers
+    /// too. It stops at the first that is not.
+    #[inline(never)]
+    fn all_in_common<S: Sender>(
+        &self,
+        port: &Port,
+        batch: &[Packet],
+        inner: &mut [u32; STAGE_PACKETS],
+    ) -> bool {
+        batch.iter().zip(inner).all(|(packet, inner)| {
+            let outer = fast::common_case::<S>(port, packet);
+            let destination = outer.and_then(|_| self.common_case(packet));
+            *inner = destination.unwrap_or(0);
+            destination.is_some()
+        })
     }
 
     /// The inner destination address of a packet that is right in the most common way. Its outer IPv4 header was
@@ -239,14 +282,14 @@ impl<'a> Way<'a> {
 }
 
 /// Lets a packet go on without its outer header, if it is in the common case. What is no port has an MTU of zero.
-#[inline]
-fn unwrap_to(packet: &mut Packet, hop: &PortHop) -> Option<PortIndex> {
+#[inline(always)]
+fn unwrap_to(packet: &mut Packet, hop: &PortHop) -> bool {
     let (words, _) = packet.header.as_chunks_mut::<8>();
-    let [_, _, _, _, w4, _, w6, w7, _, w9, ..] = words else { return None };
+    let [_, _, _, _, w4, _, w6, w7, _, w9, ..] = words else { return false };
     let frame_bytes = u32::from(u16::from_be_bytes([w4[6], w4[7]])).saturating_sub(TUNNEL);
     let ninth = u64::from_le_bytes(*w9);
     if frame_bytes.wrapping_sub(LINK_BYTES + 1) >= u32::from(hop.mtu) || ninth & 0xff <= 1 {
-        return None;
+        return false;
     }
     let [to, from] = hop.words();
     *w6 = (u64::from_le_bytes(*w6) & 0xffff | to << 16).to_le_bytes();
@@ -258,5 +301,5 @@ fn unwrap_to(packet: &mut Packet, hop: &PortHop) -> Option<PortIndex> {
     packet.frame_len = frame_bytes;
     packet.outer_len = OUTER4_LEN;
     packet.verdict = Verdict::Decapsulate(hop.port);
-    Some(hop.port)
+    true
 }
