@@ -17,8 +17,7 @@ use integration::pktgen::Endpoint;
 /// From the package `openvswitch-switch-dpdk`.
 pub const PROGRAM: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
-/// Hugepages for its buffers, MiB, and no more: it halves its pools until they fit, and larger ones take seconds to set up, while
-/// the pods already send.
+/// Hugepages for its buffers, MiB.
 const MEMORY_MB: u32 = 512;
 /// Time for EAL, and for a command to be carried out.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -66,10 +65,13 @@ impl Ovs {
             daemon("ovsdb-server", "ovsdb", file("conf.db"), format!("--remote=punix:{socket}"))?;
         let listening = || Ok(Path::new(&socket).exists().then_some(()));
         database.wait_for("its socket is there", PATIENCE, listening)?;
+        // A pool for each port, of some 25,000 buffers. The one that ports share by default is made when the first pod attaches, of 262,144
+        // buffers or as often half of that as it takes: while it tries, no memory is left for another pod's rings, which loses its connection.
         tools.vsctl(&format!(
             "--no-wait init -- set Open_vSwitch . other_config:dpdk-init=true \
              other_config:dpdk-lcore-mask={:#x} other_config:pmd-cpu-mask={:#x} \
              other_config:dpdk-socket-mem={MEMORY_MB} other_config:dpdk-socket-limit={MEMORY_MB} \
+             other_config:per-port-memory=true \
              other_config:dpdk-extra=\"--no-pci --in-memory\"",
             mask(place.control_cpu)?,
             mask(place.worker_cpu)?,
