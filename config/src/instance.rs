@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
 use crate::tunnel::TunnelSettings;
-use crate::{NetworkSettings, VrouterConfig};
+use crate::{NetworkMode, NetworkSettings, VrouterConfig};
 
 /// `[[instances]]`: one of several vRouters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,10 +118,15 @@ impl VrouterConfig {
                 config.dpdk.extra_args.push("--single-file-segments".to_owned());
             }
         }
-        for tunnel in config.networks.iter_mut().filter_map(|network| network.tunnel.as_mut()) {
+        for network in &mut config.networks {
+            let is_bridged = network.mode == NetworkMode::Bridged;
+            let Some(tunnel) = network.tunnel.as_mut() else { continue };
             if let Some(address) = instance.address(&tunnel.underlay) {
                 tunnel.local = address;
             }
+            // The frames of a bridged network reach the others by themselves.
+            let peers = self.instances.iter().filter(|it| is_bridged && it.number != number);
+            tunnel.flood.extend(peers.filter_map(|peer| peer.address(&tunnel.underlay)));
         }
         Some(config)
     }
@@ -157,6 +162,7 @@ impl VrouterConfig {
                 label: None,
                 gateways: false,
                 router_mac: None,
+                flood: Vec::new(),
             });
         }
         self.networks.push(underlay);

@@ -157,6 +157,10 @@ fn errors_of_vrouter_toml() {
         let routes = routes.replace("PREFIX", &format!("{prefix}{route}"));
         format!("{tunnel}{routes}[[networks]]\nname = 'f'\nexternal = true\n")
     };
+    let bridged = |more: &str| {
+        tunnel(&format!(", {more}"), "").replace("name = 'a'", "name = 'a'\nmode = 'bridged'")
+    };
+    let ends: Vec<_> = (2..=66).map(|last| format!("'192.0.2.{last}'")).collect();
     for (text, parts) in [
         ("log = ", &["vrouter.toml:1: not valid TOML"][..]),
         ("\n\nlog = 'info'\nlog = 'debug'", &["vrouter.toml:4: not valid TOML", "duplicate key"]),
@@ -300,6 +304,38 @@ fn errors_of_vrouter_toml() {
             &["bad value -9 for `networks[0].policer.bits_per_second`", "u64"],
         ),
         (&tunnel("", ""), &["`networks[0].tunnel.vni`", "a `label` (MPLS over UDP) or both"]),
+        (
+            &tunnel(", vni = 7, flood = ['192.0.2.7']", ""),
+            &["bad value 192.0.2.7 for `networks[0].tunnel.flood[0]`", "only a bridged network"],
+        ),
+        (
+            &bridged("label = 99, flood = ['192.0.2.7']"),
+            &["bad value 192.0.2.7 for `networks[0].tunnel.flood[0]`", "give the tunnel a `vni`"],
+        ),
+        (
+            &bridged("vni = 7, flood = ['192.0.2.7', '192.0.2.7']"),
+            &["bad value 192.0.2.7 for `networks[0].tunnel.flood[1]`", "is there twice"],
+        ),
+        (
+            &bridged("vni = 7, flood = ['192.0.2.1']"),
+            &["bad value 192.0.2.1 for `networks[0].tunnel.flood[0]`", "another host's"],
+        ),
+        (
+            &bridged("vni = 7, flood = ['2001:db8::1']"),
+            &["bad value 2001:db8::1 for `networks[0].tunnel.flood[0]`", "same family"],
+        ),
+        (
+            &bridged("vni = 7, flood = ['239.1.1.1']"),
+            &["bad value 239.1.1.1 for `networks[0].tunnel.flood[0]`", "a host's address"],
+        ),
+        (
+            &bridged("vni = 7, flood = ['192.0.2.x']"),
+            &["bad value '192.0.2.x' for `networks[0].tunnel.flood[0]`"],
+        ),
+        (
+            &bridged(&format!("vni = 7, flood = [{}]", ends.join(", "))),
+            &["bad value 192.0.2.66 for `networks[0].tunnel.flood[64]`", "at most 64"],
+        ),
         (
             &ipv6("announce_pods = true"),
             &["`networks[0].announce_pods`", "needs a kernel_table or kernel_vrf"],

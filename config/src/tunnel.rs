@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
-use crate::vrouter::{NetworkSettings, VrouterConfig};
+use crate::vrouter::{NetworkMode, NetworkSettings, VrouterConfig};
 
 /// `tunnel` of a network, over another one: VXLAN, MPLS over UDP or both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,14 @@ pub struct TunnelSettings {
     /// the network's name, the same on all hosts, so that routes need not name it. EVPN needs one for each host.
     #[serde(default)]
     pub router_mac: Option<String>,
+    /// Of a bridged network that speaks VXLAN: the other ends that its frames are bridged to and from, addresses in the underlay, 64 at most.
+    /// What is for everybody or for nobody known goes to each of them. They need no routes. Default: it is bridged on this host alone.
+    #[serde(default)]
+    pub flood: Vec<IpAddr>,
 }
+
+/// Most addresses in `flood`.
+const MOST_ENDS: usize = 64;
 
 fn unspecified() -> IpAddr {
     Ipv4Addr::UNSPECIFIED.into()
@@ -59,6 +66,7 @@ impl VrouterConfig {
                 label.map_or(Ok(()), |label| label_range(&key("tunnel.label"), label))?;
             }
         }
+        self.check_flood(key, network, tunnel)?;
         let carries = |other: &NetworkSettings| {
             other.name == tunnel.underlay && other.tunnel.is_none() && other.name != network.name
         };
@@ -67,6 +75,47 @@ impl VrouterConfig {
         }
         let remedy = "must be another of the networks, one without a `tunnel`";
         Err(Problem::new(key("tunnel.underlay"), &tunnel.underlay, remedy))
+    }
+
+    fn check_flood(
+        &self,
+        key: &impl Fn(&str) -> String,
+        network: &NetworkSettings,
+        tunnel: &TunnelSettings,
+    ) -> Result<(), Problem> {
+        let Some(first) = tunnel.flood.first() else { return Ok(()) };
+        let field = |at: usize| key(&format!("tunnel.flood[{at}]"));
+        if network.mode != NetworkMode::Bridged {
+            let remedy =
+                "only a bridged network repeats frames; set `mode = \"bridged\"`, or leave it out";
+            return Err(Problem::new(field(0), first, remedy));
+        }
+        if tunnel.vni.is_none() {
+            let remedy = "frames cross by VXLAN; give the tunnel a `vni`, or leave it out";
+            return Err(Problem::new(field(0), first, remedy));
+        }
+        // The other `instances` are ends, too.
+        let most = MOST_ENDS.saturating_sub(self.instances.len().saturating_sub(1));
+        if let Some(beyond) = tunnel.flood.get(most) {
+            let remedy = format!("must be one of at most {most}: each gets a copy of its own");
+            return Err(Problem::new(field(most), beyond, remedy));
+        }
+        let instances = self.instances.iter().filter_map(|it| it.addresses.get(&tunnel.underlay));
+        let own: Vec<_> = instances.chain([&tunnel.local]).filter(|it| !it.is_unspecified()).collect();
+        for (at, end) in tunnel.flood.iter().enumerate() {
+            let problem = |remedy: &str| Err(Problem::new(field(at), end, remedy));
+            if own.contains(&end) {
+                return problem("must be another host's; this one's own ends are left out");
+            }
+            let is_host = !end.is_unspecified() && !end.is_multicast() && !end.is_loopback();
+            if !is_host || own.iter().any(|own| own.is_ipv4() != end.is_ipv4()) {
+                return problem("must be a host's address of the same family as this end's");
+            }
+            if tunnel.flood.iter().take(at).any(|before| before == end) {
+                return problem("is there twice; each end gets one copy");
+            }
+        }
+        Ok(())
     }
 
     /// No two networks have one number on one underlay.

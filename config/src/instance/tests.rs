@@ -114,6 +114,27 @@ fn a_network_with_a_tunnel_is_joined_where_its_tunnels_are() {
     assert_eq!(one.dpdk.numa_node, Some(0));
 }
 
+/// Others are ends of a bridged network beside those that the file names.
+#[test]
+fn bridged_networks_stretch_to_the_other_instances() {
+    let ends = |text: &str, number| {
+        let config = read(text).unwrap().of_instance(number).unwrap();
+        let tunnel = config.networks[0].tunnel.clone().unwrap();
+        tunnel.flood.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let bridged = |text: &str| text.replacen("name = \"red\"", "name = \"red\"\nmode = \"bridged\"", 1);
+    for number in [0, 1] {
+        assert!(ends(TWO, number).is_empty() && ends(OUTSIDE, number).is_empty());
+    }
+    assert_eq!(ends(&bridged(TWO), 0), ["169.254.82.2"]);
+    assert_eq!(ends(&bridged(TWO), 1), ["169.254.82.1"]);
+    let outside = bridged(OUTSIDE).replace("vni = 77", "vni = 77, flood = [\"192.0.2.7\"]");
+    assert_eq!(ends(&outside, 0), ["192.0.2.7", "192.0.2.2"]);
+    assert_eq!(ends(&outside, 1), ["192.0.2.7", "192.0.2.1"]);
+    let own = read(&outside.replace("192.0.2.7", "192.0.2.2")).unwrap_err();
+    assert!(own.contains("`networks[0].tunnel.flood[0]`: must be another host's"), "{own}");
+}
+
 #[test]
 fn one_instance_has_no_links_and_no_tunnels_of_its_own_accord() {
     let config =

@@ -282,7 +282,7 @@ JSON: an array of
 
 const NETWORKS_JSON: &str = "\
 POLICER is what each pod may send that has no policer of its own. KERNEL is the table that its routes come from, the TAP by which
-the kernel routes for it, and what is wrong with that; `ringway stats` and `drops` have the TAP's counters. STATIONS were heard behind trunk ports of late.
+the kernel routes for it, and what is wrong with that; `ringway stats` and `drops` have the TAP's counters. STATIONS were heard behind trunk ports and through the tunnel of late.
 
 JSON: an array of
   name, ipv4, gateway, mode    strings
@@ -290,7 +290,7 @@ JSON: an array of
   mtu, routes, stations        numbers
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
-  tunnel                       null, or {vni, label: number or null, underlay, local}
+  tunnel                       null, or {vni, label: number or null, underlay, local, flood: the ends it is bridged to}
   external                     true or false; an external one has no addresses of its own
   kernel_table, kernel_vrf     the kernel's table that its routes come from: number or null, string or null
   kernel_port                  null, or {name, mtu, packets_per_second, burst_packets, mac, reason}; reason may be null
@@ -335,7 +335,7 @@ JSON: one object
             queues: [{pair, worker, rx_packets, busy_ticks}],
             punts: {class: packets handed to the kernel}}]
   workers  [{index, cpu, packets, bursts, sleeps, busy_ns, forwarded, replied, originated,
-            flooded, drops: {reason: packets}, busy_ticks, cycles_per_packet, burst_sizes, latency, queues: number}]
+            flooded, flooded_into_tunnels, drops: {reason: packets}, busy_ticks, cycles_per_packet, burst_sizes, latency, queues: number}]
   ticks_per_second  number
 With --watch one object of rates per line and interval: {seconds, ports: [{id, namespace, pod, interface, network,
   rx_packets_per_second, rx_bits_per_second, tx_packets_per_second, tx_bits_per_second, drops_per_second,

@@ -84,10 +84,14 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ("TUNNEL", Left),
         ("KERNEL", Left),
     ];
-    let tunnel = |Tunnel { vni, label, underlay, local }: &Tunnel| {
+    let tunnel = |Tunnel { vni, label, underlay, local, flood }: &Tunnel| {
         let numbers = [vni.map(|vni| format!("vni {vni}")), label.map(|it| format!("label {it}"))];
         let numbers: Vec<_> = numbers.into_iter().flatten().collect();
-        format!("{} from {local} over {underlay}", numbers.join(", "))
+        let flood = match flood.as_slice() {
+            [] => String::new(),
+            ends => format!(", bridged to {}", ends.join(", ")),
+        };
+        format!("{} from {local} over {underlay}{flood}", numbers.join(", "))
     };
     let mut table = Table::new(&columns);
     for network in networks {

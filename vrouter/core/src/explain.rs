@@ -7,7 +7,7 @@ use crate::icmp::{ipv4_of, ipv6_of};
 use crate::process::path;
 use crate::tunnels::TunnelEnd;
 use crate::{
-    Network, NetworkIndex, NextHop, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp,
+    Mode, Network, NetworkIndex, NextHop, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp,
     Verdict, process,
 };
 use alloc::vec::Vec;
@@ -28,6 +28,8 @@ pub struct Explanation {
     pub lookups: Vec<Lookup>,
     /// The outer header of a packet that came through a tunnel to this host or is sent through one.
     pub outer: Option<OuterHeader>,
+    /// The other ends of its network's tunnel that get a copy of a frame that is flooded.
+    pub flooded_to: Vec<IpAddr>,
 }
 
 /// Whose address was looked up.
@@ -116,7 +118,9 @@ pub fn explain(
         lookups.push(Lookup::new(Asked::Destination, network, address, flow));
         if let Some((header, end)) = tunnel_end(&trial, network, &received) {
             outer = Some(header);
-            let inside = trial.network(end.overlay).zip(inner(&received, &header));
+            let overlay = trial.network(end.overlay);
+            let overlay = overlay.filter(|overlay| !is_bridged(overlay, &received, &header));
+            let inside = overlay.zip(inner(&received, &header));
             if let Some((overlay, (address, flow))) = inside {
                 lookups.push(Lookup::new(Asked::Inside, overlay, address, flow));
             }
@@ -133,7 +137,21 @@ pub fn explain(
             lookups.push(lookup);
         }
     }
-    Some(Explanation { packet, lookups, outer })
+    let flooded_to = match packet.verdict {
+        Verdict::Flood(_) => trial.flood_ends(network.policy().index).collect(),
+        _ => Vec::new(),
+    };
+    Some(Explanation { packet, lookups, outer, flooded_to })
+}
+
+/// Whether what is inside a packet is a frame that its network bridges.
+fn is_bridged(network: &Network, packet: &Packet, outer: &OuterHeader) -> bool {
+    let policy = network.policy();
+    // Where the inner Ethernet header begins: the outer one is as long.
+    let to = packet.head().get(outer.bytes..).and_then(|frame| frame.first_chunk());
+    policy.mode == Mode::Bridged
+        && matches!(outer.number, TunnelNumber::Vni(_))
+        && to.is_some_and(|to| *to != policy.gateway_mac.octets())
 }
 
 /// The destination of a packet that is for the router of its network.

@@ -84,6 +84,9 @@ pub struct TunnelHop {
     /// The rewrite of the inner frame. Its port and MTU are those that packets of the inner network see: the port of the
     /// underlay through which the endpoint is reached, and what the underlay's MTU leaves for an inner packet.
     pub inner: PortHop,
+    /// Bytes that the underlay's MTU leaves for what is behind the Ethernet header of an inner frame, whatever the inner
+    /// network takes.
+    pub(crate) room: u16,
     pub(crate) outer: Outer,
 }
 

@@ -1,13 +1,14 @@
 //! One virtual network: what it is, who is in it, and where its addresses lead.
 
 mod connect;
+mod ends;
 mod route;
 
 use crate::fib::Fib;
 use crate::fib6::Fib6;
 use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop};
 use crate::index::{Index, Key};
-use crate::stations::Stations;
+use crate::stations::{Behind, Stations};
 use crate::{
     FloodLimit, FloodLimiter, Found, Mode, NetworkPolicy, PortIndex, PortPolicy, PortRole,
     PuntLimiter, Timestamp,
@@ -15,6 +16,7 @@ use crate::{
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+pub use ends::FloodEndError;
 use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// A network in the tables.
@@ -39,10 +41,12 @@ struct Bridge {
     macs: Index<PortIndex>,
     ports: Vec<PortIndex>,
     trunks: Vec<PortIndex>,
+    /// The other ends of its tunnel that it stretches to.
+    ends: ends::Ends,
     /// How many frames are repeated.
     floods: FloodLimiter,
-    /// Who was heard behind the trunks; nothing as long as there are none. What workers learn here they find in all
-    /// later versions of the network, too.
+    /// Who was heard behind the trunks and the ends; nothing as long as there are none. What workers learn here they find
+    /// in all later versions of the network, too.
     stations: Option<Arc<Stations>>,
 }
 
@@ -67,6 +71,7 @@ impl Network {
             macs: Index::new(),
             ports: Vec::new(),
             trunks: Vec::new(),
+            ends: ends::Ends::new(),
             floods: FloodLimiter::default(),
             stations: None,
         };
@@ -104,6 +109,7 @@ impl Network {
             network.policy = policy;
             network.punts = PuntLimiter::new(&policy.punts);
             network.set_own_routes(true);
+            network.check_flood_ends();
         }
         network.change_members(members);
         network.set_tunnel_ends(tunnel_ends);
@@ -172,11 +178,7 @@ impl Network {
         }
         let FloodLimit { per_second, burst } = self.policy.floods;
         self.bridge.floods = FloodLimiter::new(per_second, burst);
-        if self.bridge.trunks.is_empty() {
-            self.bridge.stations = None;
-        } else if self.bridge.stations.is_none() {
-            self.bridge.stations = Some(Arc::new(Stations::new()));
-        }
+        self.set_stations();
     }
 
     fn leave(&mut self, port: &PortPolicy) {
@@ -195,7 +197,7 @@ impl Network {
         if let Some(stations) = self.bridge.stations.as_ref().filter(|_| port.trunk) {
             // Its slot may be another port's next. Workers that still have the version before this one may learn a last
             // few; the tables that come then do not believe them before there is a trunk in the slot again.
-            stations.forget(port.index);
+            stations.forget(Behind::Port(port.index));
         }
     }
 
@@ -271,12 +273,12 @@ impl Network {
         self.bridge.macs.get(key(mac))
     }
 
-    /// In a bridged network, how many stations behind its trunks were heard of late.
+    /// In a bridged network, how many stations behind its trunks and its tunnel were heard of late.
     pub fn stations(&self, now: Timestamp) -> usize {
         self.bridge.stations.as_ref().map_or(0, |stations| stations.count(now))
     }
 
-    /// In a bridged network, the stations behind its trunks.
+    /// In a bridged network, the stations behind its trunks and its tunnel.
     pub(crate) fn learned(&self) -> Option<&Stations> {
         self.bridge.stations.as_deref()
     }

@@ -19,7 +19,7 @@ pub struct Packet {
     /// says so. What follows them in `header` may be anything, such as bytes of an older frame.
     pub header_len: u16,
     /// Bytes of the Ethernet frame, without its frame check sequence. What comes out of a tunnel
-    /// ([`Verdict::Decapsulate`]) has those of the inner frame.
+    /// ([`Verdict::Decapsulate`], [`Verdict::FloodInside`]) has those of the inner frame.
     pub frame_len: u32,
     /// For a TCP packet that its sender wants cut into segments: payload bytes of each. The MTU then counts for the
     /// segments. Zero: the frame is what it is.
@@ -123,11 +123,11 @@ impl Packet {
     }
 
     /// How many bytes at the start of the frame are not to be sent. None unless the verdict is
-    /// [`Verdict::Decapsulate`].
+    /// [`Verdict::Decapsulate`] or [`Verdict::FloodInside`].
     #[inline]
     pub fn removed(&self) -> usize {
         match self.verdict {
-            Verdict::Decapsulate(_) => self.outer_len.into(),
+            Verdict::Decapsulate(_) | Verdict::FloodInside(..) => self.outer_len.into(),
             _ => 0,
         }
     }
@@ -144,7 +144,7 @@ impl Packet {
     pub fn sent_head(&self) -> &[u8] {
         match self.verdict {
             // One line: nothing behind it was looked at.
-            Verdict::Decapsulate(_) => {
+            Verdict::Decapsulate(_) | Verdict::FloodInside(..) => {
                 let end = usize::from(self.header_len).min(HEADER_BYTES);
                 let head = self.header.get(self.removed()..end).unwrap_or(&[]);
                 let bytes = head.len().min(self.frame_len as usize).min(64);

@@ -17,6 +17,7 @@ use crate::{
 };
 use ingress::Ingress;
 use slow::Step;
+pub(crate) use bridge::into_tunnel;
 pub(crate) use tunnel::path;
 
 /// Packets that go through the stages together; a longer batch goes in pieces. One bit each in a word.

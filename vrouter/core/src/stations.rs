@@ -1,12 +1,12 @@
-//! Stations behind the trunk ports of a bridged network: who was seen where, and when.
+//! Stations behind the trunk ports of a bridged network and behind the other ends of its tunnel: who was seen where, and when.
 //!
-//! One table for each network with trunks. All workers learn into it and read from it, as the pods that speak to a
+//! One table for each network with either. All workers learn into it and read from it, as the pods that speak to a
 //! station may be polled by other workers than the trunk that it is behind. There is no lock, and no line that is
 //! written for each packet: an entry is two words, and a station that stays where it is writes one of them at most once
 //! in [`REFRESH`].
 //!
-//! What is read is a hint that the tables confirm: that the port is a trunk of this network now. A wrong hint can cost
-//! a frame a detour within its network, never lead it out of it.
+//! What is read is a hint that the tables confirm: that the port is a trunk of this network now, or that there is such an
+//! end. A wrong hint can cost a frame a detour within its network, never lead it out of it.
 
 use crate::{PortIndex, Timestamp};
 use alloc::boxed::Box;
@@ -44,26 +44,51 @@ struct Bucket([Entry; WAYS]);
 struct Entry {
     /// The MAC address.
     key: AtomicU64,
-    /// The port in the upper 16 bits, below it when the station was seen last.
+    /// What it is behind in the upper 17 bits, below it when the station was seen last.
     value: AtomicU64,
 }
 
+/// What a station is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Behind {
+    /// A trunk port.
+    Port(PortIndex),
+    /// Another end of the network's tunnel.
+    End(EndIndex),
+}
+
+/// Slot of another end of a network's tunnel, which it keeps as long as there is that end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EndIndex(pub u8);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
-    port: PortIndex,
+    behind: Behind,
     at: Ticks,
 }
 
-const SEEN_BITS: u32 = 48;
+const SEEN_BITS: u32 = 47;
+/// The bit above a number that says that it is an end's and not a port's.
+const END: u64 = 1 << 16;
 
 impl Seen {
     fn word(self) -> u64 {
-        u64::from(self.port.0) << SEEN_BITS | (self.at & ((1 << SEEN_BITS) - 1))
+        let number = match self.behind {
+            Behind::Port(port) => u64::from(port.0),
+            Behind::End(end) => END | u64::from(end.0),
+        };
+        number << SEEN_BITS | (self.at & ((1 << SEEN_BITS) - 1))
     }
 
     fn of(word: u64) -> Self {
-        let [.., high, low] = (word >> SEEN_BITS).to_be_bytes();
-        Self { port: PortIndex(u16::from_be_bytes([high, low])), at: word & ((1 << SEEN_BITS) - 1) }
+        let number = word >> SEEN_BITS;
+        let [.., high, low] = number.to_be_bytes();
+        let behind = if number & END == 0 {
+            Behind::Port(PortIndex(u16::from_be_bytes([high, low])))
+        } else {
+            Behind::End(EndIndex(low))
+        };
+        Self { behind, at: word & ((1 << SEEN_BITS) - 1) }
     }
 
     /// A clock that jumps back makes nobody old.
@@ -132,21 +157,21 @@ impl Stations {
         &self.0[at % BUCKETS].0
     }
 
-    /// Behind which port a station is, if it was seen of late.
-    pub fn find(&self, now: Timestamp, mac: Mac) -> Option<PortIndex> {
+    /// What a station is behind, if it was seen of late.
+    pub fn find(&self, now: Timestamp, mac: Mac) -> Option<Behind> {
         let key = key(mac);
         self.bucket(key)
             .iter()
             .filter_map(Entry::read)
             .find_map(|(there, value)| (there == key).then(|| Seen::of(value)))
             .filter(|seen| !seen.is_old(ticks(now)))
-            .map(|seen| seen.port)
+            .map(|seen| seen.behind)
     }
 
-    /// A station, whose address is no group's, sent a frame through a port.
-    pub fn learn(&self, now: Timestamp, mac: Mac, port: PortIndex) {
+    /// A station, whose address is no group's, sent a frame from behind something.
+    pub fn learn(&self, now: Timestamp, mac: Mac, behind: Behind) {
         let (key, now) = (key(mac), ticks(now));
-        let new = Seen { port, at: now };
+        let new = Seen { behind, at: now };
         let bucket = self.bucket(key);
         let mut known = [(EMPTY, Seen::of(0)); WAYS];
         let mut is_known = false;
@@ -160,7 +185,7 @@ impl Stations {
                 // Two workers have heard of the station at the same time.
                 entry.replace(key, EMPTY, 0);
             } else if there == key {
-                if known.1.port == port && now.saturating_sub(known.1.at) < REFRESH {
+                if known.1.behind == behind && now.saturating_sub(known.1.at) < REFRESH {
                     return;
                 }
                 // Fails if the entry has become another one meanwhile, or is newer already.
@@ -177,12 +202,12 @@ impl Stations {
         }
     }
 
-    /// Forgets all stations behind a port.
-    pub fn forget(&self, port: PortIndex) {
+    /// Forgets all stations behind a port or an end.
+    pub fn forget(&self, behind: Behind) {
         for entry in self.0.iter().flat_map(|bucket| &bucket.0) {
             if let Some((key, value)) = entry.read()
                 && key != EMPTY
-                && Seen::of(value).port == port
+                && Seen::of(value).behind == behind
             {
                 entry.replace(key, EMPTY, 0);
             }
@@ -196,15 +221,15 @@ impl Stations {
     }
 }
 
-/// Which entry of a bucket makes room for a new one: a free or an old one, else the oldest of the port that has most,
-/// and of several such ports rather that of the new one itself. So no trunk can push the stations of another out below
-/// an equal share of the bucket, whatever addresses it invents.
+/// Which entry of a bucket makes room for a new one: a free or an old one, else the oldest of the port or end that has
+/// most, and of several such rather that of the new one itself. So no trunk and no end can push the stations of another out
+/// below an equal share of the bucket, whatever addresses it invents.
 fn victim(known: &[(u64, Seen); WAYS], new: Seen) -> usize {
     let unused = known.iter().position(|(key, seen)| *key == EMPTY || seen.is_old(new.at));
     unused.unwrap_or_else(|| {
-        let of = |port| known.iter().filter(|(_, seen)| seen.port == port).count();
+        let of = |behind| known.iter().filter(|(_, seen)| seen.behind == behind).count();
         let worst = |seen: &Seen| {
-            (core::cmp::Reverse(of(seen.port)), seen.port != new.port, seen.port, seen.at)
+            (core::cmp::Reverse(of(seen.behind)), seen.behind != new.behind, seen.behind, seen.at)
         };
         (0..WAYS).min_by_key(|at| worst(&known[*at].1)).unwrap_or(0)
     })

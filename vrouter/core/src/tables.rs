@@ -5,9 +5,13 @@ mod expect;
 use crate::policy::Checked;
 use crate::routes::{RouteChange, RouteError};
 use crate::tunnels::{self, Ends, Tunnels};
-use crate::{Flood, Network, NetworkIndex, Policer, Policy, PolicyError, PortIndex, PortPolicy};
+use crate::{
+    Flood, FloodEndError, Network, NetworkIndex, Packet, Policer, Policy, PolicyError, PortIndex,
+    PortPolicy, process,
+};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 pub(crate) use expect::{Expect, Expect6, Sender};
 
 /// All networks and ports, immutable. A change makes new tables, which share with the old ones every
@@ -119,6 +123,24 @@ impl Tables {
         Ok(tables)
     }
 
+    /// The tables with other ends of a bridged network's tunnel that its frames are bridged to, by VXLAN: what is for
+    /// everybody or for nobody known goes to each of them, and what comes from there is bridged here. They stay when ports,
+    /// routes and networks change, until their network is deleted, or is none that can have them.
+    ///
+    /// # Errors
+    /// The first end that cannot be, see [`FloodEndError`].
+    pub fn with_flood_ends(
+        &self,
+        network: NetworkIndex,
+        ends: &[IpAddr],
+    ) -> Result<Self, FloodEndError> {
+        let old = self.shared(network).ok_or(FloodEndError::UnknownNetwork { network })?;
+        let mut tables = self.clone();
+        put(&mut tables.networks, network.0, Arc::new(old.with_flood_ends(ends)?));
+        tables.connect();
+        Ok(tables)
+    }
+
     /// The tables with the link of an uplink up or down. Flows that went over it take other paths at once, where routes
     /// have several; all others stay where they are. Links are up until this says otherwise; it holds as long as the port
     /// is there, whatever else changes.
@@ -183,7 +205,7 @@ impl Tables {
     }
 
     /// Tables that judge what comes from a port as these do, and remember nothing of it: without its policer, and with
-    /// stations of its network's that are learned by nobody else.
+    /// stations, of its network's and of those that it carries, that are learned by nobody else.
     pub(crate) fn for_trial(&self, ingress: PortIndex) -> Self {
         let mut tables = self.clone();
         let slot = usize::from(ingress.0);
@@ -192,11 +214,13 @@ impl Tables {
             return tables;
         };
         port.policer = None;
-        let at = usize::from(port.policy.network.0);
-        if let Some(network) = tables.networks.get_mut(at).and_then(Option::as_mut)
-            && network.learned().is_some()
-        {
-            Arc::make_mut(network).leave_stations();
+        let at = port.policy.network;
+        for network in tables.networks.iter_mut().flatten() {
+            let policy = network.policy();
+            let is_near = policy.index == at || policy.tunnel.is_some_and(|it| it.underlay == at);
+            if is_near && network.learned().is_some() {
+                Arc::make_mut(network).leave_stations();
+            }
         }
         tables
     }
@@ -204,11 +228,41 @@ impl Tables {
     /// The ports that get a frame from `ingress` whose verdict is [`crate::Verdict::Flood`].
     pub fn flood(&self, ingress: PortIndex, flood: Flood) -> impl Iterator<Item = PortIndex> {
         let network = self.ingress(ingress).map(|(_, network)| network);
-        let ports = network.map_or(&[][..], |network| match flood {
-            Flood::All => network.bridged_ports(),
-            Flood::Trunks => network.trunks(),
-        });
-        ports.iter().copied().filter(move |port| *port != ingress)
+        bridged_ports(network, flood).filter(move |port| *port != ingress)
+    }
+
+    /// The ports that get a frame whose verdict is [`crate::Verdict::FloodInside`].
+    pub fn flood_inside(
+        &self,
+        network: NetworkIndex,
+        flood: Flood,
+    ) -> impl Iterator<Item = PortIndex> {
+        bridged_ports(self.network(network), flood)
+    }
+
+    /// The copies of a frame from `ingress` whose verdict is [`crate::Verdict::Flood`] that go to other hosts, one for each
+    /// end of the network's tunnel ([`Tables::with_flood_ends`]): each with a verdict of its own, which is
+    /// [`crate::Verdict::Encapsulate`] unless the copy is dropped.
+    pub fn flood_into_tunnels(
+        &self,
+        ingress: PortIndex,
+        packet: &Packet,
+    ) -> impl Iterator<Item = Packet> {
+        let network = self.ingress(ingress).map(|(_, network)| network);
+        let ends = network
+            .into_iter()
+            .flat_map(|network| network.flood_ends().map(move |(end, _)| (network, end)));
+        ends.map(move |(network, end)| {
+            let mut copy = *packet;
+            copy.verdict = process::into_tunnel(network, end, &mut copy);
+            copy
+        })
+    }
+
+    /// The other ends of a bridged network's tunnel that its frames are bridged to.
+    pub fn flood_ends(&self, network: NetworkIndex) -> impl Iterator<Item = IpAddr> {
+        let network = self.network(network);
+        network.into_iter().flat_map(Network::flood_ends).map(|(_, address)| address)
     }
 
     /// The policer of a port, with what its pod has used of it.
@@ -232,6 +286,15 @@ impl Tables {
         let port = self.ports.get(usize::from(index.0))?.as_ref()?;
         Some((port, self.network(port.policy.network)?))
     }
+}
+
+/// Those of a bridged network's ports that get a frame that is repeated.
+fn bridged_ports(network: Option<&Network>, flood: Flood) -> impl Iterator<Item = PortIndex> {
+    let ports = network.map_or(&[][..], |network| match flood {
+        Flood::All => network.bridged_ports(),
+        Flood::Trunks => network.trunks(),
+    });
+    ports.iter().copied()
 }
 
 fn put<T>(slots: &mut Vec<Option<T>>, index: u16, value: T) {

@@ -1,6 +1,6 @@
 //! What becomes of a packet.
 
-use crate::{PortIndex, PuntClass};
+use crate::{NetworkIndex, PortIndex, PuntClass};
 use core::fmt;
 
 /// An ICMP error the vRouter reports to the sender of a packet.
@@ -21,13 +21,17 @@ pub enum Verdict {
     /// To another port, out of a tunnel: without the first [`crate::Packet::removed`] bytes;
     /// [`crate::Packet::sent_head`] is the header to send.
     Decapsulate(PortIndex),
+    /// To several ports of the bridged network that it is for, out of a tunnel as with [`Verdict::Decapsulate`]:
+    /// [`crate::Tables::flood_inside`] names them. It never goes into a tunnel again.
+    FloodInside(NetworkIndex, Flood),
     /// To the kernel, through a host interface or a kernel port. The header in the scratch is the one to send; the frame
     /// keeps its length. But for [`PuntClass::Kernel`] it is as received.
     Punt(PortIndex, PuntClass),
     /// Back to the port it came from. The header in the scratch is the one to send; the frame keeps its
     /// length.
     Reply,
-    /// To several other ports of the network, as it is: [`crate::Tables::flood`] names them.
+    /// To several other ports of the network, as it is: [`crate::Tables::flood`] names them. And to other hosts, if the
+    /// network stretches to some: [`crate::Tables::flood_into_tunnels`] makes the copies for them.
     Flood(Flood),
     /// Nowhere, but its sender is to get an ICMP error ([`crate::icmp_error`]). The scratch is as received.
     /// The packet itself counts as dropped for `DropReason::from` the error.
@@ -39,7 +43,7 @@ pub enum Verdict {
 pub enum Flood {
     /// All: the frame goes to a group.
     All,
-    /// The trunk ports: nobody here has the destination address, somebody behind them may.
+    /// The trunk ports: nobody here has the destination address, somebody behind them may, or on another host.
     Trunks,
 }
 

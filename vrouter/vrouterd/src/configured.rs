@@ -43,6 +43,7 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
             underlay: tunnel.underlay.clone(),
             local: tunnel.local.to_string(),
             gateways: tunnel.gateways,
+            flood: tunnel.flood.iter().map(ToString::to_string).collect(),
         }),
         kernel_port: network.kernel_port.as_ref().map(|port| v1::KernelPort {
             name: port.name.clone(),

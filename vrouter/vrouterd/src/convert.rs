@@ -6,6 +6,7 @@ mod limits;
 mod link;
 pub mod mirrored;
 mod stats;
+mod status;
 mod tunnel;
 pub mod uplinks;
 pub mod workers;
@@ -16,20 +17,21 @@ use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
-    FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy,
+    FloodEndError, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy,
     PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
 use vrouter_dpdk::PoolError;
 use vrouter_kernel::fib::Source;
 use vrouter_net::{IpPrefix, Ipv4Prefix, Mac};
-use vrouter_vhost::port::{SocketError, SocketOwner, State, Status};
+use vrouter_vhost::port::{SocketError, SocketOwner};
 use vrouter_vhost::queues::QUEUE_PAIRS;
 
-use crate::assign::{Owners, WorkerIndex};
+use crate::assign::WorkerIndex;
 use addresses::{gateway_mac, ipv6_network, named_mac};
 pub use kernel::KernelRequest;
 pub use link::LinkRequest;
 pub use stats::{port_stats, worker_stats};
+pub use status::{port, port_state};
 pub use tunnel::TunnelRequest;
 pub use uplinks::{Driver, Link, UplinkRequest};
 
@@ -187,6 +189,9 @@ pub enum Refusal {
     /// The network can't have the route.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// The network can't be bridged to the ends that are named.
+    #[error(transparent)]
+    FloodEnd(#[from] FloodEndError),
     /// The tables can't hold it.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -228,9 +233,10 @@ impl From<Refusal> for tonic::Status {
                 | PolicyError::DuplicateLabel { .. }
                 | PolicyError::DuplicateKernel { .. },
             ) => Code::AlreadyExists,
-            Refusal::Policy(_) | Refusal::UnknownWorker { .. } | Refusal::Route(_) => {
-                Code::InvalidArgument
-            }
+            Refusal::Policy(_)
+            | Refusal::UnknownWorker { .. }
+            | Refusal::Route(_)
+            | Refusal::FloodEnd(_) => Code::InvalidArgument,
             Refusal::Full { .. } => Code::ResourceExhausted,
         };
         Self::new(code, refusal.to_string())
@@ -561,38 +567,6 @@ impl PortRequest {
         let strip =
             |r: &Self| v1::PortSpec { peer_cgroups: Vec::new(), worker: None, ..r.spec.clone() };
         strip(self) == strip(other)
-    }
-}
-
-/// Name of a port's state, as people see it.
-pub fn port_state(state: State) -> &'static str {
-    match state {
-        State::Waiting => "waiting",
-        State::Connected => "connected",
-        State::Up => "up",
-    }
-}
-
-/// A port with its state.
-pub fn port(request: &PortRequest, status: &Status, owners: &Owners) -> v1::Port {
-    let state = match status.state {
-        State::Waiting => v1::PortState::Waiting,
-        State::Connected => v1::PortState::Connected,
-        State::Up => v1::PortState::Up,
-    };
-    v1::Port {
-        spec: Some(request.spec.clone()),
-        state: state.into(),
-        reason: status.reason.clone(),
-        features: status.features,
-        active_queue_pairs: status.queue_pairs,
-        memory_regions: u32::try_from(status.memory_regions).unwrap_or(u32::MAX),
-        memory_bytes: status.memory_bytes,
-        peer_pid: u32::try_from(status.peer_pid).unwrap_or(0),
-        worker: u32::from(owners.of(0).0),
-        workers: owners.iter().take(request.pairs).map(|(_, w)| u32::from(w.0)).collect(),
-        numa_node: status.numa_node.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1),
-        policer: request.rates.and_then(limits::policer),
     }
 }
 

@@ -261,6 +261,8 @@ pub struct WorkerTally {
     pub originated: Tally,
     /// Frames repeated to several ports.
     pub flooded: Tally,
+    /// Copies of those that were put into tunnels to other hosts.
+    pub flooded_into_tunnels: Tally,
     /// Drops of all ports, those that are gone included.
     pub drops: [Tally; DropReason::COUNT],
 }
@@ -278,6 +280,7 @@ impl WorkerTally {
             replied: Tally::default(),
             originated: Tally::default(),
             flooded: Tally::default(),
+            flooded_into_tunnels: Tally::default(),
             drops: [const { Tally::new() }; _],
         }
     }

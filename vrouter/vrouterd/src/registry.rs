@@ -226,12 +226,15 @@ impl Registry {
         let made = record.wire(0);
         let name = request.name.clone();
         self.networks.insert(name.clone(), record);
-        if let Err(refusal) = self.rebuild() {
+        let ends = request.tunnel.iter().flat_map(|it| it.flood.iter().copied());
+        let ends: Vec<_> = ends.collect();
+        if let Err(refusal) = self.rebuild().and_then(|()| self.bridge_to(index, &ends)) {
             self.networks
                 .remove(&name)
                 .and_then(|it| it.kernel)
                 .into_iter()
                 .for_each(KernelRecord::close);
+            self.rebuild()?;
             return Err(refusal);
         }
         self.publish();
@@ -453,6 +456,14 @@ impl Registry {
         let kernel = self.networks.values().filter_map(NetworkRecord::kernel_policy);
         let ports = ports.chain(uplinks).chain(kernel).chain(more);
         Policy { networks: networks.collect(), ports: ports.collect() }
+    }
+
+    /// Stretches a network to other hosts.
+    fn bridge_to(&mut self, network: u16, ends: &[IpAddr]) -> Result<(), Refusal> {
+        if !ends.is_empty() {
+            self.tables = self.tables.with_flood_ends(NetworkIndex(network), ends)?;
+        }
+        Ok(())
     }
 
     fn rebuild(&mut self) -> Result<(), Refusal> {

@@ -24,7 +24,8 @@ Examples:
   ringway networks add slow --ipv4 10.68.0.0/24 --packets-per-second 100k --bits-per-second 1G
   ringway networks add fabric --external --mtu 1600
   ringway networks add blue --ipv4 10.70.0.0/24 --kernel-table 70 --kernel-port blue0 --kernel-mtu 1400
-  ringway networks add far --ipv4 10.69.0.0/24 --vni 7 --underlay red --local 10.66.0.9";
+  ringway networks add far --ipv4 10.69.0.0/24 --vni 7 --underlay red --local 10.66.0.9
+  ringway networks add wide --ipv4 10.71.0.0/24 --mode bridged --vni 8 --underlay red --local 10.66.0.9 --flood 10.66.0.7,10.66.0.8";
 
 #[derive(Debug, ClapArgs)]
 #[command(group(ArgGroup::new("tunnel").multiple(true).args(["vni", "label"])))]
@@ -83,6 +84,10 @@ pub(crate) struct AddNetwork {
     /// This end's address in that network, IPv4 or IPv6: its gateway's, or one that no pod has.
     #[arg(long, value_name = "ADDRESS", requires = "tunnel")]
     pub(crate) local: Option<IpAddr>,
+    /// Addresses of the other hosts that a bridged network stretches to by VXLAN: what is for everybody or for nobody known
+    /// goes to each of them.
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', requires = "vni")]
+    pub(crate) flood: Vec<IpAddr>,
     /// The MAC address of the network's gateway, at which the tunnel ends; EVPN needs one for each host [default: one that
     /// follows from the network's name].
     #[arg(long, value_name = "MAC", requires = "tunnel")]

@@ -56,6 +56,7 @@ pub(crate) struct Tunnel {
     pub(crate) label: Option<u32>,
     pub(crate) underlay: String,
     pub(crate) local: String,
+    pub(crate) flood: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -124,6 +125,7 @@ impl From<v1::Network> for Network {
                 label: (tunnel.label != 0).then_some(tunnel.label),
                 underlay: tunnel.underlay,
                 local: tunnel.local,
+                flood: tunnel.flood,
             }),
         }
     }

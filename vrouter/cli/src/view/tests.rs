@@ -80,6 +80,7 @@ pub(crate) fn stats() -> Stats {
             replied: 10,
             originated: 1,
             flooded: 0,
+            flooded_into_tunnels: 0,
             drops: vec![drop("ttl_exceeded", 5)],
             busy_ticks: 10_700,
             cycles_per_packet: 100.0,

@@ -89,9 +89,10 @@ impl Network {
                 Outer::Mpls(_) => Carrier::Mpls,
             };
             let gateway = self.policy.gateway_mac;
-            let mtu = port.mtu.saturating_sub(tunnel.overhead(carrier)).min(self.policy.mtu);
+            let room = port.mtu.saturating_sub(tunnel.overhead(carrier));
+            let mtu = room.min(self.policy.mtu);
             let inner = PortHop::new(port.port, router.unwrap_or(gateway), gateway, mtu);
-            Some(NextHop::Tunnel(TunnelHop { inner, outer }))
+            Some(NextHop::Tunnel(TunnelHop { inner, room, outer }))
         };
         match underlay.next_hop_ip(address) {
             NextHop::Multipath(group) => {

@@ -1,11 +1,18 @@
 //! Frames of a bridged network that are not for the gateway.
 
+mod inside;
+
 use super::slow::{self, Step};
 use super::{Place, nd};
 use crate::icmp::ipv6_of;
 use crate::routes::LINK_LOCAL;
-use crate::{DropReason, Flood, Packet, PortIndex, PortLimits, PortRole, PuntClass, Verdict};
+use crate::stations::Behind;
+use crate::{
+    DropReason, Flood, Network, Packet, PortIndex, PortLimits, PortRole, PuntClass, Verdict,
+};
 use core::net::{IpAddr, Ipv4Addr};
+pub(crate) use inside::into_tunnel;
+pub(super) use inside::{Arrived, bridges};
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::{Mac, arp};
 
@@ -15,8 +22,12 @@ const TAG_BYTES: usize = 4;
 const SEGMENT_HEADER_BYTES: usize = 40;
 const ETHERTYPES_OF_TAGS: [EtherType; 2] = [EtherType(0x8100), EtherType(0x88a8)];
 
-/// The verdict on a frame that is not for the gateway's MAC address. ARP and Neighbor Discovery for the gateway, and for who is behind a
-/// tunnel, are answered; all else is forwarded as it is, if its sender may be who it says.
+fn tag_bytes(ether_type: EtherType) -> usize {
+    if ETHERTYPES_OF_TAGS.contains(&ether_type) { TAG_BYTES } else { 0 }
+}
+
+/// The verdict on a frame that is not for the gateway's MAC address. ARP and Neighbor Discovery for the gateway, and for whom a route says
+/// that it is behind a tunnel, are answered; all else is forwarded as it is, if its sender may be who it says.
 pub(super) fn decide(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Verdict {
     match checked(at, packet) {
         Ok(Some(answer)) => answer,
@@ -40,7 +51,7 @@ fn checked(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropR
         }
     }
     let ether_type = link.ether_type();
-    let tag = if ETHERTYPES_OF_TAGS.contains(&ether_type) { TAG_BYTES } else { 0 };
+    let tag = tag_bytes(ether_type);
     // Of a packet that is to be cut, a segment with its shortest headers counts.
     let bytes = match packet.segment_bytes {
         0 => packet.payload_bytes(),
@@ -123,7 +134,7 @@ fn ipv6(at: &Place<'_>, packet: &mut Packet) -> Result<Option<Verdict>, DropReas
 }
 
 /// Where a frame goes by its destination MAC address.
-fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
+fn switch(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Verdict {
     let Ok((link, _)) = ethernet::Header::split(packet.head()) else {
         return Verdict::Drop(DropReason::RuntFrame);
     };
@@ -133,14 +144,14 @@ fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
     if from != at.port.policy.mac
         && let Some(stations) = at.network.learned()
     {
-        stations.learn(at.now, from, own);
+        stations.learn(at.now, from, Behind::Port(own));
     }
     let flood = if to.is_multicast() {
         Flood::All
     } else {
-        match at.network.port_of(to).or_else(|| behind(at, to)) {
-            Some(port) if port == own => return Verdict::Drop(DropReason::Hairpin),
-            Some(port) if is_kernel(at, port) => {
+        match find(at, at.network, to) {
+            Some(Behind::Port(port)) if port == own => return Verdict::Drop(DropReason::Hairpin),
+            Some(Behind::Port(port)) if is_kernel(at, port) => {
                 let allowed = limits.punts.allow(at.now, PuntClass::Kernel, at.network.punts());
                 return if allowed {
                     Verdict::Punt(port, PuntClass::Kernel)
@@ -148,11 +159,13 @@ fn switch(at: &Place<'_>, packet: &Packet, limits: &mut PortLimits) -> Verdict {
                     Verdict::Drop(DropReason::PuntLimited)
                 };
             }
-            Some(port) => return Verdict::Forward(port),
+            Some(Behind::Port(port)) => return Verdict::Forward(port),
+            Some(Behind::End(end)) => return into_tunnel(at.network, end, packet),
             None => Flood::Trunks,
         }
     };
-    let nobody = at.network.trunks().iter().all(|port| *port == own);
+    let nobody =
+        at.network.is_on_one_host() && at.network.trunks().iter().all(|port| *port == own);
     limits.floods.follow(at.network.floods());
     if flood == Flood::Trunks && nobody {
         Verdict::Drop(DropReason::UnknownMac)
@@ -167,10 +180,18 @@ fn is_kernel(at: &Place<'_>, port: PortIndex) -> bool {
     at.tables.port(port).is_some_and(|policy| policy.role == PortRole::Kernel)
 }
 
-/// The trunk that a station is behind. What was learned counts only as long as the tables say that the port is a trunk
-/// of this very network.
-fn behind(at: &Place<'_>, station: Mac) -> Option<PortIndex> {
-    let port = at.network.learned()?.find(at.now, station)?;
-    let policy = at.tables.port(port)?;
-    (policy.trunk && policy.network == at.network.policy().index).then_some(port)
+/// The port that has a MAC address in a network, or what a station is behind. What was learned counts only as long as the
+/// tables say that the port is a trunk of this very network, or that it has such an end.
+fn find(at: &Place<'_>, network: &Network, station: Mac) -> Option<Behind> {
+    if let Some(port) = network.port_of(station) {
+        return Some(Behind::Port(port));
+    }
+    let behind = network.learned()?.find(at.now, station)?;
+    let is_there = match behind {
+        Behind::Port(port) => at.tables.port(port).is_some_and(|policy| {
+            policy.trunk && policy.network == network.policy().index
+        }),
+        Behind::End(end) => network.hop_to_end(end).is_some(),
+    };
+    is_there.then_some(behind)
 }

@@ -21,6 +21,7 @@ mod gateway;
 mod hostile;
 mod policed;
 mod six;
+mod stretched;
 mod tunnel;
 mod uplink;
 

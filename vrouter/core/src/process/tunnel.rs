@@ -8,7 +8,7 @@ mod out_of;
 use super::{Place, STAGE_PACKETS, Same, Targets, bits};
 use crate::hops::{HopIndex, NextHop, Outer, PortHop, TunnelHop};
 use crate::{DropReason, Packet, Verdict};
-pub(super) use open::open;
+pub(super) use open::{combine, open};
 pub(super) use out_of::{all_at_once, decapsulate, for_the_gateway};
 use vrouter_net::ethernet;
 use vrouter_net::flow::{self, HEAD_BYTES};
@@ -33,7 +33,7 @@ pub(super) fn encapsulate(
         let Some(packet) = batch.get_mut(i) else { continue };
         let next_hop = hops.get(HopIndex(found[i]));
         let (hop, outer) = match next_hop {
-            NextHop::Tunnel(TunnelHop { inner, outer: Outer::Vxlan(outer) }) => (inner, outer),
+            NextHop::Tunnel(TunnelHop { inner, outer: Outer::Vxlan(outer), .. }) => (inner, outer),
             NextHop::Tunnel(_) | NextHop::Multipath(_) => {
                 done |= u64::from(by_the_way(at, packet, next_hop, targets)) << i;
                 continue;

@@ -15,6 +15,14 @@ fn mac(number: u64) -> Mac {
     Mac::new([a & 0xfe | 2, b, c, d, e, f])
 }
 
+/// Ports and ends with the same numbers.
+fn behind(number: u16) -> Behind {
+    match number % 2 {
+        0 => Behind::Port(PortIndex(number / 2)),
+        _ => Behind::End(EndIndex(u8::try_from(number / 2).unwrap())),
+    }
+}
+
 /// Addresses that all share one bucket.
 fn crowd(table: &Stations) -> impl Iterator<Item = Mac> {
     let first = core::ptr::from_ref(table.bucket(key(mac(1))));
@@ -24,12 +32,17 @@ fn crowd(table: &Stations) -> impl Iterator<Item = Mac> {
 #[test]
 fn a_station_is_where_it_was_seen_last_until_it_is_old() {
     let table = Stations::new();
-    let (a, b) = (PortIndex(3), PortIndex(u16::MAX));
+    let (a, b) = (Behind::Port(PortIndex(3)), Behind::Port(PortIndex(u16::MAX)));
     assert_eq!(table.find(at(0), mac(1)), None);
     table.learn(at(SECOND), mac(1), a);
     assert_eq!(table.find(at(SECOND), mac(1)), Some(a));
     assert_eq!(table.find(at(0), mac(1)), Some(a), "a clock that jumps back");
     // It moves at once.
+    let end = Behind::End(EndIndex(3));
+    table.learn(at(SECOND), mac(1), end);
+    assert_eq!(table.find(at(SECOND), mac(1)), Some(end));
+    table.forget(a);
+    assert_eq!(table.find(at(SECOND), mac(1)), Some(end), "an end is no port of its number");
     table.learn(at(SECOND), mac(1), b);
     assert_eq!(table.find(at(2 * SECOND), mac(1)), Some(b));
     assert_eq!(table.find(at(300 * SECOND), mac(1)), Some(b));
@@ -47,7 +60,7 @@ fn a_station_is_where_it_was_seen_last_until_it_is_old() {
 fn a_full_bucket_forgets_the_old_then_the_oldest() {
     let table = Stations::new();
     let all: Vec<_> = crowd(&table).take(WAYS + 2).collect();
-    let port = PortIndex(1);
+    let port = behind(2);
     for (second, mac) in (1..).zip(&all[..WAYS]) {
         table.learn(at(second * SECOND), *mac, port);
     }
@@ -70,7 +83,7 @@ fn a_full_bucket_forgets_the_old_then_the_oldest() {
 #[test]
 fn a_port_keeps_its_share_of_a_bucket_whatever_others_send() {
     let table = Stations::new();
-    let (honest, hostile) = (PortIndex(1), PortIndex(2));
+    let (honest, hostile) = (behind(2), behind(3));
     let all: Vec<_> = crowd(&table).take(200).collect();
     let (mine, theirs) = all.split_at(WAYS / 2);
     for mac in mine {
@@ -103,12 +116,12 @@ enum Step {
 fn agrees_with_a_list_of_times() {
     bolero::check!().with_type().for_each(|steps: &Vec<Step>| {
         let table = Stations::new();
-        let mut list: Vec<(u8, PortIndex, Ticks)> = Vec::new();
+        let mut list: Vec<(u8, Behind, Ticks)> = Vec::new();
         let mut now = 5 * SECOND;
         for step in steps {
             match *step {
                 Step::Learn { station, port } => {
-                    let (station, port) = (station % 8, PortIndex(u16::from(port % 3)));
+                    let (station, port) = (station % 8, behind(u16::from(port % 4)));
                     table.learn(at(now), mac(u64::from(station)), port);
                     let old = list.iter().position(|(there, ..)| *there == station);
                     let old = old.map(|at| list.remove(at));
@@ -119,12 +132,12 @@ fn agrees_with_a_list_of_times() {
                 }
                 Step::Wait(tenths) => now += u64::from(tenths) * SECOND / 10,
                 Step::Forget(port) => {
-                    let port = PortIndex(u16::from(port % 3));
+                    let port = behind(u16::from(port % 4));
                     table.forget(port);
                     list.retain(|(_, there, _)| *there != port);
                 }
             }
-            let fresh = |(station, port, seen): &(u8, PortIndex, Ticks)| {
+            let fresh = |(station, port, seen): &(u8, Behind, Ticks)| {
                 (ticks(at(now)) - seen <= AGEING).then_some((*station, *port))
             };
             let fresh: Vec<_> = list.iter().filter_map(fresh).collect();
@@ -144,7 +157,7 @@ fn agrees_with_a_list_of_times() {
 fn entries_are_never_mixed_up_between_threads() {
     let table = Stations::new();
     let all: Vec<_> = crowd(&table).take(3 * WAYS).collect();
-    let port = |number: usize| PortIndex(u16::try_from(number).unwrap());
+    let port = |number: usize| behind(u16::try_from(number).unwrap());
     let (all, table) = (&all, &table);
     std::thread::scope(|scope| {
         for start in [0, 5, 11] {

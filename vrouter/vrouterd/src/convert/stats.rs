@@ -63,6 +63,7 @@ pub fn worker_stats(
         replied: tally.replied.get(),
         originated: tally.originated.get(),
         flooded: tally.flooded.get(),
+        flooded_into_tunnels: tally.flooded_into_tunnels.get(),
         drops: drops(counted.filter(|(_, n)| *n > 0)),
         busy_ticks: ticks,
         cycles_per_packet: per_packet(ticks, packets),

@@ -198,6 +198,7 @@ fn numbers_of_tunnels_are_one_networks() {
         underlay: underlay.into(),
         local: [192, 0, 2, 1].into(),
         gateways: false,
+        flood: Vec::new(),
     };
     let red = tunnel(77, 700, "fabric");
     let refused = |other: TunnelRequest| other.beside(&red, "red").err().map(|it| it.to_string());

@@ -21,11 +21,13 @@ pub struct TunnelRequest {
     pub local: IpAddr,
     /// Routers that the kernel's routes name are other ends of it.
     pub gateways: bool,
+    /// The other ends that frames are bridged to.
+    pub flood: Vec<IpAddr>,
 }
 
 impl TunnelRequest {
     pub(super) fn read(wire: &v1::Tunnel) -> Result<Self, Refusal> {
-        let v1::Tunnel { vni, underlay, local, label, no_vni, gateways } = wire;
+        let v1::Tunnel { vni, underlay, local, label, no_vni, gateways, flood } = wire;
         let vni = match (no_vni, Vni::new(*vni)) {
             (true, _) if *vni != 0 => {
                 let remedy = "leave it out where `no_vni` says that there is none";
@@ -48,7 +50,12 @@ impl TunnelRequest {
         let local = local.parse().map_err(|_| {
             invalid("tunnel.local", local, "use an IPv4 or IPv6 address of the underlay")
         })?;
-        Ok(Self { vni, label, underlay: underlay.clone(), local, gateways: *gateways })
+        let address = |text: &String| {
+            let remedy = "use IPv4 or IPv6 addresses of hosts in the underlay";
+            text.parse().map_err(|_| invalid("tunnel.flood", text, remedy))
+        };
+        let flood = flood.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(Self { vni, label, underlay: underlay.clone(), local, gateways: *gateways, flood })
     }
 
     /// Whether another network's tunnel, of the network `other`, leaves this one its numbers.
@@ -75,6 +82,7 @@ impl TunnelRequest {
             underlay: self.underlay.clone(),
             local: self.local.to_string(),
             gateways: self.gateways,
+            flood: self.flood.iter().map(IpAddr::to_string).collect(),
         }
     }
 }

@@ -73,7 +73,7 @@ pub fn name(verdict: &Verdict) -> &'static str {
         Verdict::Decapsulate(_) => "decapsulate",
         Verdict::Punt(..) => "punt",
         Verdict::Reply => "reply",
-        Verdict::Flood(_) => "flood",
+        Verdict::Flood(_) | Verdict::FloodInside(..) => "flood",
         Verdict::Originate(_) => "icmp_error",
     }
 }
@@ -83,7 +83,8 @@ fn path(verdict: &Verdict) -> &'static str {
         Verdict::Forward(_)
         | Verdict::Encapsulate(_)
         | Verdict::Decapsulate(_)
-        | Verdict::Flood(_) => "dpdk",
+        | Verdict::Flood(_)
+        | Verdict::FloodInside(..) => "dpdk",
         Verdict::Punt(..) => "kernel",
         Verdict::Reply | Verdict::Originate(_) => "vrouter",
         Verdict::Drop(_) => "nobody",

@@ -2,7 +2,7 @@
 
 use vrouter_api::v1;
 use vrouter_core::{
-    DropReason, Explanation, Flood, IcmpError, NextHop, Packet, PuntClass, TunnelNumber, Verdict,
+    Asked, DropReason, Explanation, Flood, IcmpError, NextHop, Packet, PuntClass, TunnelNumber, Verdict,
 };
 
 /// All that can be said of.
@@ -37,9 +37,28 @@ impl Said<'_> {
                  addresses and a smaller time to live.",
                 if self.kind_of_receiver() == "uplink" { "behind one of its uplinks" } else { "one of its ports" }
             )),
+            Verdict::Encapsulate(_) if self.is_bridged() => why.push(format!(
+                "The network is bridged: the frame is bridged into the tunnel to {} as it is, because a station with its MAC \
+                 address was heard from there.",
+                self.told.outer.map(|outer| outer.to.to_string()).unwrap_or_default()
+            )),
             Verdict::Encapsulate(_) => why.push(format!(
                 "The vRouter puts it into the tunnel itself (DPDK): {}.",
                 self.tunnel().unwrap_or("it speaks this encapsulation")
+            )),
+            Verdict::Decapsulate(_) if self.is_bridged() => why.push(format!(
+                "The vRouter takes it out of the tunnel itself (DPDK): {}, and the network is bridged to who sent it. The frame \
+                 inside goes as it is to the port that has its MAC address.",
+                self.tunnel().unwrap_or("it speaks this encapsulation")
+            )),
+            Verdict::FloodInside(_, flood) => why.push(format!(
+                "The vRouter takes it out of the tunnel itself (DPDK): {}, and the network is bridged to who sent it. {} gets a \
+                 copy, but no other end of the tunnel: who sent it reaches those itself.",
+                self.tunnel().unwrap_or("it speaks this encapsulation"),
+                match flood {
+                    Flood::All => "The frame inside goes to a group: each port of the network",
+                    Flood::Trunks => "Nobody here was heard of with the inner MAC address: each trunk port of the network",
+                }
             )),
             Verdict::Decapsulate(_) => why.push(format!(
                 "The vRouter takes it out of the tunnel itself (DPDK): {}, and routes lead to who sent it.",
@@ -50,11 +69,10 @@ impl Said<'_> {
                 why.push("The vRouter answers it itself, as the network's gateway.".to_owned());
             }
             Verdict::Flood(Flood::All) => why.push(
-                "The network is bridged and the frame goes to a group: all its other ports get a copy.".to_owned(),
+                format!("The network is bridged and the frame goes to a group: all its other ports get a copy.{}", self.into_tunnels()),
             ),
             Verdict::Flood(Flood::Trunks) => why.push(
-                "The network is bridged and nobody in it was heard of with that MAC address: the trunk ports get a copy."
-                    .to_owned(),
+                format!("The network is bridged and nobody in it was heard of with that MAC address: the trunk ports get a copy.{}", self.into_tunnels()),
             ),
             Verdict::Originate(error) => {
                 why.push(icmp(error).to_owned());
@@ -79,6 +97,24 @@ impl Said<'_> {
             remedy = "start the application of that pod, or see `ringway ports` for why it is not connected".to_owned();
         }
         (why, remedy)
+    }
+
+    /// Whether a frame crosses a tunnel as it is: nobody asked where its addresses lead.
+    fn is_bridged(&self) -> bool {
+        let asked = |asked| self.told.lookups.iter().any(|lookup| lookup.asked == asked);
+        match self.told.packet.verdict {
+            Verdict::Encapsulate(_) => !asked(Asked::Destination),
+            _ => !asked(Asked::Inside),
+        }
+    }
+
+    /// Where a frame that is flooded goes besides.
+    fn into_tunnels(&self) -> String {
+        let ends: Vec<_> = self.told.flooded_to.iter().map(ToString::to_string).collect();
+        if ends.is_empty() {
+            return String::new();
+        }
+        format!(" One each is bridged into the tunnel to {}.", ends.join(", "))
     }
 
     fn kind_of_receiver(&self) -> &str {
@@ -160,6 +196,7 @@ impl Said<'_> {
                 Some(_) => format!("a route says so on purpose; `ringway routes {network}` lists it"),
                 None => format!("create a port with that address, or add a route: `ringway routes add {network} {address} ...`"),
             },
+            DropReason::SourceMac if self.from.kind == "uplink" => "a host at another end of the tunnel sends from the MAC address of a port here, or of the gateway".to_owned(),
             DropReason::SourceMac => "the pod has to send from the MAC address in its interfaces.json".to_owned(),
             DropReason::SourceIp if self.from.kind == "pod" => "the pod has to send from its own address; a pod that routes for others needs `allowed_sources`".to_owned(),
             DropReason::SourceIp => "no router forwards packets from such an address; look for who sends them".to_owned(),

@@ -1,6 +1,6 @@
 //! A burst whose verdicts are known, in groups: all packets for one port at once, in their order.
 
-use vrouter_core::{DropReason, Flood, Packet, PortIndex, Verdict};
+use vrouter_core::{DropReason, Flood, NetworkIndex, Packet, PortIndex, Verdict};
 use vrouter_vhost::queue::BURST;
 
 use super::Mask;
@@ -25,6 +25,8 @@ pub(super) struct Groups {
     special: Mask,
     tunnelled: Mask,
     floods: [Mask; 2],
+    /// Those that are repeated to several ports of another network, out of a tunnel.
+    inside: Mask,
 }
 
 impl Groups {
@@ -35,6 +37,7 @@ impl Groups {
         let mut special: Mask = 0;
         let mut tunnelled: Mask = 0;
         let mut floods: [Mask; 2] = [0; 2];
+        let mut inside: Mask = 0;
         let mut targets = [from; BURST];
         for (at, (packet, target)) in packets.iter().zip(&mut targets).enumerate() {
             match packet.verdict {
@@ -53,14 +56,26 @@ impl Groups {
                     special |= 1 << at;
                 }
                 Verdict::Flood(flood) => floods[flood as usize] |= 1 << at,
+                Verdict::FloodInside(..) => inside |= 1 << at,
             }
         }
-        Self { targets, waiting, special, tunnelled, floods }
+        Self { targets, waiting, special, tunnelled, floods, inside }
     }
 
     /// Those that are repeated to several ports.
     pub fn floods(&self) -> [(Flood, Mask); 2] {
         [Flood::All, Flood::Trunks].map(|flood| (flood, self.floods[flood as usize]))
+    }
+
+    /// The next of those that are repeated in another network: that, and which of its ports get them.
+    pub fn next_inside(&mut self, packets: &[Packet]) -> Option<(NetworkIndex, Flood, Mask)> {
+        let verdict = packets.get(self.inside.trailing_zeros() as usize)?.verdict;
+        let Verdict::FloodInside(network, flood) = verdict else { return None };
+        let same = places(self.inside)
+            .filter(|at| packets.get(*at).is_some_and(|packet| packet.verdict == verdict));
+        let group = same.fold(0, |group: Mask, at| group | 1 << at);
+        self.inside &= !group;
+        Some((network, flood, group))
     }
 
     /// The next group, and what is among it.

@@ -11,7 +11,7 @@ use vrouter_vhost::queue::{
 };
 use vrouter_vhost::queues::PortQueues;
 
-use super::groups::{Groups, Way};
+use super::groups::{Groups, Way, places};
 use super::{Mask, Origin, Sent, headed, offload_behind, plainly, refused, sent_bytes};
 use crate::counters::{PortTally, WorkerTally};
 use crate::dataplane::{DataPort, Dataplane, Ends};
@@ -44,6 +44,12 @@ impl Output<'_> {
         for (flood, group) in groups.floods() {
             self.flood(flood, group, scratch, software);
         }
+        while let Some((network, flood, group)) = groups.next_inside(self.packets) {
+            self.tally.flooded.add(group.count_ones().into());
+            for to in self.plane.tables.flood_inside(network, flood) {
+                self.deliver_to(to, group, Way::Tunnel, scratch, software);
+            }
+        }
         while let Some((to, group, way)) = groups.next() {
             self.deliver_to(to, group, way, scratch, software);
         }
@@ -57,6 +63,31 @@ impl Output<'_> {
         self.tally.flooded.add(group.count_ones().into());
         for to in self.plane.tables.flood(self.from, flood) {
             self.deliver_to(to, group, Way::Plain, scratch, software);
+        }
+        self.flood_into_tunnels(group, scratch, software);
+    }
+
+    /// Repeats frames to the other hosts that their network stretches to, one copy after the other: each has an outer header of its own.
+    fn flood_into_tunnels(&self, group: Mask, scratch: &mut RxScratch, software: &mut Software) {
+        for at in places(group) {
+            let (Some(packet), Some(origin)) = (self.packets.get(at), self.origin(at)) else {
+                continue;
+            };
+            let origins = [origin; BURST];
+            for copy in self.plane.tables.flood_into_tunnels(self.from, packet) {
+                let to = match copy.verdict {
+                    Verdict::Encapsulate(to) => to,
+                    Verdict::Drop(reason) => {
+                        self.drop(reason);
+                        continue;
+                    }
+                    _ => continue,
+                };
+                self.tally.flooded_into_tunnels.add(1);
+                let packets = std::slice::from_ref(&copy);
+                let one = Output { plain: None, packets, origins: &origins, ..*self };
+                one.deliver_to(to, 1, Way::Tunnel, scratch, software);
+            }
         }
     }
 
@@ -179,7 +210,7 @@ impl Output<'_> {
                 self.drop(error.into());
                 return self.originate(packet, error, lease, sent);
             }
-            Verdict::Encapsulate(_) | Verdict::Decapsulate(_) => {
+            Verdict::Encapsulate(_) | Verdict::Decapsulate(_) | Verdict::FloodInside(..) => {
                 return self.deliver_tunnelled(packet, origin, lease, software, sent);
             }
             _ => {}

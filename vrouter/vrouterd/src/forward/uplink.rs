@@ -123,6 +123,12 @@ impl Arrived<'_, '_> {
         for (flood, group) in groups.floods() {
             self.flood(flood, group, scratch);
         }
+        while let Some((network, flood, group)) = groups.next_inside(self.packets) {
+            tally.flooded.add(group.count_ones().into());
+            for to in self.plane.tables.flood_inside(network, flood) {
+                self.deliver_to(to, group, false, scratch);
+            }
+        }
         while let Some((to, group, _)) = groups.next() {
             self.deliver_to(to, group, true, scratch);
         }

@@ -128,7 +128,7 @@ fn any_bytes_and_lengths_are_safe() {
                 Verdict::Forward(port) => check_forwarded(port, before, after),
                 Verdict::Reply => assert_eq!(after.header[..6], A_MAC),
                 Verdict::Encapsulate(_) | Verdict::Decapsulate(_) => panic!("no tunnels here"),
-                Verdict::Flood(_) => panic!("a routed network repeats nothing"),
+                Verdict::Flood(_) | Verdict::FloodInside(..) => panic!("nothing is repeated"),
                 Verdict::Drop(_) => assert_eq!(after.header, before.header),
                 Verdict::Originate(kind) => {
                     assert_eq!(after.header, before.header);

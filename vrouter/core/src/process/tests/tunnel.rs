@@ -7,25 +7,25 @@ use core::net::{IpAddr, Ipv6Addr};
 use vrouter_net::vxlan::Vni;
 
 /// The network that carries the others' packets.
-const FABRIC: NetworkIndex = NetworkIndex(2);
-const VTEP: [u8; 4] = [192, 0, 2, 9];
-const REMOTE: [u8; 4] = [192, 0, 2, 2];
-const REMOTE_MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
-const FABRIC_MAC: [u8; 6] = [2, 0, 0, 0, 9, 0xfe];
-const REMOTE_PORT: PortIndex = PortIndex(30);
-const VNI: u32 = 0x12_3456;
+pub(super) const FABRIC: NetworkIndex = NetworkIndex(2);
+pub(super) const VTEP: [u8; 4] = [192, 0, 2, 9];
+pub(super) const REMOTE: [u8; 4] = [192, 0, 2, 2];
+pub(super) const REMOTE_MAC: [u8; 6] = [2, 0, 0, 0, 9, 2];
+pub(super) const FABRIC_MAC: [u8; 6] = [2, 0, 0, 0, 9, 0xfe];
+pub(super) const REMOTE_PORT: PortIndex = PortIndex(30);
+pub(super) const VNI: u32 = 0x12_3456;
 const FAR: [u8; 4] = [20, 0, 0, 1];
 
-fn six(last: u16) -> Ipv6Addr {
+pub(super) fn six(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, last)
 }
 
-fn inner6(last: u16) -> Ipv6Addr {
+pub(super) fn inner6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x66, 0, 0, 0, 0, 0, last)
 }
 
 /// The first network with a tunnel from `local`; the third is its underlay.
-fn tunnelled(local: IpAddr) -> Policy {
+pub(super) fn tunnelled(local: IpAddr) -> Policy {
     let mut policy = policy();
     let mut fabric = policy.networks[0];
     fabric.index = FABRIC;
@@ -57,13 +57,13 @@ fn tunnelled(local: IpAddr) -> Policy {
     policy
 }
 
-fn route(prefix: &str, address: IpAddr, mac: Option<Mac>) -> RouteChange {
+pub(super) fn route(prefix: &str, address: IpAddr, mac: Option<Mac>) -> RouteChange {
     let target = Some(RouteTarget::Vxlan(Vtep { address, mac }));
     RouteChange { prefix: prefix.parse().unwrap(), target }
 }
 
 /// The two ends of the tunnel, over either family.
-fn ends() -> [(IpAddr, IpAddr); 2] {
+pub(super) fn ends() -> [(IpAddr, IpAddr); 2] {
     [(VTEP.into(), REMOTE.into()), (six(9).into(), six(2).into())]
 }
 
@@ -94,7 +94,7 @@ fn run_on(tables: &Tables, ingress: PortIndex, frame: &[u8]) -> (Packet, Option<
 }
 
 /// The frame that leaves.
-fn sent(packet: &Packet, frame: &[u8]) -> Vec<u8> {
+pub(super) fn sent(packet: &Packet, frame: &[u8]) -> Vec<u8> {
     let head = packet.sent_head();
     let start = packet.removed();
     let end = start + packet.frame_len as usize;
@@ -112,7 +112,7 @@ fn udp6(to: Ipv6Addr) -> Vec<u8> {
 }
 
 /// What a tunnel's other end sends: `inner` in a packet to `to`.
-fn encapsulated((to, from): (IpAddr, IpAddr), vni: u32, inner: &[u8]) -> Vec<u8> {
+pub(super) fn encapsulated((to, from): (IpAddr, IpAddr), vni: u32, inner: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = vni.to_be_bytes();
     let payload = [&[8, 0, 0, 0, a, b, c, 0][..], inner].concat();
     let link = PacketBuilder::ethernet2(REMOTE_MAC, FABRIC_MAC);

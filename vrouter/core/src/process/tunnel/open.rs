@@ -1,6 +1,6 @@
 //! Out of tunnels, whatever a packet looks like.
 
-use super::super::{Place, slow};
+use super::super::{Place, bridge, slow};
 use super::short;
 use crate::hops::{HopIndex, NextHop, PortHop};
 use crate::icmp::{ipv4_of, ipv6_of};
@@ -72,7 +72,9 @@ pub(in super::super) fn open(
         _ if packet.segment_bytes != 0 && [vxlan::PORT, mpls::PORT].contains(&port) => {
             Err(DropReason::UnsupportedOffload)
         }
-        vxlan::PORT => vxlan(at, packet, &outer, limits),
+        vxlan::PORT => {
+            return Some(vxlan(at, packet, &outer, limits).unwrap_or_else(Verdict::Drop));
+        }
         mpls::PORT => mpls(at, packet, &outer, limits),
         _ => return None,
     };
@@ -84,14 +86,40 @@ fn vxlan(
     packet: &mut Packet,
     outer: &Outer,
     limits: &mut PortLimits,
-) -> Result<PortIndex, DropReason> {
+) -> Result<Verdict, DropReason> {
     let datagram = packet.head().get(outer.datagram..).unwrap_or(&[]);
     let opened = vxlan::open(datagram, outer.room).ok().filter(|_| !outer.is_fragment);
     let opened = opened.ok_or(DropReason::MalformedVxlan)?;
     let end = at.tunnels.with_vni(opened.vni).filter(|end| end.local == outer.to);
     let network = network_of(at, end.ok_or(DropReason::UnknownVni)?, outer)?;
     let start = outer.datagram + vxlan::TUNNEL_BYTES;
-    go_on(at, packet, (start, opened.frame_bytes), (network, outer.ecn), limits)
+    let frame = (start, opened.frame_bytes);
+    if let Some(end) = bridge::bridges(network, outer.from) {
+        let (visible, bytes) = inside(packet, frame);
+        let gateway = network.policy().gateway_mac.octets();
+        if visible.first_chunk().is_some_and(|to| *to != gateway) {
+            let arrived = bridge::Arrived { at, network, end, bytes, ecn: outer.ecn };
+            let verdict = arrived.switch(visible, limits)?;
+            take_off(packet, frame)?;
+            return Ok(verdict);
+        }
+    }
+    go_on(at, packet, frame, (network, outer.ecn), limits).map(Verdict::Decapsulate)
+}
+
+/// What is seen of the frame of so many bytes that starts somewhere in the head, and its bytes.
+fn inside(packet: &mut Packet, (start, frame_bytes): (usize, u32)) -> (&mut [u8], usize) {
+    let bytes = frame_bytes as usize;
+    let visible = packet.head_mut().get_mut(start..).unwrap_or(&mut []);
+    let seen = visible.len().min(bytes);
+    (visible.get_mut(..seen).unwrap_or(&mut []), bytes)
+}
+
+/// Makes the frame of so many bytes that starts somewhere in the head the one that goes on.
+fn take_off(packet: &mut Packet, (start, frame_bytes): (usize, u32)) -> Result<(), DropReason> {
+    packet.outer_len = u8::try_from(start).map_err(|_| DropReason::RuntFrame)?;
+    packet.frame_len = frame_bytes;
+    Ok(())
 }
 
 fn mpls(
@@ -141,18 +169,13 @@ fn network_of<'a>(
 fn go_on(
     at: &Place<'_>,
     packet: &mut Packet,
-    (start, frame_bytes): (usize, u32),
+    frame: (usize, u32),
     (network, ecn): (&Network, u8),
     limits: &mut PortLimits,
 ) -> Result<PortIndex, DropReason> {
-    let outer_len = u8::try_from(start).map_err(|_| DropReason::RuntFrame)?;
-    let bytes = frame_bytes as usize;
-    let visible = packet.head_mut().get_mut(start..).unwrap_or(&mut []);
-    let seen = visible.len().min(bytes);
-    let visible = visible.get_mut(..seen).unwrap_or(&mut []);
-    let to = Inside { at, network, frame_bytes: bytes, outer_ecn: ecn }.route(visible, limits)?;
-    packet.frame_len = frame_bytes;
-    packet.outer_len = outer_len;
+    let (visible, frame_bytes) = inside(packet, frame);
+    let to = Inside { at, network, frame_bytes, outer_ecn: ecn }.route(visible, limits)?;
+    take_off(packet, frame)?;
     Ok(to)
 }
 
@@ -245,7 +268,7 @@ fn rewrite<'a>(head: &'a mut [u8], hop: &PortHop) -> Result<&'a mut [u8], DropRe
 }
 
 /// What the congestion bits of both headers make of the inner ones (RFC 6040 section 4.2, figure 4).
-fn combine(outer: u8, inner: u8) -> Result<u8, DropReason> {
+pub(in super::super) fn combine(outer: u8, inner: u8) -> Result<u8, DropReason> {
     match (outer, inner) {
         (CE, 0) => Err(DropReason::TunnelCongestion),
         (CE, _) => Ok(CE),

@@ -127,7 +127,9 @@ fn any_bytes_and_lengths_are_safe_at_every_port() {
                     assert_eq!(after.sent_head()[..12], [to_mac, GATEWAY_MAC].concat());
                 }
                 Verdict::Reply => assert!(!from_wire && ingress != UP_HOST),
-                Verdict::Flood(Flood::All | Flood::Trunks) => panic!("nothing is bridged here"),
+                Verdict::Flood(Flood::All | Flood::Trunks) | Verdict::FloodInside(..) => {
+                    panic!("nothing is bridged here")
+                }
             }
             let mut out = [0; ICMP_ERROR_BYTES];
             icmp_error(tables, ingress, &before, IcmpError::TimeExceeded, &mut out);
