@@ -306,27 +306,33 @@ fn errors_of_vrouter_toml() {
         (&tunnel("", ""), &["`networks[0].tunnel.vni`", "a `label` (MPLS over UDP) or both"]),
         (
             &tunnel(", vni = 7, flood = ['192.0.2.7']", ""),
-            &["bad value 192.0.2.7 for `networks[0].tunnel.flood[0]`", "only a bridged network"],
+            &[
+                "bad value \"192.0.2.7\" for `networks[0].tunnel.flood[0]`",
+                "only a bridged network",
+            ],
         ),
         (
             &bridged("label = 99, flood = ['192.0.2.7']"),
-            &["bad value 192.0.2.7 for `networks[0].tunnel.flood[0]`", "give the tunnel a `vni`"],
+            &[
+                "bad value \"192.0.2.7\" for `networks[0].tunnel.flood[0]`",
+                "give the tunnel a `vni`",
+            ],
         ),
         (
             &bridged("vni = 7, flood = ['192.0.2.7', '192.0.2.7']"),
-            &["bad value 192.0.2.7 for `networks[0].tunnel.flood[1]`", "is there twice"],
+            &["bad value \"192.0.2.7\" for `networks[0].tunnel.flood[1]`", "is there twice"],
         ),
         (
             &bridged("vni = 7, flood = ['192.0.2.1']"),
-            &["bad value 192.0.2.1 for `networks[0].tunnel.flood[0]`", "another host's"],
+            &["bad value \"192.0.2.1\" for `networks[0].tunnel.flood[0]`", "another host's"],
         ),
         (
             &bridged("vni = 7, flood = ['2001:db8::1']"),
-            &["bad value 2001:db8::1 for `networks[0].tunnel.flood[0]`", "same family"],
+            &["bad value \"2001:db8::1\" for `networks[0].tunnel.flood[0]`", "same family"],
         ),
         (
             &bridged("vni = 7, flood = ['239.1.1.1']"),
-            &["bad value 239.1.1.1 for `networks[0].tunnel.flood[0]`", "a host's address"],
+            &["bad value \"239.1.1.1\" for `networks[0].tunnel.flood[0]`", "a host's address"],
         ),
         (
             &bridged("vni = 7, flood = ['192.0.2.x']"),
@@ -334,7 +340,7 @@ fn errors_of_vrouter_toml() {
         ),
         (
             &bridged(&format!("vni = 7, flood = [{}]", ends.join(", "))),
-            &["bad value 192.0.2.66 for `networks[0].tunnel.flood[64]`", "at most 64"],
+            &["bad value \"192.0.2.66\" for `networks[0].tunnel.flood[64]`", "at most 64"],
         ),
         (
             &ipv6("announce_pods = true"),

@@ -101,7 +101,8 @@ impl VrouterConfig {
             return Err(Problem::new(field(most), beyond, remedy));
         }
         let instances = self.instances.iter().filter_map(|it| it.addresses.get(&tunnel.underlay));
-        let own: Vec<_> = instances.chain([&tunnel.local]).filter(|it| !it.is_unspecified()).collect();
+        let own: Vec<_> =
+            instances.chain([&tunnel.local]).filter(|it| !it.is_unspecified()).collect();
         for (at, end) in tunnel.flood.iter().enumerate() {
             let problem = |remedy: &str| Err(Problem::new(field(at), end, remedy));
             if own.contains(&end) {

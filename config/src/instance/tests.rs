@@ -122,7 +122,8 @@ fn bridged_networks_stretch_to_the_other_instances() {
         let tunnel = config.networks[0].tunnel.clone().unwrap();
         tunnel.flood.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let bridged = |text: &str| text.replacen("name = \"red\"", "name = \"red\"\nmode = \"bridged\"", 1);
+    let bridged =
+        |text: &str| text.replacen("name = \"red\"", "name = \"red\"\nmode = \"bridged\"", 1);
     for number in [0, 1] {
         assert!(ends(TWO, number).is_empty() && ends(OUTSIDE, number).is_empty());
     }

@@ -12,6 +12,7 @@ mod evpn;
 mod explained;
 mod mpls;
 mod rig;
+mod stretched;
 mod wire;
 
 use std::process::ExitCode;
@@ -41,9 +42,10 @@ enum Needs {
     Tshark,
 }
 
-const TESTS: [Test; 8] = [
+const TESTS: [Test; 9] = [
     ("pods_are_announced_to_the_kernel", announced::come_and_go, Needs::Nothing),
     ("mpls_over_udp_as_tshark_reads_it", mpls::byte_for_byte, Needs::Tshark),
+    ("bridged_frames_cross_as_tshark_reads_them", stretched::between_two_vrouters, Needs::Tshark),
     ("explain_says_what_happens", explained::beside_counters, Needs::Nothing),
     ("what_can_not_be_is_told", bad_days::told, Needs::Nothing),
     ("bgp_exchanges_pods", bgp::pods_meet, Needs::Frr),

@@ -56,7 +56,8 @@ impl Which {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// What its things are called by.
+    pub fn name(self) -> &'static str {
         match self {
             Self::A => "a",
             Self::B => "b",
@@ -99,7 +100,8 @@ pub struct Rig {
     pub a: Node,
     pub b: Node,
     pub cgroups: Cgroups,
-    _run: RunDir,
+    /// What belongs to the run.
+    pub run: RunDir,
 }
 
 /// A block of `docs/frr.md`, by the word behind its fence.
@@ -126,7 +128,7 @@ impl Rig {
             node.start_vrouter(&node.which.place(&documented("toml")?))?;
             node.start_pod(&cgroups, "")?;
         }
-        Ok(Self { a, b, cgroups, _run: run })
+        Ok(Self { a, b, cgroups, run })
     }
 
     /// What the programs said last.

@@ -9,6 +9,7 @@ mod port;
 mod rig;
 mod same;
 mod srv6;
+mod stretched;
 mod wireguard;
 
 use std::process::ExitCode;
@@ -26,13 +27,14 @@ type Test = (&'static str, Option<String>, fn(&mut Rig) -> Result<()>);
 fn main() -> ExitCode {
     let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
     let kernel = |kind: &devices::Kind| if unfit.is_none() { devices::unfit(kind) } else { None };
-    let tests: [Test; 10] = [
+    let tests: [Test; 11] = [
         ("srv6_both_ways", None, srv6::both_ways),
         ("vxlan_of_the_kernels", None, |rig| devices::both_ways(rig, &VXLAN)),
         ("gre_of_the_kernels", kernel(&GRE), |rig| devices::both_ways(rig, &GRE)),
         ("ipip_of_the_kernels", kernel(&IPIP), |rig| devices::both_ways(rig, &IPIP)),
         ("wireguard_of_the_kernels", kernel(&WIREGUARD), |rig| devices::both_ways(rig, &WIREGUARD)),
         ("ipsec_of_the_kernels", kernel(&IPSEC), |rig| devices::both_ways(rig, &IPSEC)),
+        ("a_bridged_network_stretches_to_a_linux_bridge", None, stretched::over_a_linux_bridge),
         ("what_comes_out_is_what_the_kernel_alone_sends", None, same::as_the_kernel_alone),
         ("punts_are_limited_and_loops_end", None, port::limited),
         ("a_port_that_is_disturbed_is_put_right", None, port::put_right),

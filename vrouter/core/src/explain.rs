@@ -7,8 +7,8 @@ use crate::icmp::{ipv4_of, ipv6_of};
 use crate::process::path;
 use crate::tunnels::TunnelEnd;
 use crate::{
-    Mode, Network, NetworkIndex, NextHop, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp,
-    Verdict, process,
+    Mode, Network, NetworkIndex, NextHop, Packet, PortIndex, PortLimits, PortRole, Tables,
+    Timestamp, Verdict, process,
 };
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -15,9 +15,9 @@ use crate::tunnels::Ends;
 use crate::{
     DropReason, Network, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp, Verdict,
 };
+pub(crate) use bridge::into_tunnel;
 use ingress::Ingress;
 use slow::Step;
-pub(crate) use bridge::into_tunnel;
 pub(crate) use tunnel::path;
 
 /// Packets that go through the stages together; a longer batch goes in pieces. One bit each in a word.

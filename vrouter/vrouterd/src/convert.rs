@@ -17,8 +17,8 @@ use std::path::PathBuf;
 
 use vrouter_api::v1;
 use vrouter_core::{
-    FloodEndError, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError, PortIndex, PortPolicy,
-    PortRole, PuntRates, Rates, RouteError, Tunnel,
+    FloodEndError, FloodLimit, Ipv6Network, Mode, NetworkIndex, NetworkPolicy, PolicyError,
+    PortIndex, PortPolicy, PortRole, PuntRates, Rates, RouteError, Tunnel,
 };
 use vrouter_dpdk::PoolError;
 use vrouter_kernel::fib::Source;

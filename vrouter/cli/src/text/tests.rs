@@ -66,6 +66,17 @@ red   routed   10.66.0.0/24  10.66.0.1  -             -           02:00:00:00:00
 }
 
 #[test]
+fn ends_of_a_stretched_network() {
+    let flood = ["10.66.0.7", "10.66.0.8"].map(String::from).to_vec();
+    let (vni, underlay, local) = (7, "red".into(), "10.66.0.9".into());
+    let tunnel = v1::Tunnel { vni, underlay, local, flood, ..v1::Tunnel::default() };
+    let network = v1::Network { tunnel: Some(tunnel), ..v1::Network::default() };
+    let shown = networks(&view::networks(vec![network]));
+    let expected = "vni 7 from 10.66.0.9 over red, bridged to 10.66.0.7, 10.66.0.8 ";
+    assert!(shown.contains(expected), "{shown}");
+}
+
+#[test]
 fn info_lines() {
     let wire = v1::Info {
         version: "0.1.0".into(),

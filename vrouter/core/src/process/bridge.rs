@@ -164,8 +164,7 @@ fn switch(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Verdi
             None => Flood::Trunks,
         }
     };
-    let nobody =
-        at.network.is_on_one_host() && at.network.trunks().iter().all(|port| *port == own);
+    let nobody = at.network.is_on_one_host() && at.network.trunks().iter().all(|port| *port == own);
     limits.floods.follow(at.network.floods());
     if flood == Flood::Trunks && nobody {
         Verdict::Drop(DropReason::UnknownMac)
@@ -188,9 +187,10 @@ fn find(at: &Place<'_>, network: &Network, station: Mac) -> Option<Behind> {
     }
     let behind = network.learned()?.find(at.now, station)?;
     let is_there = match behind {
-        Behind::Port(port) => at.tables.port(port).is_some_and(|policy| {
-            policy.trunk && policy.network == network.policy().index
-        }),
+        Behind::Port(port) => at
+            .tables
+            .port(port)
+            .is_some_and(|policy| policy.trunk && policy.network == network.policy().index),
         Behind::End(end) => network.hop_to_end(end).is_some(),
     };
     is_there.then_some(behind)

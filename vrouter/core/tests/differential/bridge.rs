@@ -1,21 +1,38 @@
 //! A bridged network beside a slow and plain switch: a list of who is where, a list of who was heard where and when,
 //! and tokens that are counted one by one. Frames of any port in any order, with time passing, while ports come, go and
-//! become trunks. Verdicts must be the same, and so must who gets a copy.
+//! become trunks, and while the network stretches to other hosts and no more. Verdicts must be the same, and so must who gets a copy.
 
 use bolero::TypeGenerator;
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BTreeMap;
 use vrouter_core::{
     DropReason, Flood, FloodLimit, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex,
-    PortLimits, PortPolicy, Rates, Tables, Timestamp, Verdict, process,
+    PortLimits, PortPolicy, Rates, Tables, Timestamp, Tunnel, Verdict, process,
 };
 use vrouter_net::Mac;
+use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni};
 
 const SECOND: u64 = 1_000_000_000;
 /// What a port may repeat: few enough to meet it.
 const FLOODS: FloodLimit = FloodLimit { per_second: 1, burst: 20 };
 /// Slots of the ports; the last two may be trunks.
 const SLOTS: [u16; 4] = [6, 2, 9, 4];
+/// Slots of the hosts that the network can stretch to: ports of its underlay.
+const HOSTS: [u16; 2] = [20, 21];
+const LAN: NetworkIndex = NetworkIndex(0);
+const UNDERLAY: NetworkIndex = NetworkIndex(1);
+const VNI: Vni = Vni::new(7).unwrap();
+/// The MAC address of the underlay's gateway, and this end.
+const OUTSIDE: Mac = Mac::new([2, 0, 0, 0, 8, 99]);
+const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+
+fn host_mac(host: u8) -> Mac {
+    Mac::new([2, 0, 0, 0, 8, host])
+}
+
+fn host_address(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, 10 + host)
+}
 
 fn mac(last: u8) -> [u8; 6] {
     [2, 0, 0, 0, 7, last]
@@ -42,6 +59,21 @@ enum Step {
     Wait(u16),
     /// Bit n: port n is there, and bits 6 and 7: port 2 and 3 are trunks.
     Change(u8),
+    /// Bit n: the network stretches to host n.
+    Stretch(u8),
+    /// Through the tunnel.
+    Arrive {
+        host: u8,
+        from: u8,
+        to: u8,
+        count: u8,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Trunk(u16),
+    Host(u8),
 }
 
 /// The plain switch.
@@ -49,8 +81,10 @@ enum Step {
 struct Switch {
     /// By slot: number of the port, and whether it is a trunk.
     ports: BTreeMap<u16, (u8, bool)>,
+    /// Which hosts the network stretches to.
+    hosts: Vec<u8>,
     /// Where a station was heard, and when, in 2^20 ns.
-    heard: BTreeMap<[u8; 6], (u16, u64)>,
+    heard: BTreeMap<[u8; 6], (Place, u64)>,
     /// Nanoseconds of credit by slot, and when it was counted last. Credit survives its port, as the workers' does.
     credit: BTreeMap<u16, (u64, u64)>,
 }
@@ -65,10 +99,6 @@ impl Switch {
         let Some((number, trunk)) = self.ports.get(&slot).copied() else {
             return Verdict::Drop(UnknownIngress);
         };
-        let at = |address: [u8; 6]| {
-            let mut ports = self.ports.iter();
-            ports.find(|(_, (number, _))| mac(*number) == address).map(|(slot, _)| *slot)
-        };
         let gateway = mac(4);
         if to == gateway {
             // Nothing that is sent here is for the gateway to answer.
@@ -77,40 +107,104 @@ impl Switch {
             return Verdict::Drop(reason);
         }
         if from != mac(number) {
-            let foreign = at(from).is_some() || from == gateway || from[0] & 1 == 1;
-            if !trunk || foreign {
+            if !trunk || self.is_foreign(from) {
                 return Verdict::Drop(SourceMac);
             }
         }
-        let (port, ticks) = (at(to), now >> 20);
         if from != mac(number) {
-            let known = self.heard.get(&from).copied();
-            // Within a second the time is not noted again.
-            if known.is_none_or(|(there, at)| there != slot || ticks - at >= SECOND >> 20) {
-                self.heard.insert(from, (slot, ticks));
-            }
+            self.hear(now, from, Place::Trunk(slot));
         }
         let flood = if to[0] & 1 == 1 {
             Flood::All
         } else {
-            let heard = self.heard.get(&to).filter(|(there, at)| {
-                ticks - at <= (300 * SECOND) >> 20 && self.trunks().any(|trunk| trunk == *there)
-            });
-            match port.or(heard.map(|(there, _)| *there)) {
-                Some(there) if there == slot => return Verdict::Drop(Hairpin),
-                Some(there) => return Verdict::Forward(PortIndex(there)),
+            match self.find(now, to) {
+                Some(Place::Trunk(there)) if there == slot => return Verdict::Drop(Hairpin),
+                Some(Place::Trunk(there)) => return Verdict::Forward(PortIndex(there)),
+                Some(Place::Host(host)) => {
+                    return Verdict::Encapsulate(PortIndex(HOSTS[usize::from(host)]));
+                }
                 None => Flood::Trunks,
             }
         };
-        if flood == Flood::Trunks && self.trunks().all(|trunk| trunk == slot) {
+        let alone = self.hosts.is_empty() && self.trunks().all(|trunk| trunk == slot);
+        if flood == Flood::Trunks && alone {
             return Verdict::Drop(UnknownMac);
         }
+        if self.spend(now, slot) { Verdict::Flood(flood) } else { Verdict::Drop(FloodLimited) }
+    }
+
+    /// The same for what a host sends through the tunnel.
+    fn decide_inside(&mut self, now: u64, host: u8, from: [u8; 6], to: [u8; 6]) -> Verdict {
+        use DropReason::{
+            FloodLimited, SourceMac, TunnelTransit, UnknownMac, UnknownVtep, UnsupportedEthertype,
+        };
+        if !self.hosts.contains(&host) {
+            return Verdict::Drop(UnknownVtep);
+        }
+        if to == mac(4) {
+            return Verdict::Drop(UnsupportedEthertype);
+        }
+        if self.is_foreign(from) {
+            return Verdict::Drop(SourceMac);
+        }
+        self.hear(now, from, Place::Host(host));
+        let flood = if to[0] & 1 == 1 {
+            Flood::All
+        } else {
+            match self.find(now, to) {
+                Some(Place::Trunk(there)) => return Verdict::Decapsulate(PortIndex(there)),
+                Some(Place::Host(_)) => return Verdict::Drop(TunnelTransit),
+                None => Flood::Trunks,
+            }
+        };
+        if flood == Flood::Trunks && self.trunks().next().is_none() {
+            return Verdict::Drop(UnknownMac);
+        }
+        let enough = self.spend(now, HOSTS[usize::from(host)]);
+        if enough { Verdict::FloodInside(LAN, flood) } else { Verdict::Drop(FloodLimited) }
+    }
+
+    /// A port's, the gateway's, or no station's.
+    fn is_foreign(&self, from: [u8; 6]) -> bool {
+        self.port_of(from).is_some() || from == mac(4) || from[0] & 1 == 1
+    }
+
+    fn port_of(&self, address: [u8; 6]) -> Option<u16> {
+        let mut ports = self.ports.iter();
+        ports.find(|(_, (number, _))| mac(*number) == address).map(|(slot, _)| *slot)
+    }
+
+    fn hear(&mut self, now: u64, from: [u8; 6], place: Place) {
+        let ticks = now >> 20;
+        let known = self.heard.get(&from).copied();
+        // Within a second the time is not noted again.
+        if known.is_none_or(|(there, at)| there != place || ticks - at >= SECOND >> 20) {
+            self.heard.insert(from, (place, ticks));
+        }
+    }
+
+    /// The port that has an address is where a trunk would be.
+    fn find(&self, now: u64, to: [u8; 6]) -> Option<Place> {
+        let heard = self.heard.get(&to).filter(|(_, at)| (now >> 20) - at <= (300 * SECOND) >> 20);
+        self.port_of(to).map(Place::Trunk).or(heard.map(|(place, _)| *place))
+    }
+
+    fn forget(&mut self) {
+        let (trunks, hosts): (Vec<_>, _) = (self.trunks().collect(), self.hosts.clone());
+        self.heard.retain(|_, (place, _)| match place {
+            Place::Trunk(slot) => trunks.contains(slot),
+            Place::Host(host) => hosts.contains(host),
+        });
+    }
+
+    /// Takes a token of a port's, if it has one.
+    fn spend(&mut self, now: u64, slot: u16) -> bool {
         let full = u64::from(FLOODS.burst) * SECOND;
         let (credit, counted) = self.credit.get(&slot).copied().unwrap_or((full, now));
         let credit = (credit + now - counted).min(full);
         let enough = credit >= SECOND;
         self.credit.insert(slot, (if enough { credit - SECOND } else { credit }, now));
-        if enough { Verdict::Flood(flood) } else { Verdict::Drop(FloodLimited) }
+        enough
     }
 
     fn change(&mut self, bits: u8) -> Policy {
@@ -121,17 +215,25 @@ impl Switch {
                 self.ports.insert(slot, (number, trunk));
             }
         }
-        // What was heard behind a trunk goes with it, and all of it with the last one.
-        let trunks: Vec<_> = self.trunks().collect();
-        let unchanged = |slot: &u16| before.get(slot) == self.ports.get(slot);
-        self.heard.retain(|_, (slot, _)| trunks.contains(slot) && unchanged(slot));
+        // What was heard behind a trunk goes with it.
+        self.heard.retain(|_, (place, _)| match place {
+            Place::Trunk(slot) => before.get(slot) == self.ports.get(slot),
+            Place::Host(_) => true,
+        });
+        self.forget();
         policy(&self.ports)
+    }
+
+    fn stretch(&mut self, bits: u8) -> Vec<IpAddr> {
+        self.hosts = (0..2).filter(|host| bits >> host & 1 == 1).collect();
+        self.forget();
+        self.hosts.iter().map(|host| host_address(*host).into()).collect()
     }
 }
 
 fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
     let network = NetworkPolicy {
-        index: NetworkIndex(0),
+        index: LAN,
         prefix: "10.66.0.0/24".parse().unwrap(),
         gateway: Ipv4Addr::new(10, 66, 0, 1),
         gateway_mac: Mac::new(mac(4)),
@@ -139,13 +241,18 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
         ipv6: None,
         mode: Mode::Bridged,
         floods: FLOODS,
-        tunnel: None,
+        tunnel: Some(Tunnel {
+            vni: Some(VNI),
+            label: None,
+            underlay: UNDERLAY,
+            local: LOCAL.into(),
+        }),
         external: false,
         punts: Default::default(),
     };
     let port = |(slot, (number, trunk)): (&u16, &(u8, bool))| PortPolicy {
         index: PortIndex(*slot),
-        network: NetworkIndex(0),
+        network: LAN,
         mac: Mac::new(mac(*number)),
         ipv4: Ipv4Addr::new(10, 66, 0, 10 + number),
         ipv6: None,
@@ -155,7 +262,23 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
         role: Default::default(),
         mtu: None,
     };
-    Policy { networks: vec![network], ports: ports.iter().map(port).collect() }
+    let underlay = NetworkPolicy {
+        index: UNDERLAY,
+        prefix: "192.0.2.0/24".parse().unwrap(),
+        gateway: Ipv4Addr::new(192, 0, 2, 1),
+        gateway_mac: OUTSIDE,
+        mode: Mode::Routed,
+        tunnel: None,
+        ..network
+    };
+    let host = |(slot, host): (u16, u8)| PortPolicy {
+        network: UNDERLAY,
+        mac: host_mac(host),
+        ipv4: host_address(host),
+        ..port((&slot, &(0, false)))
+    };
+    let ports = ports.iter().map(port).chain(HOSTS.into_iter().zip(0..).map(host));
+    Policy { networks: vec![network, underlay], ports: ports.collect() }
 }
 
 /// A frame that only its addresses decide about (LLDP's type).
@@ -168,6 +291,20 @@ fn frame(from: [u8; 6], to: [u8; 6]) -> Packet {
     packet
 }
 
+/// The same from a host, in a packet through the tunnel.
+fn arriving(host: u8, from: [u8; 6], to: [u8; 6]) -> Packet {
+    let end = |mac, address: Ipv4Addr| Endpoint { mac, address: address.into() };
+    let (near, far) = (end(OUTSIDE, LOCAL), end(host_mac(host), host_address(host)));
+    let outer = Encapsulation::new(VNI, far, near).unwrap();
+    let (mut front, inner) = ([0; OUTER_ROOM], frame(from, to));
+    let bytes = outer.write(&mut front, Inner { frame_bytes: 60, flow: 1, ecn: 0 }).unwrap();
+    let mut packet = Packet::EMPTY;
+    packet.header[..bytes].copy_from_slice(&front[..bytes]);
+    packet.header[bytes..bytes + 60].copy_from_slice(&inner.header[..60]);
+    (packet.header_len, packet.frame_len) = (110, 110);
+    packet
+}
+
 fn run(steps: &[Step]) {
     let mut switch = Switch::default();
     let mut tables = Tables::build(&switch.change(0xff)).unwrap();
@@ -177,6 +314,26 @@ fn run(steps: &[Step]) {
         match *step {
             Step::Wait(tenths) => now += u64::from(tenths) * SECOND / 10,
             Step::Change(bits) => tables = tables.update(&switch.change(bits)).unwrap(),
+            Step::Stretch(bits) => {
+                tables = tables.with_flood_ends(LAN, &switch.stretch(bits)).unwrap();
+            }
+            Step::Arrive { host, from, to, count } => {
+                let (host, from, to) = (host % 2, address(from), address(to));
+                let slot = HOSTS[usize::from(host)];
+                let mut batch = vec![arriving(host, from, to); usize::from(count % 4) + 1];
+                let before = batch[0].header;
+                let limits = limits.entry(slot).or_default();
+                let time = Timestamp::from_nanoseconds(now);
+                process(&tables, time, PortIndex(slot), &mut batch, limits);
+                for packet in &batch {
+                    let expected = switch.decide_inside(now, host, from, to);
+                    assert_eq!(packet.verdict, expected, "{host}: {from:02x?} to {to:02x?}");
+                    assert_eq!(packet.header, before);
+                    if !matches!(expected, Verdict::Drop(_)) {
+                        assert_eq!((packet.removed(), packet.frame_len), (50, 60));
+                    }
+                }
+            }
             Step::Send { port, from, to, count } => {
                 let number = port % 4;
                 let slot = SLOTS[usize::from(number)];
@@ -206,6 +363,12 @@ fn run(steps: &[Step]) {
                 .iter()
                 .filter(|(to, (_, trunk))| here && **to != slot && (flood == Flood::All || *trunk));
             assert_eq!(copies, all.map(|(to, _)| *to).collect::<Vec<_>>());
+            let packet = frame(mac(0), address(5));
+            let copies = tables.flood_into_tunnels(PortIndex(slot), &packet);
+            let copies: Vec<_> = copies.map(|copy| copy.verdict).collect();
+            let hosts = switch.hosts.iter().filter(|_| here).map(|host| HOSTS[usize::from(*host)]);
+            let hosts: Vec<_> = hosts.map(|slot| Verdict::Encapsulate(PortIndex(slot))).collect();
+            assert!(copies.len() == hosts.len() && hosts.iter().all(|it| copies.contains(it)));
         }
     }
 }
@@ -220,14 +383,20 @@ fn the_bridge_agrees_with_a_slow_switch() {
 #[test]
 fn every_pair_of_stations() {
     let mut steps = Vec::new();
-    for change in [0xff, 0xbf, 0x3f, 0xf7, 0xff] {
+    for (change, hosts) in [(0xff, 0), (0xbf, 0), (0x3f, 0), (0xf7, 3), (0x3f, 2), (0xff, 1)] {
         steps.push(Step::Change(change));
+        steps.push(Step::Stretch(hosts));
         for wait in [0, 1, 9, 11, 2990, 3000, 3002] {
             for port in 0..4 {
                 for from in [0].into_iter().chain(140..154) {
                     steps.push(Step::Send { port, from, to: from.wrapping_add(port), count: 0 });
                 }
                 steps.extend((0..14).map(|to| Step::Send { port, from: 0, to, count: 1 }));
+            }
+            for host in [0, 1] {
+                let pairs = (0..14).flat_map(|from| (0..14).map(move |to| (from, to)));
+                let arrive = |(from, to)| Step::Arrive { host, from, to, count: 0 };
+                steps.extend(pairs.map(arrive));
             }
             steps.push(Step::Wait(wait));
         }

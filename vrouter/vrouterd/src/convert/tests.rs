@@ -33,7 +33,11 @@ fn a_bad_network_is_refused_by_field_and_value() {
         let (underlay, local) = ("fabric".into(), local.into());
         Some(v1::Tunnel { vni, underlay, local, ..v1::Tunnel::default() })
     }
-    let cases: [(Spoil, &str); 19] = [
+    let cases: [(Spoil, &str); 20] = [
+        (
+            |n| n.tunnel = numbers(|it| it.flood = vec!["192.0.2.x".into()]),
+            "tunnel.flood \"192.0.2.x\": use IPv4 or IPv6",
+        ),
         (|n| n.tunnel = tunnel(1 << 24, "192.0.2.1"), "tunnel.vni \"16777216\""),
         (|n| n.tunnel = tunnel(1, "x"), "tunnel.local \"x\""),
         (|n| n.tunnel = numbers(|it| it.label = 15), "tunnel.label \"15\": use 16 to 1048575"),
@@ -78,6 +82,13 @@ fn a_network_has_both_families_and_a_mode() {
         ipv6: "FD00:66::/64".into(),
         mode: v1::NetworkMode::Bridged.into(),
         policer: Some(policer),
+        tunnel: Some(v1::Tunnel {
+            vni: 7,
+            underlay: "fabric".into(),
+            local: "192.0.2.1".into(),
+            flood: vec!["192.0.2.7".into(), "192.0.2.8".into()],
+            ..v1::Tunnel::default()
+        }),
         ..network()
     };
     let read = NetworkRequest::read(&wire).unwrap();
@@ -90,6 +101,7 @@ fn a_network_has_both_families_and_a_mode() {
     assert_eq!(full.policer.unwrap().burst_packets, 64);
     let limit = full.flood_limit.unwrap();
     assert_eq!((limit.frames_per_second, limit.burst_frames), (1000, 100));
+    assert_eq!(full.tunnel.as_ref().unwrap().flood, ["192.0.2.7", "192.0.2.8"]);
     // What is filled in asks for the same network.
     assert_eq!(NetworkRequest::read(&full).unwrap(), read);
 }

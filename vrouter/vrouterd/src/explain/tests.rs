@@ -14,6 +14,8 @@ use vrouter_net::{IpPrefix, Mac};
 
 use super::*;
 
+mod bridged;
+
 const RED: NetworkIndex = NetworkIndex(0);
 const FABRIC: NetworkIndex = NetworkIndex(1);
 const POD: PortIndex = PortIndex(0);
@@ -28,6 +30,10 @@ fn mac(last: u8) -> Mac {
 }
 
 fn tables() -> Tables {
+    tables_of(Mode::Routed)
+}
+
+fn tables_of(mode: Mode) -> Tables {
     let local = IpAddr::from([192, 0, 2, 1]);
     let tunnel = Tunnel { vni: Vni::new(77), label: Label::new(100), underlay: FABRIC, local };
     let red = NetworkPolicy {
@@ -40,7 +46,7 @@ fn tables() -> Tables {
             prefix: "fd00:66::/64".parse().unwrap(),
             gateway: "fd00:66::1".parse().unwrap(),
         }),
-        mode: Mode::Routed,
+        mode,
         floods: FloodLimit::default(),
         tunnel: Some(tunnel),
         external: false,
@@ -122,6 +128,10 @@ fn known(network: NetworkIndex, prefix: IpPrefix) -> Known {
 }
 
 fn ask(ingress: PortIndex, packet: &Packet) -> v1::Explanation {
+    ask_on(&tables(), ingress, packet)
+}
+
+fn ask_on(tables: &Tables, ingress: PortIndex, packet: &Packet) -> v1::Explanation {
     let names = Names {
         places: BTreeMap::from([
             (POD, place("pod", "a/0/net0", "red", "up")),
@@ -134,7 +144,7 @@ fn ask(ingress: PortIndex, packet: &Packet) -> v1::Explanation {
         networks: BTreeMap::from([(RED, "red".to_owned()), (FABRIC, "fabric".to_owned())]),
         known: &known,
     };
-    let told = explain(&tables(), Timestamp::default(), ingress, *packet).unwrap();
+    let told = explain(tables, Timestamp::default(), ingress, *packet).unwrap();
     answer(ingress, packet, &told, &names)
 }
 

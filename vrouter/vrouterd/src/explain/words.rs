@@ -2,7 +2,8 @@
 
 use vrouter_api::v1;
 use vrouter_core::{
-    Asked, DropReason, Explanation, Flood, IcmpError, NextHop, Packet, PuntClass, TunnelNumber, Verdict,
+    Asked, DropReason, Explanation, Flood, IcmpError, NextHop, Packet, PuntClass, TunnelNumber,
+    Verdict,
 };
 
 /// All that can be said of.

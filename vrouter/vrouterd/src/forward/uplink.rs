@@ -116,7 +116,26 @@ struct Arrived<'a, 'b> {
     tally: &'a WorkerTally,
 }
 
-impl Arrived<'_, '_> {
+/// Some packets of a burst, and where they come from.
+#[derive(Clone, Copy)]
+struct Chosen<'p> {
+    packets: &'p [Packet],
+    origins: &'p [Origin; BURST],
+    group: Mask,
+}
+
+impl<'p> Chosen<'p> {
+    fn each(self) -> impl Iterator<Item = (&'p Packet, &'p Origin)> {
+        places(self.group)
+            .filter_map(move |at| Some((self.packets.get(at)?, self.origins.get(at)?)))
+    }
+}
+
+impl<'a> Arrived<'a, '_> {
+    fn chosen(&self, group: Mask) -> Chosen<'a> {
+        Chosen { packets: self.packets, origins: self.origins, group }
+    }
+
     fn deliver(&mut self, scratch: &mut RxScratch) {
         let (tally, counts) = (self.tally, self.counts);
         let mut groups = Groups::of(self.packets, self.from, |reason| tally.drop(counts, reason));
@@ -126,11 +145,11 @@ impl Arrived<'_, '_> {
         while let Some((network, flood, group)) = groups.next_inside(self.packets) {
             tally.flooded.add(group.count_ones().into());
             for to in self.plane.tables.flood_inside(network, flood) {
-                self.deliver_to(to, group, false, scratch);
+                self.deliver_to(to, self.chosen(group), false, scratch);
             }
         }
         while let Some((to, group, _)) = groups.next() {
-            self.deliver_to(to, group, true, scratch);
+            self.deliver_to(to, self.chosen(group), true, scratch);
         }
     }
 
@@ -140,16 +159,44 @@ impl Arrived<'_, '_> {
         }
         self.tally.flooded.add(group.count_ones().into());
         for to in self.plane.tables.flood(self.from, flood) {
-            self.deliver_to(to, group, false, scratch);
+            self.deliver_to(to, self.chosen(group), false, scratch);
+        }
+        self.flood_into_tunnels(self.chosen(group), scratch);
+    }
+
+    /// As for what pods send by queues of their own.
+    fn flood_into_tunnels(&mut self, flooded: Chosen<'_>, scratch: &mut RxScratch) {
+        for (packet, origin) in flooded.each() {
+            let origins = [*origin; BURST];
+            for copy in self.plane.tables.flood_into_tunnels(self.from, packet) {
+                let to = match copy.verdict {
+                    Verdict::Encapsulate(to) => to,
+                    Verdict::Drop(reason) => {
+                        self.tally.drop(self.counts, reason);
+                        continue;
+                    }
+                    _ => continue,
+                };
+                self.tally.flooded_into_tunnels.add(1);
+                let packets = std::slice::from_ref(&copy);
+                let one = Chosen { packets, origins: &origins, group: 1 };
+                self.deliver_to(to, one, false, scratch);
+            }
         }
     }
 
     /// Delivers packets to one port. `last`: nobody else gets them.
-    fn deliver_to(&mut self, to: PortIndex, group: Mask, last: bool, scratch: &mut RxScratch) {
+    fn deliver_to(
+        &mut self,
+        to: PortIndex,
+        chosen: Chosen<'_>,
+        last: bool,
+        scratch: &mut RxScratch,
+    ) {
         match self.plane.port(to).map(|port| &port.ends) {
-            Some(Ends::Pod(queues)) => self.give_to_pod(to, queues, group, scratch),
-            Some(Ends::Wire(wire)) => self.give_to_wire(to, wire, group, last),
-            None => self.lose(group),
+            Some(Ends::Pod(queues)) => self.give_to_pod(to, queues, chosen, scratch),
+            Some(Ends::Wire(wire)) => self.give_to_wire(to, wire, chosen, last),
+            None => self.lose(chosen),
         }
     }
 
@@ -157,19 +204,16 @@ impl Arrived<'_, '_> {
         &mut self,
         to: PortIndex,
         queues: &PortQueues,
-        group: Mask,
+        chosen: Chosen<'_>,
         scratch: &mut RxScratch,
     ) {
         let Some(mut lease) = queues.rx(self.pair).lease_rx(scratch) else {
-            return self.lose(group);
+            return self.lose(chosen);
         };
-        lease.prepare(group.count_ones() as usize);
+        lease.prepare(chosen.group.count_ones() as usize);
         let takes_word = lease.takes_word();
         let mut sent = Sent::default();
-        for at in places(group) {
-            let (Some(packet), Some(origin)) = (self.packets.get(at), self.origins.get(at)) else {
-                continue;
-            };
+        for (packet, origin) in chosen.each() {
             let Headed { frame, front, head, skip, len } = headed(origin.frame, packet);
             let Some(arrived) = self.frames.packet(frame) else { continue };
             let rest = arrived.data().get(skip as usize..).unwrap_or(&[]);
@@ -198,18 +242,15 @@ impl Arrived<'_, '_> {
         self.tally.replied.add(sent.replied);
     }
 
-    fn give_to_wire(&mut self, to: PortIndex, wire: &Wire, group: Mask, last: bool) {
+    fn give_to_wire(&mut self, to: PortIndex, wire: &Wire, chosen: Chosen<'_>, last: bool) {
         let mut side = wire.tx(self.pair);
         let Some(tx) = side.as_mut().and_then(|side| side.as_mut()) else {
-            return self.lose(group);
+            return self.lose(chosen);
         };
         // Packets stay in buffers of one pool.
         let moves = last && self.frames.can_go_to(&tx.batch);
         let mut sending = Sending::new(tx);
-        for at in places(group) {
-            let (Some(packet), Some(origin)) = (self.packets.get(at), self.origins.get(at)) else {
-                continue;
-            };
+        for (packet, origin) in chosen.each() {
             let done = match packet.verdict {
                 Verdict::Originate(error) => {
                     self.tally.drop(self.counts, error.into());
@@ -249,10 +290,10 @@ impl Arrived<'_, '_> {
 
     /// The port they are for is not there, or its queue is off.
     #[cold]
-    fn lose(&self, group: Mask) {
-        for at in places(group) {
-            let reason = match self.packets.get(at).map(|packet| packet.verdict) {
-                Some(Verdict::Originate(error)) => error.into(),
+    fn lose(&self, chosen: Chosen<'_>) {
+        for (packet, _) in chosen.each() {
+            let reason = match packet.verdict {
+                Verdict::Originate(error) => error.into(),
                 _ => DropReason::ReceiverDown,
             };
             self.tally.drop(self.counts, reason);

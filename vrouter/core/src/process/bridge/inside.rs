@@ -95,11 +95,7 @@ impl Arrived<'_> {
     }
 
     /// What the outer header's congestion bits change of the inner one's.
-    fn congestion(
-        &self,
-        ether_type: EtherType,
-        payload: &[u8],
-    ) -> Result<Option<u8>, DropReason> {
+    fn congestion(&self, ether_type: EtherType, payload: &[u8]) -> Result<Option<u8>, DropReason> {
         let bytes = self.bytes.saturating_sub(ethernet::HEADER_BYTES);
         let inner = match ether_type {
             EtherType::IPV4 => slow::read_ipv4(payload, bytes).map(|header| header.ecn()),

@@ -480,8 +480,7 @@ fn floods_are_limited_both_ways() {
 fn who_is_far_is_asked_unless_a_route_says_where() {
     use super::six::discovery;
     let ends = over4();
-    let routes =
-        [route("10.66.0.200/32", ends.1, None), route("fd00:66::200/128", ends.1, None)];
+    let routes = [route("10.66.0.200/32", ends.1, None), route("fd00:66::200/128", ends.1, None)];
     let tables = stretched(ends, false).with_routes(LAN, &routes).unwrap();
     let flood = Verdict::Flood(Flood::All);
     let verdict = |frame: &[u8]| run_on(&tables, PORT_A, frame).verdict;
