@@ -37,8 +37,20 @@ pub fn pods_find_each_other(stage: &mut Stage) -> Result<()> {
             for address in [&there.ipv4, &there.ipv6] {
                 let mut lines = neighbours.lines();
                 let found = lines.find(|line| line.starts_with(&format!("{address} ")));
-                let is_gateway = found.is_some_and(|line| line.contains(&gateway));
-                ensure!(is_gateway, "{address} in {network}: {neighbours}");
+                // Where frames cross, the other pod itself is asked until its vRouter's route is there.
+                let answered = |line: &str| {
+                    line.contains(&gateway) || network == "flat" && line.contains(&there.mac)
+                };
+                ensure!(found.is_some_and(answered), "{address} in {network}: {neighbours}");
+            }
+        }
+        if network == "flat" {
+            // What each kernel says to groups of its own accord has come to the other vRouter, too.
+            for home in homes {
+                wait::until("a station is heard through the tunnel", traffic::UP, || {
+                    let stations = node.instance(home)?.network(network)?.stations;
+                    Ok((stations > 0).then_some(()))
+                })?;
             }
         }
         for pod in &pods {

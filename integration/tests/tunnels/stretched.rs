@@ -162,6 +162,16 @@ fn frames(rig: &Rig, host: &Space) -> Result<()> {
     explained(rig, "known", &back, "is bridged into the tunnel to 192.0.2.2 as it is")?;
     explained(rig, "unheard", &to_unheard, "One each is bridged into the tunnel to 192.0.2.2.")?;
 
+    // The same by address: a pod would ask for it.
+    for (address, words) in [
+        ("10.68.0.99", "is bridged into the tunnel to 192.0.2.2."),
+        ("10.68.0.2", "the frame goes as it is to the port that has its MAC address"),
+    ] {
+        let told = rig.ringway(&format!("explain --from {FRAMES} --to {address}"))?;
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(told.contains(words), "{told}");
+    }
+
     // Nobody there speaks for a pod here.
     let spoofed = frame(BROADCAST, mac, 6);
     station.send(0, 6, &spoofed)?;

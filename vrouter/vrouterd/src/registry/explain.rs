@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use vrouter_api::v1;
-use vrouter_core::{NetworkIndex, Packet, PortIndex, PortPolicy, PortRole, Timestamp};
+use vrouter_core::{
+    Mode, Network, NetworkIndex, NextHop, Packet, PortIndex, PortPolicy, PortRole, Timestamp,
+};
 use vrouter_net::{IpPrefix, Mac};
 
 use super::Registry;
@@ -13,6 +15,8 @@ use crate::explain::{self, Flow, Ingress, Known, Link, Names, Question, Wanted};
 
 /// Where packets come from that are made for an uplink.
 const NEIGHBOUR: Mac = Mac::new([0x02, 0x52, 0x57, 0xff, 0xff, 0xff]);
+/// Whoever answers when a pod asks for an address that no port of its network has.
+const STATION: Mac = Mac::new([0x02, 0x52, 0x57, 0xff, 0xff, 0xfe]);
 
 impl Registry {
     /// Says what would become of a packet, and why.
@@ -84,7 +88,7 @@ impl Registry {
     }
 
     /// The addresses that a sender would write: those of the gateway or the uplink; in a bridged network those of the port
-    /// that has the destination.
+    /// that has the destination, or of somebody on another host that it stretches to.
     fn link(&self, port: &PortPolicy, destination: IpAddr) -> Link {
         if !matches!(port.role, PortRole::Pod | PortRole::Kernel) {
             return Link { to: port.mac, from: NEIGHBOUR };
@@ -93,8 +97,12 @@ impl Registry {
             IpAddr::V4(other.ipv4) == destination || other.ipv6.map(IpAddr::V6) == Some(destination)
         };
         let network = self.tables.network(port.network);
-        let bridged = network.filter(|it| it.policy().mode == vrouter_core::Mode::Bridged);
+        let bridged = network.filter(|it| it.policy().mode == Mode::Bridged);
         let direct = bridged.and_then(|network| network.ports().iter().find(has));
+        let stretches = self.tables.flood_ends(port.network).next().is_some();
+        if stretches && bridged.is_some_and(|network| is_asked_for(network, destination)) {
+            return Link { to: STATION, from: port.mac };
+        }
         let gateway = network.map_or(port.mac, |network| network.policy().gateway_mac);
         Link { to: direct.map_or(gateway, |other| other.mac), from: port.mac }
     }
@@ -177,6 +185,15 @@ impl Registry {
             record.configured = record.routes.clone();
         }
     }
+}
+
+/// Whether an address is on a network's link without anybody here who has it, or says where it is.
+fn is_asked_for(network: &Network, address: IpAddr) -> bool {
+    let on_link = match address {
+        IpAddr::V4(address) => network.policy().prefix.contains(address),
+        IpAddr::V6(address) => network.policy().ipv6.is_some_and(|it| it.prefix.contains(address)),
+    };
+    on_link && *network.next_hop_ip(address) == NextHop::Unreachable
 }
 
 /// Where a packet comes from that is made.
