@@ -106,10 +106,8 @@ impl Switch {
                 if from == mac(number) { DropReason::UnsupportedEthertype } else { SourceMac };
             return Verdict::Drop(reason);
         }
-        if from != mac(number) {
-            if !trunk || self.is_foreign(from) {
-                return Verdict::Drop(SourceMac);
-            }
+        if from != mac(number) && (!trunk || self.is_foreign(from)) {
+            return Verdict::Drop(SourceMac);
         }
         if from != mac(number) {
             self.hear(now, from, Place::Trunk(slot));

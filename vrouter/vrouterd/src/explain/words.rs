@@ -70,10 +70,10 @@ impl Said<'_> {
                 why.push("The vRouter answers it itself, as the network's gateway.".to_owned());
             }
             Verdict::Flood(Flood::All) => why.push(
-                format!("The network is bridged and the frame goes to a group: all its other ports get a copy.{}", self.into_tunnels()),
+                format!("The network is bridged and the frame goes to a group: all its other ports get a copy.{}", self.copies()),
             ),
             Verdict::Flood(Flood::Trunks) => why.push(
-                format!("The network is bridged and nobody in it was heard of with that MAC address: the trunk ports get a copy.{}", self.into_tunnels()),
+                format!("The network is bridged and nobody in it was heard of with that MAC address: the trunk ports get a copy.{}", self.copies()),
             ),
             Verdict::Originate(error) => {
                 why.push(icmp(error).to_owned());
@@ -110,7 +110,7 @@ impl Said<'_> {
     }
 
     /// Where a frame that is flooded goes besides.
-    fn into_tunnels(&self) -> String {
+    fn copies(&self) -> String {
         let ends: Vec<_> = self.told.flooded_to.iter().map(ToString::to_string).collect();
         if ends.is_empty() {
             return String::new();
