@@ -201,7 +201,8 @@ fn tunnel(c: &mut Criterion) {
     let (here, there) = (IpAddr::from([10, 66, 0, 1]), IpAddr::from(address(2)));
     let vni = Vni::new(7).unwrap();
     let mut policy = policy();
-    let tunnel = Tunnel { vni: Some(vni), label: None, underlay: NetworkIndex(0), local: here };
+    let tunnel =
+        Tunnel { vni: Some(vni), label: None, ipip: false, underlay: NetworkIndex(0), local: here };
     policy.networks.push(NetworkPolicy {
         index: NetworkIndex(1),
         tunnel: Some(tunnel),
@@ -232,7 +233,7 @@ fn tunnel(c: &mut Criterion) {
         .map(|inner| {
             let mut head = [0; 128];
             let mut room = [0; OUTER_ROOM];
-            let what = Inner { frame_bytes: 60, flow: flow_hash(inner), ecn: 0 };
+            let what = Inner { frame_bytes: 60, flow: flow_hash(inner), ecn: 0, is_ipv6: false };
             let bytes = outer.write(&mut room, what).unwrap();
             head[..bytes].copy_from_slice(&room[..bytes]);
             head[bytes..bytes + 64].copy_from_slice(inner);
@@ -279,7 +280,7 @@ fn uplinks(c: &mut Criterion) {
     let mut policy = policy();
     policy.networks.push(NetworkPolicy::external(FABRIC, 1600));
     let local = IpAddr::from([192, 0, 2, 1]);
-    let tunnel = Tunnel { vni: None, label: Label::new(100), underlay: FABRIC, local };
+    let tunnel = Tunnel { vni: None, label: Label::new(100), ipip: false, underlay: FABRIC, local };
     policy.networks[0].tunnel = Some(tunnel);
     let uplinks = 100..104_u16;
     policy.ports.extend(uplinks.clone().map(|index| PortPolicy {

@@ -16,7 +16,7 @@ use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
 use vrouter_net::mpls::{self, Label};
 use vrouter_net::vxlan::{self, Vni};
-use vrouter_net::{IpPrefix, flow, ipv6};
+use vrouter_net::{IpPrefix, flow, ipip, ipv6};
 
 /// What becomes of one packet, and why.
 #[derive(Clone, Debug)]
@@ -76,6 +76,8 @@ pub enum TunnelNumber {
     Vni(Vni),
     /// MPLS over UDP.
     Label(Label),
+    /// Nothing: it is IP in IP, and the address that it goes to says it.
+    Ipip,
 }
 
 /// The header in front of a packet inside a tunnel.
@@ -87,8 +89,8 @@ pub struct OuterHeader {
     pub to: IpAddr,
     /// Time to live or hop limit.
     pub ttl: u8,
-    /// The UDP source port, which tells routers on the way flows apart.
-    pub source_port: u16,
+    /// The UDP source port, which tells routers on the way flows apart. `None`: there is no such header.
+    pub source_port: Option<u16>,
     /// The network.
     pub number: TunnelNumber,
     /// Bytes in front of the inner IP packet, the outer Ethernet header not counted.
@@ -182,13 +184,14 @@ fn tunnel_end<'a>(
     let end = match header.number {
         TunnelNumber::Vni(vni) => ends.with_vni(vni),
         TunnelNumber::Label(label) => ends.with_label(label),
+        TunnelNumber::Ipip => ends.with_ipip(header.to),
     };
     Some((header, end.filter(|end| end.local == header.to)?))
 }
 
 /// The destination and the flow of what is inside a packet.
 fn inner(packet: &Packet, outer: &OuterHeader) -> Option<(IpAddr, u32)> {
-    // What is inside MPLS has no Ethernet header; the flow does not depend on addresses in one.
+    // What is inside MPLS or IP has no Ethernet header; the flow does not depend on addresses in one.
     let mut head = [0; flow::HEAD_BYTES];
     let start = ethernet::HEADER_BYTES + outer.bytes;
     let packet = packet.head().get(start..)?;
@@ -234,23 +237,38 @@ impl OuterHeader {
     /// Reads the headers of a frame. `None`: it has none of a tunnel.
     fn read(frame: &[u8]) -> Option<Self> {
         let (link, packet) = ethernet::Header::split(frame).ok()?;
-        let (from, to, ttl, bytes): (IpAddr, IpAddr, _, _) = match link.ether_type() {
+        let (from, to, ttl, protocol, bytes): (IpAddr, IpAddr, _, _, _) = match link.ether_type() {
             EtherType::IPV4 => {
                 let header = ipv4::Header::of(packet.first_chunk::<{ ipv4::HEADER_BYTES }>()?);
-                let has_udp = header.protocol() == Protocol::UDP && !header.is_later_fragment();
+                if header.is_later_fragment() {
+                    return None;
+                }
                 let (from, to): (Ipv4Addr, Ipv4Addr) = (header.source(), header.destination());
                 let bytes = usize::from(header.header_bytes());
-                has_udp.then(|| (from.into(), to.into(), header.ttl(), bytes))?
+                (from.into(), to.into(), header.ttl(), header.protocol(), bytes)
             }
             EtherType::IPV6 => {
                 let header = ipv6::Header::of(packet.first_chunk::<{ ipv6::HEADER_BYTES }>()?);
-                let has_udp = header.next_header() == Protocol::UDP;
                 let (from, to): (Ipv6Addr, Ipv6Addr) = (header.source(), header.destination());
-                let ttl = header.hop_limit();
-                has_udp.then(|| (from.into(), to.into(), ttl, ipv6::HEADER_BYTES))?
+                let (next, bytes) = match header.next_header() {
+                    Protocol::DESTINATION_OPTIONS => {
+                        let options = packet.get(ipv6::HEADER_BYTES..)?;
+                        (ipip::behind_limit(options)?, ipv6::HEADER_BYTES + ipip::LIMIT_BYTES)
+                    }
+                    next => (next, ipv6::HEADER_BYTES),
+                };
+                (from.into(), to.into(), header.hop_limit(), next, bytes)
             }
             _ => return None,
         };
+        match protocol {
+            Protocol::UDP => {}
+            Protocol::IPV4 | Protocol::IPV6 => {
+                let (number, source_port) = (TunnelNumber::Ipip, None);
+                return Some(Self { from, to, ttl, source_port, number, bytes });
+            }
+            _ => return None,
+        }
         let datagram = packet.get(bytes..)?;
         let ([s0, s1, d0, d1, ..], shim) = datagram.split_first_chunk::<8>()?;
         let (number, shim) = match u16::from_be_bytes([*d0, *d1]) {
@@ -265,7 +283,7 @@ impl OuterHeader {
             }
             _ => return None,
         };
-        let source_port = u16::from_be_bytes([*s0, *s1]);
+        let source_port = Some(u16::from_be_bytes([*s0, *s1]));
         Some(Self { from, to, ttl, source_port, number, bytes: bytes + shim })
     }
 }

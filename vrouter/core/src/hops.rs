@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use vrouter_net::vxlan::{Inner, OUTER_ROOM};
-use vrouter_net::{Mac, mpls, vxlan};
+use vrouter_net::{Mac, ipip, mpls, vxlan};
 
 /// Where a packet goes next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,15 +95,17 @@ pub struct TunnelHop {
 pub(crate) enum Outer {
     Vxlan(vxlan::Encapsulation),
     Mpls(mpls::Encapsulation),
+    Ipip(ipip::Encapsulation),
 }
 
 impl TunnelHop {
-    /// Writes the outer header; returns its bytes. That of MPLS takes the place of the inner Ethernet header.
+    /// Writes the outer header; returns its bytes. All but that of VXLAN takes the place of the inner Ethernet header.
     #[inline]
     pub(crate) fn write(&self, out: &mut [u8; OUTER_ROOM], inner: Inner) -> Option<u8> {
         let bytes = match &self.outer {
             Outer::Vxlan(outer) => outer.write(out, inner),
             Outer::Mpls(outer) => outer.write(out, inner),
+            Outer::Ipip(outer) => outer.write(out, inner),
         };
         u8::try_from(bytes?).ok()
     }
@@ -116,8 +118,10 @@ pub(crate) enum Neighbour {
     Port(IpAddr),
     /// The other end of a tunnel.
     Vtep(Vtep),
-    /// The other end of a tunnel of the other kind.
+    /// The other end of a tunnel of MPLS over UDP.
     Mpls(MplsEnd),
+    /// The same of IP in IP.
+    Ipip(IpAddr),
     /// Behind an uplink.
     Link(PortIndex, Mac),
     /// The network's kernel port.
@@ -309,6 +313,7 @@ impl Hops {
             RouteTarget::Drop => HopIndex::BLACKHOLE,
             RouteTarget::Vxlan(vtep) => self.acquire(Neighbour::Vtep(*vtep)),
             RouteTarget::MplsUdp(end) => self.acquire(Neighbour::Mpls(*end)),
+            RouteTarget::Ipip(end) => self.acquire(Neighbour::Ipip(*end)),
             RouteTarget::Local => HopIndex::LOCAL,
             RouteTarget::Link { port, mac } => self.acquire(Neighbour::Link(*port, *mac)),
             RouteTarget::Kernel => self.acquire(Neighbour::Kernel),
@@ -373,6 +378,7 @@ impl Hops {
         self.neighbours.iter().filter_map(|(neighbour, _)| match neighbour {
             Neighbour::Vtep(vtep) => Some(vtep.address),
             Neighbour::Mpls(end) => Some(end.address),
+            Neighbour::Ipip(end) => Some(*end),
             _ => None,
         })
     }

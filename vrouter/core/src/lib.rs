@@ -3,7 +3,7 @@
 //! Does: check a [`Policy`] (networks and ports) and build [`Tables`] from it, also incrementally, with static routes
 //! by the million; check, look up and rewrite IPv4 and IPv6 packets, switch frames of bridged networks, answer ARP,
 //! Neighbor Discovery and ping for the gateway, and limit what a port sends ([`process`], [`Policer`]); put packets into
-//! tunnels between networks and take them out (VXLAN, MPLS over UDP); forward between uplinks and hand to the kernel what is
+//! tunnels between networks and take them out (VXLAN, MPLS over UDP, IP in IP); forward between uplinks and hand to the kernel what is
 //! its own ([`PortRole`]); spread flows over several paths and around links that are down; write ICMP errors
 //! ([`icmp_error`]); limit those, floods and what the kernel gets ([`PortLimits`]); name every reason a packet is dropped for
 //! ([`DropReason`]); say what would become of a packet and why ([`explain()`]).

@@ -1,6 +1,7 @@
 //! The private copy of a packet's head.
 
 use crate::{DropReason, Verdict};
+use vrouter_net::ipv4::Protocol;
 use vrouter_net::{ethernet, mpls, vxlan};
 
 /// Most bytes of a frame that are copied into the scratch: Ethernet, IPv4 with all options, and 54 bytes
@@ -55,7 +56,7 @@ impl Packet {
     ///
     /// So it is for IPv4 without options and for TCP and UDP over IPv6: headers and at least 8 bytes more, as RFC
     /// 792 asks of a quote. (RFC 1812 and RFC 4443 wish for longer quotes, of frames nobody wants to copy twice.)
-    /// But not for what goes to a tunnel's port, and may have another head inside.
+    /// But not for what goes to a tunnel's port or carries an IP packet, and may have another head inside.
     /// A wrong answer costs no safety: headers that are not there make [`crate::DropReason::RuntFrame`].
     #[inline]
     pub fn enough(head: &[u8; 64]) -> bool {
@@ -66,10 +67,11 @@ impl Packet {
         // The destination ports of TCP and UDP, behind either header.
         let to4 = u16::from_be_bytes([words[4][4], words[4][5]]);
         let to6 = u16::from_be_bytes([words[7][0], words[7][1]]);
-        // Without a branch for each port.
+        // Without a branch for each port and protocol.
         let plain = |port: u16| (port != vxlan::PORT) & (port != mpls::PORT);
         if kind & 0xff_ffff == 0x45_0008 {
-            return plain(to4);
+            let protocol = words[2][7];
+            return plain(to4) & (protocol != Protocol::IPV4.0) & (protocol != Protocol::IPV6.0);
         }
         kind & 0xf0_ffff == 0x60_dd86 && matches!(next_header, 6 | 17) && plain(to6)
     }
@@ -188,6 +190,11 @@ mod tests {
         }
         for other in [[(12, 8), (13, 0), (14, 0x46)], [(12, 8), (13, 6), (14, 0x45)]] {
             assert!(!frame(&other));
+        }
+        // IP in IPv4.
+        for protocol in 0..=255 {
+            let bytes = [&four[..], &[(23, protocol)]].concat();
+            assert_eq!(frame(&bytes), ![4, 41].contains(&protocol));
         }
         // The ports of VXLAN and MPLS, behind either header.
         for (head, at) in [(four.as_slice(), 36), (&six(17), 56)] {

@@ -12,7 +12,7 @@ pub use error::PolicyError;
 pub use role::PortRole;
 use vrouter_net::mpls::{self, Label};
 use vrouter_net::vxlan::{self, Vni};
-use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
+use vrouter_net::{IpPrefix, Ipv4Prefix, Ipv6Prefix, Mac, ipip, ipv6};
 
 /// Slot of a port. The caller gives them out, dense from zero; a slot may be used again later.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,7 +60,7 @@ pub struct NetworkPolicy {
 }
 
 /// The tunnel between a network here and the same one on other hosts. What is routed into it is said by routes
-/// ([`crate::RouteTarget::Vxlan`], [`crate::RouteTarget::MplsUdp`]).
+/// ([`crate::RouteTarget::Vxlan`], [`crate::RouteTarget::MplsUdp`], [`crate::RouteTarget::Ipip`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
     /// The network's number on the wire in VXLAN, both ways; no other network has it on this underlay. `None`: the
@@ -69,6 +69,9 @@ pub struct Tunnel {
     /// The label on MPLS packets for the network; no other network has it on this underlay. The other end's label is the
     /// route's. `None`: nothing comes by MPLS.
     pub label: Option<Label>,
+    /// It speaks IP in IP, which has no number: all such packets for `local` are its own, so no other network has this at the
+    /// same address of this underlay.
+    pub ipip: bool,
     /// The network that carries the packets. It has no tunnel itself.
     pub underlay: NetworkIndex,
     /// This end's address in the underlay: the gateway's, or one that no port has. The vRouter answers for it. In an
@@ -81,6 +84,7 @@ pub struct Tunnel {
 pub(crate) enum Carrier {
     Vxlan,
     Mpls,
+    Ipip,
 }
 
 impl Tunnel {
@@ -94,13 +98,19 @@ impl Tunnel {
         const MPLS6: u16 = 52;
         const _: () = assert!(MPLS4 as usize + 14 == mpls::OUTER4_BYTES);
         const _: () = assert!(MPLS6 as usize + 14 == mpls::OUTER6_BYTES);
+        const IPIP4: u16 = 20;
+        const IPIP6: u16 = 40;
+        const _: () = assert!(IPIP4 as usize + 14 == ipip::OUTER4_BYTES);
+        const _: () = assert!(IPIP6 as usize + 14 == ipip::OUTER6_BYTES);
         match (carrier, self.local.is_ipv4()) {
             // The outer Ethernet header is not in the underlay's packet, but the inner one is, and is as long.
             (Carrier::Vxlan, true) => VXLAN4,
             (Carrier::Vxlan, false) => VXLAN6,
-            // MPLS carries the inner packet without one.
+            // The others carry the inner packet without one.
             (Carrier::Mpls, true) => MPLS4,
             (Carrier::Mpls, false) => MPLS6,
+            (Carrier::Ipip, true) => IPIP4,
+            (Carrier::Ipip, false) => IPIP6,
         }
     }
 }

@@ -25,6 +25,9 @@ pub enum RouteTarget {
     Vxlan(Vtep),
     /// The same by MPLS over UDP (RFC 7510).
     MplsUdp(MplsEnd),
+    /// The same by IP in IP (RFC 2003, RFC 4213, RFC 2473), to the end with this address in the underlay. Who a route leads to
+    /// may also send packets to the network.
+    Ipip(IpAddr),
     /// To this host: the kernel has the address. (External networks only.)
     Local,
     /// To a neighbour behind an uplink of the network. While the uplink is not there or has no link, the route leads to

@@ -14,6 +14,8 @@ pub(crate) struct TunnelEnd {
     pub vni: Option<Vni>,
     /// The label that packets for it have.
     pub label: Option<Label>,
+    /// All packets of IP in IP are for it.
+    pub ipip: bool,
     /// Where packets have to go to.
     pub local: IpAddr,
     /// The network they are for.
@@ -61,6 +63,11 @@ impl<'a> Ends<'a> {
         self.ends.iter().any(|end| end.local == address)
     }
 
+    /// The one that takes IP in IP at an address.
+    pub fn with_ipip(&self, local: IpAddr) -> Option<&'a TunnelEnd> {
+        self.ends.iter().find(|end| end.ipip && end.local == local)
+    }
+
     /// The one with a VNI.
     pub fn with_vni(&self, vni: Vni) -> Option<&'a TunnelEnd> {
         let at = self.ends.binary_search_by_key(&Some(vni), |end| end.vni).ok()?;
@@ -87,6 +94,7 @@ impl Tunnels {
                 underlay: tunnel.underlay,
                 vni: tunnel.vni,
                 label: tunnel.label,
+                ipip: tunnel.ipip,
                 local: tunnel.local,
                 overlay: network.policy().index,
                 remotes,

@@ -14,8 +14,8 @@ pub enum Verdict {
     /// To another port; what comes in by an uplink may leave by it, too. The header in the scratch is the one to send.
     Forward(PortIndex),
     /// To another port, of the underlay of a tunnel: [`crate::Packet::outer`] goes in front of the frame, whose header
-    /// in the scratch is the one to send. Into MPLS that begins with the end of the outer header; but a frame that is to be
-    /// cut into segments keeps its Ethernet header, and it is each piece whose first bytes the outer header takes the place of
+    /// in the scratch is the one to send. Into MPLS and IP in IP that begins with the end of the outer header; but a frame that
+    /// is to be cut into segments keeps its Ethernet header, and it is each piece whose first bytes the outer header takes the place of
     /// ([`vrouter_net::vxlan::overlap`]).
     Encapsulate(PortIndex),
     /// To another port, out of a tunnel: without the first [`crate::Packet::removed`] bytes;
@@ -165,6 +165,8 @@ drop_reasons! {
         "The MPLS packet is a fragment, its lengths are impossible, it has more than one label, or what is inside is no IP packet.";
     UnknownLabel = "unknown_label",
         "No network has this MPLS label at the address the packet went to.";
+    MalformedIpip = "malformed_ipip",
+        "The IP packet with another inside is a fragment, or what is inside is none of the family that it says.";
 }
 
 impl fmt::Display for DropReason {
@@ -219,7 +221,8 @@ mod tests {
              chain_too_long unsupported_offload no_mbuf blackhole malformed_ipv6 \
              malformed_nd nd_spoof nd_unanswered unknown_mac flood_limited policed \
              malformed_vxlan unknown_vni unknown_vtep tunnel_transit tunnel_congestion \
-             kernel_loop punt_limited no_host_interface malformed_mpls unknown_label"
+             kernel_loop punt_limited no_host_interface malformed_mpls unknown_label \
+             malformed_ipip"
         );
     }
 }

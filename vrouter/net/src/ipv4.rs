@@ -19,12 +19,18 @@ pub struct Protocol(pub u8);
 impl Protocol {
     /// ICMP.
     pub const ICMP: Self = Self(1);
+    /// An IPv4 packet (RFC 2003).
+    pub const IPV4: Self = Self(4);
     /// TCP.
     pub const TCP: Self = Self(6);
     /// UDP.
     pub const UDP: Self = Self(17);
+    /// An IPv6 packet (RFC 4213).
+    pub const IPV6: Self = Self(41);
     /// ICMP for IPv6.
     pub const ICMPV6: Self = Self(58);
+    /// Options of IPv6 for the destination (RFC 8200 section 4.6).
+    pub const DESTINATION_OPTIONS: Self = Self(60);
 }
 
 const FLAG_DONT_FRAGMENT: u16 = 0x4000;

@@ -20,6 +20,7 @@ pub mod ethernet;
 pub mod flow;
 pub mod icmpv4;
 pub mod icmpv6;
+pub mod ipip;
 pub mod ipv4;
 pub mod ipv6;
 mod mac;

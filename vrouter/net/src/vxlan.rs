@@ -5,7 +5,7 @@
 
 use crate::ethernet::{self, EtherType};
 use crate::ipv4::{self, Protocol};
-use crate::{Mac, Truncated, checksum, ipv6, mpls};
+use crate::{Mac, Truncated, checksum, ipip, ipv6, mpls};
 use core::fmt;
 use core::net::IpAddr;
 
@@ -77,6 +77,8 @@ pub struct Inner {
     pub flow: u16,
     /// The inner packet's congestion bits, which the outer one carries too (RFC 6040 section 4.1, normal mode).
     pub ecn: u8,
+    /// Whether it is IPv6, for an outer header that says so ([`ipip`]).
+    pub is_ipv6: bool,
 }
 
 /// The outer header of all packets of one network from one endpoint to another, but for what [`Inner`] says.
@@ -119,18 +121,26 @@ impl Encapsulation {
     }
 }
 
-/// What all packets from one end of a tunnel over UDP to the other begin with.
+/// What all packets from one end of a tunnel to the other begin with.
 pub(crate) struct Template {
     pub bytes: [u8; OUTER_ROOM],
-    /// Where the UDP header starts.
+    /// Where the IP header ends, and over UDP that header starts.
     pub udp: usize,
     /// One's complement sum of the IPv4 header, whose length and checksum are zero. Not used over IPv6.
     pub sum: u16,
 }
 
 impl Template {
-    /// Up to the UDP header; the rest is zero. `None`: the two ends are of different families.
+    /// Over UDP, up to the ports; the rest is zero. `None`: the two ends are of different families.
     pub fn new(from: Endpoint, to: Endpoint, port: u16) -> Option<Self> {
+        let mut template = Self::of_ip(from, to, Protocol::UDP)?;
+        let udp = template.udp;
+        template.bytes[udp + 2..udp + 4].copy_from_slice(&port.to_be_bytes());
+        Some(template)
+    }
+
+    /// Up to the end of the IP header; the rest is zero. `None`: the two ends are of different families.
+    pub fn of_ip(from: Endpoint, to: Endpoint, protocol: Protocol) -> Option<Self> {
         let mut bytes = [0; OUTER_ROOM];
         bytes[..6].copy_from_slice(&to.mac.octets());
         bytes[6..12].copy_from_slice(&from.mac.octets());
@@ -139,14 +149,14 @@ impl Template {
                 bytes[IP] = 0x45;
                 bytes[IP + 6] = 0x40;
                 bytes[IP + 8] = ipv4::DEFAULT_TTL;
-                bytes[IP + 9] = Protocol::UDP.0;
+                bytes[IP + 9] = protocol.0;
                 bytes[IP + 12..IP + 16].copy_from_slice(&from.octets());
                 bytes[IP + 16..IP + 20].copy_from_slice(&to.octets());
                 (EtherType::IPV4, UDP4)
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 bytes[IP] = 0x60;
-                bytes[IP + 6] = Protocol::UDP.0;
+                bytes[IP + 6] = protocol.0;
                 bytes[IP + 7] = ipv6::DEFAULT_HOP_LIMIT;
                 bytes[IP + 8..IP + 24].copy_from_slice(&from.octets());
                 bytes[IP + 24..IP + 40].copy_from_slice(&to.octets());
@@ -156,13 +166,12 @@ impl Template {
         };
         bytes[12..14].copy_from_slice(&ether_type.0.to_be_bytes());
         let sum = checksum::sum(&bytes[IP..UDP4]);
-        bytes[udp + 2..udp + 4].copy_from_slice(&port.to_be_bytes());
         Some(Self { bytes, udp, sum })
     }
 }
 
-/// Writes into a copy of a template what differs from packet to packet. `udp`: the UDP length. `None`: the packet is too
-/// long for IP.
+/// Writes into a copy of a template over UDP what differs from packet to packet. `udp`: the UDP length. `None`: the packet
+/// is too long for IP.
 #[inline(always)]
 pub(crate) fn write_lengths(
     out: &mut [u8; OUTER_ROOM],
@@ -172,60 +181,84 @@ pub(crate) fn write_lengths(
     inner: Inner,
 ) -> Option<()> {
     let port = FIRST_SOURCE_PORT | inner.flow & 0x3fff;
-    let ecn = inner.ecn & 3;
     if is_ipv6 {
-        // RFC 6438: the flow label has entropy too, for routers that do not look at ports.
-        out[IP + 1] = ecn << 4;
-        put(out, IP + 2, inner.flow);
-        put(out, IP + 4, udp);
+        write_ip6(out, udp, inner);
         put(out, UDP6, port);
         put(out, UDP6 + 4, udp);
         return Some(());
     }
-    let total = udp.checked_add(IPV4)?;
-    out[IP + 1] = ecn;
-    put(out, IP + 2, total);
-    let sum = u32::from(sum) + u32::from(total) + u32::from(ecn);
-    put(out, IP + 10, !fold(sum));
+    write_ip4(out, sum.into(), udp, inner)?;
     put(out, UDP4, port);
     put(out, UDP4 + 4, udp);
     Some(())
 }
 
-/// Makes a written outer header, of VXLAN or of MPLS ([`mpls`]), that of a frame of another length: for the pieces of a
-/// frame that was cut up. The beginning of one of MPLS whose end is in the frame already is right as it is: such a frame
-/// is not cut. `None`: it is no such header, or the frame is too short or too long; nothing is changed.
+/// The IPv6 header of that. `payload`: bytes behind it.
+#[inline(always)]
+pub(crate) fn write_ip6(out: &mut [u8; OUTER_ROOM], payload: u16, inner: Inner) {
+    // RFC 6438: the flow label has entropy too, for routers that do not look at ports.
+    out[IP + 1] = (inner.ecn & 3) << 4;
+    put(out, IP + 2, inner.flow);
+    put(out, IP + 4, payload);
+}
+
+/// The same for IPv4. `sum`: of the template's header, and of what it has not.
+#[inline(always)]
+pub(crate) fn write_ip4(
+    out: &mut [u8; OUTER_ROOM],
+    sum: u32,
+    payload: u16,
+    inner: Inner,
+) -> Option<()> {
+    let ecn = inner.ecn & 3;
+    let total = payload.checked_add(IPV4)?;
+    out[IP + 1] = ecn;
+    put(out, IP + 2, total);
+    put(out, IP + 10, !fold(sum + u32::from(total) + u32::from(ecn)));
+    Some(())
+}
+
+/// Makes a written outer header, of VXLAN, of MPLS ([`mpls`]) or of IP alone ([`ipip`]), that of a frame of another length:
+/// for the pieces of a frame that was cut up. The beginning of one whose end is in the frame already is right as it is: such
+/// a frame is not cut. `None`: it is no such header, or the frame is too short or too long; nothing is changed.
 pub fn set_frame_bytes(outer: &mut [u8], frame_bytes: usize) -> Option<()> {
-    let shim = match outer.len() {
-        mpls::FRONT4_BYTES | mpls::FRONT6_BYTES => return Some(()),
-        OUTER4_BYTES | OUTER6_BYTES => TUNNEL_BYTES,
-        _ => mpls::TUNNEL_BYTES,
+    // Where the IP header ends, and what follows it before the inner packet.
+    let (end, shim) = match outer.len() {
+        mpls::FRONT4_BYTES | mpls::FRONT6_BYTES | ipip::FRONT4_BYTES | ipip::FRONT6_BYTES => {
+            return Some(());
+        }
+        OUTER4_BYTES => (UDP4, TUNNEL_BYTES),
+        OUTER6_BYTES => (UDP6, TUNNEL_BYTES),
+        mpls::OUTER4_BYTES => (UDP4, mpls::TUNNEL_BYTES),
+        mpls::OUTER6_BYTES => (UDP6, mpls::TUNNEL_BYTES),
+        ipip::OUTER4_BYTES => (UDP4, 0),
+        ipip::OUTER6_BYTES => (UDP6, 0),
+        _ => return None,
     };
     let inner = frame_bytes.checked_sub(overlap(outer.len()))?;
-    let udp = u16::try_from(inner.checked_add(shim)?).ok()?;
-    match outer.len() {
-        OUTER4_BYTES | mpls::OUTER4_BYTES => {
-            let total = udp.checked_add(IPV4)?;
-            let word = |at: usize| u16::from_be_bytes([outer[at], outer[at + 1]]);
-            let sum = checksum::update(word(IP + 10), word(IP + 2), total);
-            put(outer, IP + 2, total);
-            put(outer, IP + 10, sum);
-            put(outer, UDP4 + 4, udp);
-        }
-        OUTER6_BYTES | mpls::OUTER6_BYTES => {
-            put(outer, IP + 4, udp);
-            put(outer, UDP6 + 4, udp);
-        }
-        _ => return None,
+    let payload = u16::try_from(inner.checked_add(shim)?).ok()?;
+    if end == UDP4 {
+        let total = payload.checked_add(IPV4)?;
+        let word = |at: usize| u16::from_be_bytes([outer[at], outer[at + 1]]);
+        let sum = checksum::update(word(IP + 10), word(IP + 2), total);
+        put(outer, IP + 2, total);
+        put(outer, IP + 10, sum);
+    } else {
+        put(outer, IP + 4, payload);
+    }
+    if shim != 0 {
+        put(outer, end + 4, payload);
     }
     Some(())
 }
 
 /// How many bytes at the start of an inner frame an outer header of so many bytes takes the place of: the Ethernet
-/// header under a whole header of MPLS, else none.
+/// header under a whole header of MPLS or of IP alone, else none.
 pub const fn overlap(outer_bytes: usize) -> usize {
     match outer_bytes {
-        mpls::OUTER4_BYTES | mpls::OUTER6_BYTES => ethernet::HEADER_BYTES,
+        mpls::OUTER4_BYTES | mpls::OUTER6_BYTES | ipip::OUTER4_BYTES | ipip::OUTER6_BYTES => {
+            ethernet::HEADER_BYTES
+        }
         _ => 0,
     }
 }

@@ -9,7 +9,7 @@ use crate::{PortIndex, PortRole};
 use alloc::vec::Vec;
 use core::net::IpAddr;
 use vrouter_net::vxlan::Endpoint;
-use vrouter_net::{Mac, mpls, vxlan};
+use vrouter_net::{Mac, ipip, mpls, vxlan};
 
 impl Network {
     /// The network as the links and the network that carries its tunnel are now. `None`: it is so already. `down`: ports
@@ -33,6 +33,9 @@ impl Network {
                 Neighbour::Mpls(end) => self.through(underlay, end.address, old, |from, to| {
                     let outer = mpls::Encapsulation::new(end.label, from, to)?;
                     Some((Outer::Mpls(outer), None))
+                }),
+                Neighbour::Ipip(end) => self.through(underlay, *end, old, |from, to| {
+                    Some((Outer::Ipip(ipip::Encapsulation::new(from, to)?), None))
                 }),
             };
             if *old != hop {
@@ -87,6 +90,7 @@ impl Network {
             let carrier = match outer {
                 Outer::Vxlan(_) => Carrier::Vxlan,
                 Outer::Mpls(_) => Carrier::Mpls,
+                Outer::Ipip(_) => Carrier::Ipip,
             };
             let gateway = self.policy.gateway_mac;
             let room = port.mtu.saturating_sub(tunnel.overhead(carrier));

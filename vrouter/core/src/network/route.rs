@@ -72,7 +72,7 @@ impl Network {
                 kind(!external)?;
                 self.check_end(prefix, *address)?;
                 if self.policy.tunnel.is_some_and(|tunnel| tunnel.vni.is_none()) {
-                    return Err(RouteError::TunnelKind { prefix, network });
+                    return Err(RouteError::TunnelKind { prefix, network, needs: "a vni" });
                 }
                 match *mac {
                     Some(mac) if !mac.is_station() => Err(RouteError::VtepMac { prefix, mac }),
@@ -82,6 +82,14 @@ impl Network {
             RouteTarget::MplsUdp(end) => {
                 kind(!external)?;
                 self.check_end(prefix, end.address)
+            }
+            RouteTarget::Ipip(end) => {
+                kind(!external)?;
+                self.check_end(prefix, *end)?;
+                if self.policy.tunnel.is_some_and(|tunnel| !tunnel.ipip) {
+                    return Err(RouteError::TunnelKind { prefix, network, needs: "ipip" });
+                }
+                Ok(())
             }
             RouteTarget::Multipath(paths) => self.check_paths(prefix, paths.paths()),
         }
@@ -94,6 +102,7 @@ impl Network {
                 RouteTarget::Via(_)
                     | RouteTarget::Vxlan(_)
                     | RouteTarget::MplsUdp(_)
+                    | RouteTarget::Ipip(_)
                     | RouteTarget::Link { .. }
                     | RouteTarget::Kernel
             );

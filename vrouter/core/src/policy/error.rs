@@ -75,6 +75,8 @@ pub enum PolicyError {
     DuplicateVni { first: NetworkIndex, second: NetworkIndex, vni: Vni },
     /// Two networks with one label on one underlay.
     DuplicateLabel { first: NetworkIndex, second: NetworkIndex, label: Label },
+    /// Two networks that speak IP in IP at one address.
+    DuplicateIpip { first: NetworkIndex, second: NetworkIndex, local: IpAddr },
     /// A tunnel of no kind.
     TunnelKind { network: NetworkIndex },
     /// An external network with what only others have.
@@ -240,9 +242,15 @@ impl fmt::Display for PolicyError {
                  another one",
                 first.0, second.0
             ),
-            Self::TunnelKind { .. } => {
-                f.write_str("the tunnel has neither a vni nor a label: give it one of them or both")
-            }
+            Self::DuplicateIpip { local, first, second } => write!(
+                f,
+                "the networks in slots {} and {} speak ipip at {local}, and nothing else tells its packets \
+                 apart: give one of them another local address, a vni or a label",
+                first.0, second.0
+            ),
+            Self::TunnelKind { .. } => f.write_str(
+                "the tunnel has neither a vni nor a label nor ipip: give it one of them or more",
+            ),
             Self::External { .. } => f.write_str(
                 "an external network has no prefix, gateway, mode or tunnel of its own: leave them out",
             ),

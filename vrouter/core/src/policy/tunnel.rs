@@ -8,7 +8,7 @@ use vrouter_net::{IpPrefix, ipv6};
 
 /// Checks every network's tunnel. `networks` are sorted by slot.
 pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<(), PolicyError> {
-    let (mut numbers, mut labels) = (Vec::new(), Vec::new());
+    let (mut numbers, mut labels, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     for network in networks {
         let Some(tunnel) = network.tunnel else { continue };
         let index = network.index;
@@ -18,11 +18,12 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
             .and_then(|at| networks.get(at))
             .filter(|underlay| underlay.tunnel.is_none())
             .ok_or(PolicyError::Underlay { network: index, underlay: tunnel.underlay })?;
-        let carrier = match (tunnel.vni, tunnel.label) {
-            (None, None) => return Err(PolicyError::TunnelKind { network: index }),
-            (None, Some(_)) => Carrier::Mpls,
-            // It takes more.
-            (Some(_), _) => Carrier::Vxlan,
+        // The one that takes most.
+        let carrier = match (tunnel.vni, tunnel.label, tunnel.ipip) {
+            (None, None, false) => return Err(PolicyError::TunnelKind { network: index }),
+            (None, None, true) => Carrier::Ipip,
+            (None, Some(_), _) => Carrier::Mpls,
+            (Some(_), ..) => Carrier::Vxlan,
         };
         let local = tunnel.local;
         let is_host = reserved_around(IpPrefix::host(local)).is_none();
@@ -55,6 +56,7 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
         }
         numbers.extend(tunnel.vni.map(|vni| (tunnel.underlay, vni, index)));
         labels.extend(tunnel.label.map(|label| (tunnel.underlay, label, index)));
+        addresses.extend(tunnel.ipip.then_some((tunnel.underlay, local, index)));
     }
     numbers.sort_unstable();
     for pair in numbers.windows(2) {
@@ -70,6 +72,14 @@ pub(super) fn check(networks: &[NetworkPolicy], ports: &[PortPolicy]) -> Result<
             && (a, label) == (b, other)
         {
             return Err(PolicyError::DuplicateLabel { first, second, label });
+        }
+    }
+    addresses.sort_unstable();
+    for pair in addresses.windows(2) {
+        if let [(a, local, first), (b, other, second)] = *pair
+            && (a, local) == (b, other)
+        {
+            return Err(PolicyError::DuplicateIpip { first, second, local });
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Into tunnels and out of them: VXLAN (RFC 7348) and MPLS over UDP (RFC 7510).
+//! Into tunnels and out of them: VXLAN (RFC 7348), MPLS over UDP (RFC 7510) and IP in IP (RFC 2003, 4213, 2473).
 //!
 //! Stages for what is right in the most common way, as in [`super::fast`], and in `open` a plain way for all else.
 
@@ -10,7 +10,7 @@ use crate::hops::{HopIndex, NextHop, Outer, PortHop, TunnelHop};
 use crate::{DropReason, Packet, Verdict};
 pub(super) use open::{combine, open};
 pub(super) use out_of::{all_at_once, decapsulate, for_the_gateway};
-use vrouter_net::ethernet;
+use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::flow::{self, HEAD_BYTES};
 use vrouter_net::vxlan::{self, Inner};
 
@@ -43,7 +43,7 @@ pub(super) fn encapsulate(
         if !may_pass(packet, hop) {
             continue;
         }
-        let inner = Inner { frame_bytes: packet.frame_len, flow: flow(packet), ecn: ecn(packet) };
+        let inner = inner4(packet);
         let bytes = outer.write(&mut packet.outer, inner);
         let Some(bytes) = bytes.and_then(|bytes| u8::try_from(bytes).ok()) else { continue };
         packet.outer_len = bytes;
@@ -57,7 +57,7 @@ pub(super) fn encapsulate(
     done
 }
 
-/// The same for one packet that goes into MPLS or over one of several ways; whether it is done.
+/// The same for one packet that goes into another tunnel than VXLAN or over one of several ways; whether it is done.
 #[inline(never)]
 fn by_the_way(
     at: &Place<'_>,
@@ -75,7 +75,7 @@ fn by_the_way(
     }
     let mut outer_len = 0;
     if let Some(tunnel) = tunnel {
-        let inner = Inner { frame_bytes: packet.frame_len, flow: flow(packet), ecn: ecn(packet) };
+        let inner = inner4(packet);
         let Some(bytes) = tunnel.write(&mut packet.outer, inner) else { return false };
         outer_len = bytes;
     }
@@ -95,10 +95,11 @@ fn may_pass(packet: &Packet, hop: &PortHop) -> bool {
     packet.frame_len.wrapping_sub(LINK_BYTES + 1) < u32::from(hop.mtu) && (w2 >> 48) & 0xff > 1
 }
 
-/// The congestion bits of an IPv4 packet, in the second byte of its header.
+/// What an outer header needs to know of an IPv4 packet. Its congestion bits are in the second byte of its header.
 #[inline(always)]
-fn ecn(packet: &Packet) -> u8 {
-    packet.header[15] & 3
+fn inner4(packet: &Packet) -> Inner {
+    let (frame_bytes, ecn) = (packet.frame_len, packet.header[15] & 3);
+    Inner { frame_bytes, flow: flow(packet), ecn, is_ipv6: false }
 }
 
 /// Rewrites an IPv4 packet for its next hop, as in [`super::fast::forward`].
@@ -120,20 +121,21 @@ fn rewrite(packet: &mut Packet, hop: &PortHop) {
 /// for its lengths ([`vxlan::set_frame_bytes`]).
 pub(super) fn wrap(packet: &mut Packet, hop: &TunnelHop, ecn: u8) -> Verdict {
     let frame_bytes = if packet.segment_bytes == 0 { packet.frame_len } else { LINK_BYTES };
-    let inner = Inner { frame_bytes, flow: flow(packet), ecn };
+    let is_ipv6 = packet.header[12..14] == EtherType::IPV6.0.to_be_bytes();
+    let inner = Inner { frame_bytes, flow: flow(packet), ecn, is_ipv6 };
     match hop.write(&mut packet.outer, inner) {
         Some(bytes) => in_front(packet, hop, bytes),
         None => Verdict::Drop(DropReason::TooBig),
     }
 }
 
-/// Notes an outer header of so many bytes. That of MPLS ends over the inner Ethernet header, so that the frame is sent as
-/// any other; but not yet where it is to be cut: each piece gets its own.
+/// Notes an outer header of so many bytes. One behind which no Ethernet header crosses ends over the inner one, so that the
+/// frame is sent as any other; but not yet where it is to be cut: each piece gets its own.
 #[inline]
 fn in_front(packet: &mut Packet, hop: &TunnelHop, bytes: u8) -> Verdict {
     const LINK: u8 = 14;
     packet.outer_len = bytes;
-    if matches!(hop.outer, Outer::Mpls(_)) && packet.segment_bytes == 0 {
+    if !matches!(hop.outer, Outer::Vxlan(_)) && packet.segment_bytes == 0 {
         packet.outer_len = bytes.saturating_sub(LINK);
         let rest = packet.outer.get(packet.outer_len.into()..);
         let rest = rest.and_then(|rest| rest.first_chunk::<{ ethernet::HEADER_BYTES }>());

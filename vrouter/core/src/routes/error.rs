@@ -19,7 +19,7 @@ pub enum RouteError {
     /// A route into a tunnel in a network without one.
     NoTunnel { prefix: IpPrefix, network: NetworkIndex },
     /// A route into a tunnel of another kind than the network's.
-    TunnelKind { prefix: IpPrefix, network: NetworkIndex },
+    TunnelKind { prefix: IpPrefix, network: NetworkIndex, needs: &'static str },
     /// A target that only external networks can have, or that they cannot.
     Kind { prefix: IpPrefix, external: bool },
     /// Several paths that are none, too many, of weight zero or no single paths.
@@ -52,10 +52,10 @@ impl fmt::Display for RouteError {
                 "route {prefix} leads into a tunnel, but its network has none: give it `tunnel` when it \
                  is created"
             ),
-            Self::TunnelKind { prefix, .. } => write!(
+            Self::TunnelKind { prefix, needs, .. } => write!(
                 f,
-                "route {prefix} leads into a VXLAN tunnel, but its network's has no vni: give it one when \
-                 it is created"
+                "route {prefix} leads into a tunnel of a kind for which its network's has to have {needs}: give \
+                 it that when it is created"
             ),
             Self::Kind { prefix, external: true } => write!(
                 f,

@@ -142,7 +142,8 @@ fn policy(third: bool, allowed: bool, tunnel: u8) -> Policy {
     // The second network carries packets of the first, and has IPv6 then.
     if let Some(local) = tunnel_end(tunnel) {
         let (vni, underlay) = (Vni::new(VNI).unwrap(), NetworkIndex(1));
-        networks[0].tunnel = Some(Tunnel { vni: Some(vni), label: None, underlay, local });
+        networks[0].tunnel =
+            Some(Tunnel { vni: Some(vni), label: None, ipip: false, underlay, local });
         networks[1].ipv6 = ipv6;
         // Larger, or too small for the largest packets of the first.
         networks[1].mtu = if tunnel & 8 == 0 { 1400 } else { 1351 };

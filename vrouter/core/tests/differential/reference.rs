@@ -558,6 +558,7 @@ impl Reference<'_> {
             RouteTarget::Unreachable => one(Hop::Nobody),
             RouteTarget::Vxlan(vtep) => self.through_tunnel(network, End::Vxlan(*vtep)),
             RouteTarget::MplsUdp(end) => self.through_tunnel(network, End::Mpls(*end)),
+            RouteTarget::Ipip(end) => self.through_tunnel(network, End::Ipip(*end)),
             RouteTarget::Local => one(Hop::Local),
             RouteTarget::Link { port, mac } => one(self.over_link(network, *port, *mac)),
             RouteTarget::Kernel => {

@@ -5,11 +5,12 @@ use core::net::IpAddr;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use vrouter_core::{DropReason, MplsEnd, NetworkPolicy, Packet, RouteTarget, Verdict, Vtep};
 
-/// The other end of a tunnel of either kind.
+/// The other end of a tunnel of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Vxlan(Vtep),
     Mpls(MplsEnd),
+    Ipip(IpAddr),
 }
 
 impl End {
@@ -17,6 +18,7 @@ impl End {
         match self {
             Self::Vxlan(vtep) => vtep.address,
             Self::Mpls(end) => end.address,
+            Self::Ipip(end) => end,
         }
     }
 }
@@ -81,6 +83,7 @@ impl Reference<'_> {
         let shim = match end {
             End::Vxlan(_) => 8 + 8 + 14,
             End::Mpls(_) => 8 + 4,
+            End::Ipip(_) => 0,
         };
         usize::from(network.mtu).min(out.mtu - outer - shim)
     }
@@ -96,36 +99,41 @@ impl Reference<'_> {
     ) -> Answer {
         let tunnel = seen.network.tunnel.unwrap();
         let mut frame = [out.to, out.from].concat();
-        let udp = match end {
-            End::Vxlan(_) => 8 + 8 + inner.len(),
-            End::Mpls(_) => 8 + 4 + inner.len() - 14,
+        let (protocol, payload) = match end {
+            End::Vxlan(_) => (17, 8 + 8 + inner.len()),
+            End::Mpls(_) => (17, 8 + 4 + inner.len() - 14),
+            End::Ipip(_) => (if inner[12] == 8 { 4 } else { 41 }, inner.len() - 14),
         };
-        let udp = u16::try_from(udp).unwrap();
+        let payload = u16::try_from(payload).unwrap();
         match (tunnel.local, end.address()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 frame.extend([0x08, 0x00, 0x45, ecn]);
-                frame.extend((20 + udp).to_be_bytes());
-                frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+                frame.extend((20 + payload).to_be_bytes());
+                frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
                 frame.extend(from.octets());
                 frame.extend(to.octets());
                 correct(&mut frame[14..34], 10);
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 frame.extend([0x86, 0xdd, 0x60, ecn << 4, 0, 0]);
-                frame.extend(udp.to_be_bytes());
-                frame.extend([17, 64]);
+                frame.extend(payload.to_be_bytes());
+                frame.extend([protocol, 64]);
                 frame.extend(from.octets());
                 frame.extend(to.octets());
             }
             _ => panic!("two families"),
         }
-        frame.extend(ANY_PORT.to_be_bytes());
         let verdict = Verdict::Encapsulate(out.port);
         let vtep = match end {
             End::Vxlan(vtep) => vtep,
+            End::Ipip(_) => {
+                frame.extend(&inner[14..]);
+                return (verdict, frame);
+            }
             End::Mpls(end) => {
+                frame.extend(ANY_PORT.to_be_bytes());
                 frame.extend(6635_u16.to_be_bytes());
-                frame.extend(udp.to_be_bytes());
+                frame.extend(payload.to_be_bytes());
                 frame.extend([0, 0]);
                 // Label, no class, bottom of the stack, time to live.
                 frame.extend((end.label.number() << 12 | 1 << 8 | 255).to_be_bytes());
@@ -133,8 +141,9 @@ impl Reference<'_> {
                 return (verdict, frame);
             }
         };
+        frame.extend(ANY_PORT.to_be_bytes());
         frame.extend(4789_u16.to_be_bytes());
-        frame.extend(udp.to_be_bytes());
+        frame.extend(payload.to_be_bytes());
         frame.extend([0, 0, 8, 0, 0, 0]);
         frame.extend(&tunnel.vni.unwrap().number().to_be_bytes()[1..]);
         frame.push(0);
@@ -164,6 +173,26 @@ impl Reference<'_> {
         ends.clone().next()?;
         let visible = &seen.frame[..seen.frame.len().min(seen.visible)];
         let (later, any) = fragment;
+        // The options that Linux writes.
+        let (protocol, datagram) = match visible.get(datagram..datagram + 8) {
+            Some([next @ (4 | 41), 0, 4, 1, _, 1, 1, _]) if to.is_ipv6() && protocol == 60 => {
+                (*next, datagram + 8)
+            }
+            _ => (protocol, datagram),
+        };
+        if matches!(protocol, 4 | 41) {
+            let network = ends.find(|n| n.tunnel.unwrap().ipip)?;
+            if seen.segment_bytes != 0 {
+                return Some(drop(DropReason::UnsupportedOffload));
+            }
+            let (version, kind) = if protocol == 4 { (4, [8, 0]) } else { (6, [0x86, 0xdd]) };
+            let first = visible.get(datagram).filter(|_| datagram < end);
+            if any || first.is_none_or(|first| first >> 4 != version) {
+                return Some(drop(DropReason::MalformedIpip));
+            }
+            let place = (datagram, end);
+            return Some(self.inner_packet(seen, network, from, place, kind, ecn));
+        }
         let is_mpls = match visible.get(datagram + 2..datagram + 4)? {
             _ if protocol != 17 || later => return None,
             [0x12, 0xb5] => false,
@@ -199,19 +228,39 @@ impl Reference<'_> {
             ends.find(|n| n.tunnel.unwrap().vni.is_some_and(|ours| ours.number() == vni))
         };
         let Some(network) = network else { return Some(drop(unknown)) };
-        // Only the first network has routes here.
-        if !self.routes.iter().any(|(_, target)| leads_to(target, from)) {
-            return Some(drop(DropReason::UnknownVtep));
-        }
-        let payload = &seen.frame[start..datagram + udp];
-        let shown = seen.visible.saturating_sub(start);
         if !is_mpls {
-            return Some(self.inner(network, payload, shown, ecn));
+            if !self.knows(from) {
+                return Some(drop(DropReason::UnknownVtep));
+            }
+            let payload = &seen.frame[start..datagram + udp];
+            return Some(self.inner(network, payload, seen.visible.saturating_sub(start), ecn));
         }
-        // As if there had been an Ethernet header.
-        let kind: [u8; 2] = if header[12] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let kind = if header[12] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+        let place = (start, datagram + udp);
+        Some(self.inner_packet(seen, network, from, place, kind, ecn))
+    }
+
+    /// What came without an Ethernet header, as if there had been one.
+    fn inner_packet(
+        &self,
+        seen: &Seen<'_>,
+        network: &NetworkPolicy,
+        from: IpAddr,
+        (start, end): (usize, usize),
+        kind: [u8; 2],
+        ecn: u8,
+    ) -> Result<Answer, Verdict> {
+        if !self.knows(from) {
+            return drop(DropReason::UnknownVtep);
+        }
         let link = [&network.gateway_mac.octets()[..], &[0; 6], &kind].concat();
-        Some(self.inner(network, &[&link, payload].concat(), shown + 14, ecn))
+        let frame = [&link, &seen.frame[start..end]].concat();
+        self.inner(network, &frame, seen.visible.saturating_sub(start) + 14, ecn)
+    }
+
+    /// Only the first network has routes here.
+    fn knows(&self, from: IpAddr) -> bool {
+        self.routes.iter().any(|(_, target)| leads_to(target, from))
     }
 
     fn inner(
@@ -309,6 +358,7 @@ fn leads_to(target: &RouteTarget, address: IpAddr) -> bool {
     match target {
         RouteTarget::Vxlan(vtep) => vtep.address == address,
         RouteTarget::MplsUdp(end) => end.address == address,
+        RouteTarget::Ipip(end) => *end == address,
         RouteTarget::Multipath(paths) => {
             paths.paths().iter().any(|path| leads_to(&path.target, address))
         }

@@ -197,7 +197,9 @@ impl Aim {
 
     fn tunnel(which: u8, is_six: bool) -> RouteTarget {
         let address = end(is_six, which / 4);
-        if which.is_multiple_of(2) {
+        if which % 8 == 5 {
+            RouteTarget::Ipip(address)
+        } else if which.is_multiple_of(2) {
             let mac = (which & 2 != 0).then(|| Mac::new([2, 7, 7, 7, 7, which]));
             RouteTarget::Vxlan(Vtep { address, mac })
         } else {
@@ -246,7 +248,7 @@ impl Story {
         fabric.punts = punts;
         let plain = super::policy(false, false, 0);
         let (vni, label) = (Vni::new(VNI), Label::new(LABEL));
-        let tunnel = Tunnel { vni, label, underlay: FABRIC, local: self.local() };
+        let tunnel = Tunnel { vni, label, ipip: true, underlay: FABRIC, local: self.local() };
         let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), super::six(0));
         let tenant = NetworkPolicy {
             tunnel: Some(tunnel),
@@ -319,38 +321,61 @@ fn frame(recipe: &Recipe, port: &PortPolicy) -> Vec<u8> {
         if frame[..6] == GATEWAY_MAC {
             frame[..6].copy_from_slice(&mac(own));
         }
-        if recipe.kind % 16 >= 12 && recipe.padding & 2 != 0 {
-            into_mpls(&mut frame);
+        if recipe.kind % 16 >= 12 {
+            match recipe.padding & 6 {
+                0 => {}
+                2 => into_mpls(&mut frame),
+                _ => into_ipip(&mut frame, recipe.padding & 1 != 0),
+            }
         }
     }
     frame
 }
 
+/// Where the UDP header of VXLAN starts in a frame that has all headers up to the inner Ethernet header's.
+fn vxlan_at(frame: &[u8]) -> Option<usize> {
+    let udp = if frame[12] == 8 { 34 } else { 54 };
+    (frame.len() >= udp + 30).then_some(udp)
+}
+
+/// Takes bytes from the length of the outer IP header and puts them right.
+fn shorten(frame: &mut [u8], at: usize, by: u16) {
+    let bytes = u16::from_be_bytes([frame[at], frame[at + 1]]).wrapping_sub(by);
+    frame[at..at + 2].copy_from_slice(&bytes.to_be_bytes());
+}
+
+/// Makes VXLAN IP in IP: nothing in between. Over IPv6 perhaps with the options that Linux writes.
+fn into_ipip(frame: &mut Vec<u8>, options: bool) {
+    let Some(at) = vxlan_at(frame) else { return };
+    let protocol = if frame[at + 28] == 8 { 4 } else { 41 };
+    let is_six = at == 54;
+    if is_six && options {
+        frame.splice(at..at + 30, [protocol, 0, 4, 1, 4, 1, 1, 0]);
+        frame[20] = 60;
+        shorten(frame, 18, 22);
+    } else {
+        frame.drain(at..at + 30);
+        frame[if is_six { 20 } else { 23 }] = protocol;
+        shorten(frame, if is_six { 18 } else { 16 }, 30);
+    }
+    super::fix(frame);
+}
+
 /// Makes VXLAN MPLS: another shim, and no inner Ethernet header.
 fn into_mpls(frame: &mut Vec<u8>) {
-    let udp = match frame[12] {
-        8 => 34,
-        _ => 54,
-    };
-    if frame.len() < udp + 30 {
-        return;
-    }
+    let Some(udp) = vxlan_at(frame) else { return };
     let vni = u32::from_be_bytes([0, frame[udp + 12], frame[udp + 13], frame[udp + 14]]);
     let label = if vni == VNI { LABEL } else { vni & 0xf_ffff };
     let shim = (label << 12 | 1 << 8 | u32::from(frame[udp])).to_be_bytes();
     frame.splice(udp + 8..udp + 30, shim);
     frame[udp + 2..udp + 4].copy_from_slice(&[0x19, 0xeb]);
-    let shorter = |frame: &mut [u8], at: usize| {
-        let bytes = u16::from_be_bytes([frame[at], frame[at + 1]]).wrapping_sub(18);
-        frame[at..at + 2].copy_from_slice(&bytes.to_be_bytes());
-    };
-    shorter(frame, udp + 4);
-    shorter(frame, if udp == 34 { 16 } else { 18 });
+    shorten(frame, udp + 4, 18);
+    shorten(frame, if udp == 34 { 16 } else { 18 }, 18);
     super::fix(frame);
 }
 
 /// What random input has reached, in all stories.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 12] = [
     "local",
     "control",
     "exception",
@@ -361,21 +386,25 @@ const KINDS: [&str; 10] = [
     "into MPLS",
     "out of VXLAN",
     "out of MPLS",
+    "into IPIP",
+    "out of IPIP",
 ];
 static REACHED: [AtomicUsize; KINDS.len()] = [const { AtomicUsize::new(0) }; KINDS.len()];
 
 fn count(verdict: &Verdict, from_wire: bool, several: bool, frame: &[u8], sent: &[u8]) {
     let port = |frame: &[u8]| {
-        let at = if frame[12] == 8 { 36 } else { 56 };
-        u16::from_be_bytes([frame[at], frame[at + 1]])
+        let (at, protocol) = if frame[12] == 8 { (36, frame[23]) } else { (56, frame[20]) };
+        if protocol == 17 { u16::from_be_bytes([frame[at], frame[at + 1]]) } else { 0 }
     };
     let kind = match verdict {
         Verdict::Punt(_, class) => *class as usize,
         Verdict::Forward(_) if from_wire => 4,
         Verdict::Encapsulate(_) if port(sent) == 4789 => 6,
-        Verdict::Encapsulate(_) => 7,
+        Verdict::Encapsulate(_) if port(sent) == 6635 => 7,
+        Verdict::Encapsulate(_) => 10,
         Verdict::Decapsulate(_) if port(frame) == 4789 => 8,
-        Verdict::Decapsulate(_) => 9,
+        Verdict::Decapsulate(_) if port(frame) == 6635 => 9,
+        Verdict::Decapsulate(_) => 11,
         _ => return,
     };
     REACHED[kind].fetch_add(1, Ordering::Relaxed);
@@ -454,13 +483,15 @@ fn hide_entropy(frame: &mut Vec<u8>, outer: usize, segment_bytes: u16) {
     }
     if segment_bytes != 0 {
         let bytes = frame.len() - outer + overlap;
-        // That of MPLS over a packet that is sent whole, too: it has whole lengths.
+        // One whose end is in the frame, too: it has whole lengths.
         vrouter_net::vxlan::set_frame_bytes(&mut frame[..outer], bytes).unwrap();
     }
     let is_six = frame[12] == 0x86;
-    let udp = if is_six { 54 } else { 34 };
-    assert!(frame[udp] >= 0xc0, "a dynamic port");
-    frame[udp..udp + 2].copy_from_slice(&crate::tunnel::ANY_PORT.to_be_bytes());
+    let (udp, protocol) = if is_six { (54, frame[20]) } else { (34, frame[23]) };
+    if protocol == 17 {
+        assert!(frame[udp] >= 0xc0, "a dynamic port");
+        frame[udp..udp + 2].copy_from_slice(&crate::tunnel::ANY_PORT.to_be_bytes());
+    }
     if is_six {
         frame[16..18].fill(0);
     }

@@ -31,7 +31,7 @@ fn what_is_written_is_read_by_others() {
         let outer = Encapsulation::new(Label::new(0x12345).unwrap(), from, to).unwrap();
         let packet = [0x45; 100];
         let mut room = [0; OUTER_ROOM];
-        let inner = Inner { frame_bytes: 114, flow: 0x5a5a, ecn: 2 };
+        let inner = Inner { frame_bytes: 114, flow: 0x5a5a, ecn: 2, is_ipv6: false };
         let bytes = outer.write(&mut room, inner).unwrap();
         assert_eq!(bytes, if six { OUTER6_BYTES } else { OUTER4_BYTES });
         let frame = [&room[..bytes], &packet].concat();
@@ -75,7 +75,9 @@ fn lengths_that_are_too_long_or_short() {
     let (from, to) = ends(false);
     let outer = Encapsulation::new(Label::new(16).unwrap(), from, to).unwrap();
     let write = |frame_bytes| {
-        outer.write(&mut [0; OUTER_ROOM], Inner { frame_bytes, flow: 0, ecn: 0 }).is_some()
+        outer
+            .write(&mut [0; OUTER_ROOM], Inner { frame_bytes, flow: 0, ecn: 0, is_ipv6: false })
+            .is_some()
     };
     assert!(!write(13) && write(14));
     assert!(write(65_535 - 20 - 12 + 14) && !write(65_535 - 20 - 12 + 15));
@@ -90,7 +92,7 @@ fn pieces_get_headers_of_their_own() {
         let outer = Encapsulation::new(Label::new(99).unwrap(), from, to).unwrap();
         let write = |frame_bytes| {
             let mut room = [0; OUTER_ROOM];
-            let inner = Inner { frame_bytes, flow: 7, ecn: 1 };
+            let inner = Inner { frame_bytes, flow: 7, ecn: 1, is_ipv6: false };
             let bytes = outer.write(&mut room, inner).unwrap();
             room[..bytes].to_vec()
         };

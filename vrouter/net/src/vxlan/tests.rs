@@ -40,7 +40,7 @@ fn encapsulated((from, to): (Endpoint, Endpoint), frame: &[u8], ecn: u8) -> Vec<
     let frame_bytes = u32::try_from(frame.len()).unwrap();
     let encapsulation = Encapsulation::new(vni(), from, to).unwrap();
     let mut out = [0xee; OUTER_ROOM];
-    let inner = Inner { frame_bytes, flow: flow_hash(&head(frame)), ecn };
+    let inner = Inner { frame_bytes, flow: flow_hash(&head(frame)), ecn, is_ipv6: false };
     let bytes = encapsulation.write(&mut out, inner).unwrap();
     assert_eq!(bytes, encapsulation.bytes());
     [&out[..bytes], frame].concat()
@@ -113,7 +113,7 @@ fn limits() {
     let mut out = [0; OUTER_ROOM];
     for (ends, longest) in [(ends4(), 65_535 - 36), (ends6(), 65_535 - 16)] {
         let encapsulation = Encapsulation::new(vni(), ends.0, ends.1).unwrap();
-        let inner = |frame_bytes| Inner { frame_bytes, flow: 0, ecn: 0 };
+        let inner = |frame_bytes| Inner { frame_bytes, flow: 0, ecn: 0, is_ipv6: false };
         for (bytes, fits) in [(longest, true), (longest + 1, false), (u32::MAX, false)] {
             assert_eq!(encapsulation.write(&mut out, inner(bytes)).is_some(), fits, "{bytes}");
             let outer = &mut out[..encapsulation.bytes()];

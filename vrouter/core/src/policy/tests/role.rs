@@ -27,7 +27,7 @@ fn good() -> Policy {
     let tunnel = |number, last| {
         let local = IpAddr::from([198, 51, 100, last]);
         let (vni, label) = (Vni::new(number), Label::new(number));
-        Some(Tunnel { vni, label, underlay: NetworkIndex(2), local })
+        Some(Tunnel { vni, label, ipip: number == 100, underlay: NetworkIndex(2), local })
     };
     policy.networks[0].tunnel = tunnel(100, 1);
     policy.networks[1].tunnel = tunnel(101, 1);
@@ -50,12 +50,17 @@ fn roles_as_they_should_be() {
     tunnel(&mut policy).local = "2001:db8::9".parse().unwrap();
     tunnel(&mut policy).vni = None;
     policy.check().unwrap();
+    tunnel(&mut policy).label = None;
+    policy.check().unwrap();
+    // Both speak IP in IP, each at an address of its own.
+    policy.networks[1].tunnel.as_mut().unwrap().ipip = true;
+    policy.check().unwrap();
 }
 
 #[test]
 fn refuses() {
     type Break = fn(&mut Policy);
-    let cases: [(Break, &str); 25] = [
+    let cases: [(Break, &str); 26] = [
         (
             |p| {
                 let (prefix, gateway) = ("fd00::/64".parse().unwrap(), "fd00::1".parse().unwrap());
@@ -105,8 +110,12 @@ fn refuses() {
         ),
         (|p| p.networks[2].gateway = [1; 4].into(), "an external network has no prefix, gateway"),
         (
-            |p| (tunnel(p).vni, tunnel(p).label) = (None, None),
+            |p| (tunnel(p).vni, tunnel(p).label, tunnel(p).ipip) = (None, None, false),
             "the tunnel has neither a vni nor a label",
+        ),
+        (
+            |p| p.networks[1].tunnel.as_mut().unwrap().ipip = true,
+            "the networks in slots 0 and 1 speak ipip at 198.51.100.1, and nothing else",
         ),
         (
             |p| tunnel(p).label = Label::new(101),

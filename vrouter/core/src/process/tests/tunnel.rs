@@ -37,7 +37,7 @@ pub(super) fn tunnelled(local: IpAddr) -> Policy {
     policy.networks.push(fabric);
     let vni = Vni::new(VNI).unwrap();
     policy.networks[0].tunnel =
-        Some(Tunnel { vni: Some(vni), label: None, underlay: FABRIC, local });
+        Some(Tunnel { vni: Some(vni), label: None, ipip: false, underlay: FABRIC, local });
     let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), inner6(1));
     policy.networks[0].ipv6 = Some(Ipv6Network { prefix, gateway });
     policy.ports[0].ipv6 = Some(inner6(0xa));
@@ -477,7 +477,7 @@ fn packets_of_a_batch_do_not_mix() {
     // The second network has a tunnel too, from the gateway's address.
     let (vni, local) = (Vni::new(77).unwrap(), [192, 0, 2, 1].into());
     policy.networks[1].tunnel =
-        Some(Tunnel { vni: Some(vni), label: None, underlay: FABRIC, local });
+        Some(Tunnel { vni: Some(vni), label: None, ipip: false, underlay: FABRIC, local });
     let mut tables = Tables::build(&policy).unwrap();
     for index in [NetworkIndex(0), NetworkIndex(1)] {
         tables = tables.with_routes(index, &[route("20.0.0.0/8", ends.1, None)]).unwrap();

@@ -11,6 +11,7 @@ use vrouter_net::vxlan::Vni;
 
 mod explained;
 mod hostile;
+mod ipip;
 mod paths;
 
 const FABRIC: NetworkIndex = NetworkIndex(2);
@@ -52,8 +53,13 @@ fn uplinks(local: IpAddr) -> Policy {
     };
     policy.networks.push(fabric);
     let red = &mut policy.networks[0];
-    red.tunnel =
-        Some(Tunnel { vni: Vni::new(77), label: Label::new(4_000), underlay: FABRIC, local });
+    red.tunnel = Some(Tunnel {
+        vni: Vni::new(77),
+        label: Label::new(4_000),
+        ipip: true,
+        underlay: FABRIC,
+        local,
+    });
     let (prefix, gateway) = ("fd00:66::/64".parse().unwrap(), six("fd00:66::1"));
     red.ipv6 = Some(Ipv6Network { prefix, gateway });
     red.punts.kernel = PuntRate { per_second: 1_000, burst: 3 };
@@ -120,6 +126,8 @@ fn over((local, remote): (IpAddr, IpAddr)) -> Tables {
         ("2001:db8:20::/48", vtep(remote)),
         ("21.0.0.0/8", mpls(remote)),
         ("2001:db8:21::/48", mpls(remote)),
+        ("22.0.0.0/8", RouteTarget::Ipip(remote)),
+        ("2001:db8:22::/48", RouteTarget::Ipip(remote)),
         ("30.0.0.0/8", RouteTarget::Kernel),
         ("2001:db8:30::/48", RouteTarget::Kernel),
     ];
@@ -567,7 +575,7 @@ fn mpls_that_is_not_right() {
 fn packets_larger_than_a_tunnel_over_an_uplink() {
     for ends in ends() {
         let tables = over(ends);
-        for (to, outer) in [(FAR, 50), ([21, 0, 0, 1], 32)] {
+        for (to, outer) in [(FAR, 50), ([21, 0, 0, 1], 32), ([22, 0, 0, 1], 20)] {
             let room = OTHER_MTU - outer - if ends.0.is_ipv4() { 0 } else { 20 };
             let frame = |bytes: u16| {
                 let mut frame = Vec::new();
@@ -586,22 +594,25 @@ fn packets_larger_than_a_tunnel_over_an_uplink() {
     }
 }
 
-/// A packet that its sender wants cut keeps its Ethernet header under the outer header of MPLS, for whoever cuts it.
+/// A packet that its sender wants cut keeps its Ethernet header under an outer header that takes the place of that, for
+/// whoever cuts it.
 #[test]
-fn segments_into_mpls_get_their_header_later() {
+fn segments_into_mpls_and_ipip_get_their_header_later() {
     for ends in ends() {
         let tables = over(ends);
-        let mut frame = Vec::new();
-        let link = PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, [21, 0, 0, 1], 9);
-        link.tcp(1, 2, 3, 4).write(&mut frame, &vec![7; 20_000]).unwrap();
-        let mut batch = [Packet { segment_bytes: 1_000, ..packet(&frame) }];
-        let mut limits = PortLimits::default();
-        process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
-        let [after] = batch;
-        assert_eq!(after.verdict, Verdict::Encapsulate(OTHER));
-        assert_eq!(after.header[12..14], [8, 0]);
-        let outer = after.outer();
-        assert_eq!(vrouter_net::vxlan::overlap(outer.len()), 14);
-        assert_eq!(outer.len(), if ends.0.is_ipv4() { 46 } else { 66 });
+        for (to, lengths) in [([21, 0, 0, 1], [46, 66]), ([22, 0, 0, 1], [34, 54])] {
+            let mut frame = Vec::new();
+            let link = PacketBuilder::ethernet2(A_MAC, GATEWAY_MAC).ipv4(A, to, 9);
+            link.tcp(1, 2, 3, 4).write(&mut frame, &vec![7; 20_000]).unwrap();
+            let mut batch = [Packet { segment_bytes: 1_000, ..packet(&frame) }];
+            let mut limits = PortLimits::default();
+            process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
+            let [after] = batch;
+            assert_eq!(after.verdict, Verdict::Encapsulate(OTHER));
+            assert_eq!(after.header[12..14], [8, 0]);
+            let outer = after.outer();
+            assert_eq!(vrouter_net::vxlan::overlap(outer.len()), 14);
+            assert_eq!(outer.len(), lengths[usize::from(ends.0.is_ipv6())]);
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::{DropReason, Network, Packet, PortIndex, PortLimits, PuntClass, Verdi
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
-use vrouter_net::{flow, ipv6, mpls, vxlan};
+use vrouter_net::{flow, ipip, ipv6, mpls, vxlan};
 
 /// Congestion bits of a router that was congested, and of a transport that chose the second code point.
 const CE: u8 = 3;
@@ -21,37 +21,61 @@ struct Outer {
     from: IpAddr,
     to: IpAddr,
     ecn: u8,
+    /// UDP, or that of a packet inside.
+    protocol: Protocol,
     is_fragment: bool,
-    /// Where the UDP header starts in the frame, and how many bytes the datagram can have.
-    datagram: usize,
+    /// Where what it carries starts in the frame, and how many bytes that can have.
+    start: usize,
     room: usize,
 }
 
 impl Outer {
-    /// `None`: the packet carries no UDP header.
+    /// `None`: the packet carries neither a UDP header nor another packet.
     fn of(packet: &Packet) -> Option<Self> {
-        if let Ok((header, _)) = ipv6_of(packet) {
-            return (header.next_header() == Protocol::UDP).then(|| Self {
+        let is_ip = |protocol| matches!(protocol, Protocol::IPV4 | Protocol::IPV6);
+        if let Ok((header, bytes)) = ipv6_of(packet) {
+            let options = bytes.get(ipv6::HEADER_BYTES..)?;
+            let (protocol, skipped) = match header.next_header() {
+                Protocol::DESTINATION_OPTIONS => (ipip::behind_limit(options)?, ipip::LIMIT_BYTES),
+                next => (next, 0),
+            };
+            return (protocol == Protocol::UDP || is_ip(protocol)).then(|| Self {
                 from: header.source().into(),
                 to: header.destination().into(),
                 ecn: header.ecn(),
+                protocol,
                 is_fragment: false,
-                datagram: ethernet::HEADER_BYTES + ipv6::HEADER_BYTES,
-                room: header.payload_length().into(),
+                start: ethernet::HEADER_BYTES + ipv6::HEADER_BYTES + skipped,
+                room: usize::from(header.payload_length()).saturating_sub(skipped),
             });
         }
         let (header, _) = ipv4_of(packet)?;
-        let has_udp = header.protocol() == Protocol::UDP && !header.is_later_fragment();
+        let protocol = header.protocol();
+        let has_udp = protocol == Protocol::UDP && !header.is_later_fragment();
         let bytes = usize::from(header.header_bytes());
-        has_udp.then(|| Self {
+        (has_udp || is_ip(protocol)).then(|| Self {
             from: header.source().into(),
             to: header.destination().into(),
             ecn: header.ecn(),
+            protocol,
             is_fragment: header.is_fragment(),
-            datagram: ethernet::HEADER_BYTES + bytes,
+            start: ethernet::HEADER_BYTES + bytes,
             room: usize::from(header.total_length()).saturating_sub(bytes),
         })
     }
+
+    /// What can be seen of what it carries.
+    fn payload<'a>(&self, packet: &'a Packet) -> &'a [u8] {
+        let bytes = packet.head().get(self.start..).unwrap_or(&[]);
+        bytes.get(..self.room).unwrap_or(bytes)
+    }
+}
+
+/// What a packet goes through that is for an address where tunnels end.
+enum Through<'a> {
+    Vxlan,
+    Mpls,
+    Ipip(&'a TunnelEnd),
 }
 
 /// The verdict on any packet for an address of the vRouter in a network that carries tunnels. Its IP header was checked,
@@ -63,20 +87,24 @@ pub(in super::super) fn open(
     limits: &mut PortLimits,
 ) -> Option<Verdict> {
     let outer = Outer::of(packet)?;
-    let datagram = packet.head().get(outer.datagram..)?;
-    let port = u16::from_be_bytes(*datagram.get(2..)?.first_chunk()?);
-    if !at.tunnels.are_at(outer.to) {
-        return None;
-    }
-    let done = match port {
-        _ if packet.segment_bytes != 0 && [vxlan::PORT, mpls::PORT].contains(&port) => {
-            Err(DropReason::UnsupportedOffload)
+    let through = if outer.protocol == Protocol::UDP {
+        let port = u16::from_be_bytes(*packet.head().get(outer.start + 2..)?.first_chunk()?);
+        match port {
+            vxlan::PORT | mpls::PORT if !at.tunnels.are_at(outer.to) => return None,
+            vxlan::PORT => Through::Vxlan,
+            mpls::PORT => Through::Mpls,
+            _ => return None,
         }
-        vxlan::PORT => {
+    } else {
+        Through::Ipip(at.tunnels.with_ipip(outer.to)?)
+    };
+    let done = match through {
+        _ if packet.segment_bytes != 0 => Err(DropReason::UnsupportedOffload),
+        Through::Vxlan => {
             return Some(vxlan(at, packet, &outer, limits).unwrap_or_else(Verdict::Drop));
         }
-        mpls::PORT => mpls(at, packet, &outer, limits),
-        _ => return None,
+        Through::Mpls => mpls(at, packet, &outer, limits),
+        Through::Ipip(end) => ipip(at, packet, &outer, end, limits),
     };
     Some(done.map_or_else(Verdict::Drop, Verdict::Decapsulate))
 }
@@ -87,12 +115,12 @@ fn vxlan(
     outer: &Outer,
     limits: &mut PortLimits,
 ) -> Result<Verdict, DropReason> {
-    let datagram = packet.head().get(outer.datagram..).unwrap_or(&[]);
+    let datagram = packet.head().get(outer.start..).unwrap_or(&[]);
     let opened = vxlan::open(datagram, outer.room).ok().filter(|_| !outer.is_fragment);
     let opened = opened.ok_or(DropReason::MalformedVxlan)?;
     let end = at.tunnels.with_vni(opened.vni).filter(|end| end.local == outer.to);
     let network = network_of(at, end.ok_or(DropReason::UnknownVni)?, outer)?;
-    let start = outer.datagram + vxlan::TUNNEL_BYTES;
+    let start = outer.start + vxlan::TUNNEL_BYTES;
     let frame = (start, opened.frame_bytes);
     if let Some(end) = bridge::bridges(network, outer.from) {
         let (visible, bytes) = inside(packet, frame);
@@ -128,29 +156,28 @@ fn mpls(
     outer: &Outer,
     limits: &mut PortLimits,
 ) -> Result<PortIndex, DropReason> {
-    const LINK: u32 = 14;
-    let datagram = packet.head().get(outer.datagram..).unwrap_or(&[]);
+    let datagram = packet.head().get(outer.start..).unwrap_or(&[]);
     let opened = mpls::open(datagram, outer.room).ok().filter(|_| !outer.is_fragment);
     let opened = opened.ok_or(DropReason::MalformedMpls)?;
     let end = opened.label.and_then(|label| at.tunnels.with_label(label));
     let end = end.filter(|end| end.local == outer.to).ok_or(DropReason::UnknownLabel)?;
     let network = network_of(at, end, outer)?;
-    // An Ethernet header for the inner packet, where the outer header ends. As it was, if the packet goes nowhere.
-    let start = outer.datagram + mpls::TUNNEL_BYTES - ethernet::HEADER_BYTES;
-    let place = |packet: &mut Packet, new: [u8; ethernet::HEADER_BYTES]| {
-        let old = packet.header.get_mut(start..).and_then(|rest| rest.first_chunk_mut());
-        old.map(|old| core::mem::replace(old, new)).ok_or(DropReason::MalformedMpls)
-    };
-    let mut link = [0; ethernet::HEADER_BYTES];
-    link[..6].copy_from_slice(&network.policy().gateway_mac.octets());
-    link[12..].copy_from_slice(&opened.ether_type.0.to_be_bytes());
-    let before = place(packet, link)?;
-    let frame = (start, opened.packet_bytes.saturating_add(LINK));
-    let done = go_on(at, packet, frame, (network, outer.ecn), limits);
-    if done.is_err() {
-        place(packet, before)?;
-    }
-    done
+    let inside = (outer.start + mpls::TUNNEL_BYTES, opened.packet_bytes);
+    go_on_without_link(at, packet, inside, opened.ether_type, (network, outer.ecn), limits)
+}
+
+fn ipip(
+    at: &Place<'_>,
+    packet: &mut Packet,
+    outer: &Outer,
+    end: &TunnelEnd,
+    limits: &mut PortLimits,
+) -> Result<PortIndex, DropReason> {
+    let opened = ipip::open(outer.payload(packet), outer.protocol).ok();
+    let opened = opened.filter(|_| !outer.is_fragment).ok_or(DropReason::MalformedIpip)?;
+    let network = network_of(at, end, outer)?;
+    let bytes = u32::try_from(outer.room).map_err(|_| DropReason::MalformedIpip)?;
+    go_on_without_link(at, packet, (outer.start, bytes), opened, (network, outer.ecn), limits)
 }
 
 /// The network of a tunnel's end, if it knows who sent the packet.
@@ -177,6 +204,35 @@ fn go_on(
     let to = Inside { at, network, frame_bytes, outer_ecn: ecn }.route(visible, limits)?;
     take_off(packet, frame)?;
     Ok(to)
+}
+
+/// The same for an IP packet that came without an Ethernet header: one is put before it, over the end of what is taken away.
+/// That is as it was, if the packet goes nowhere.
+fn go_on_without_link(
+    at: &Place<'_>,
+    packet: &mut Packet,
+    (start, packet_bytes): (usize, u32),
+    ether_type: EtherType,
+    (network, ecn): (&Network, u8),
+    limits: &mut PortLimits,
+) -> Result<PortIndex, DropReason> {
+    const LINK: u32 = 14;
+    const _: () = assert!(LINK as usize == ethernet::HEADER_BYTES);
+    let start = start.checked_sub(ethernet::HEADER_BYTES).ok_or(DropReason::RuntFrame)?;
+    let place = |packet: &mut Packet, new: [u8; ethernet::HEADER_BYTES]| {
+        let old = packet.header.get_mut(start..).and_then(|rest| rest.first_chunk_mut());
+        old.map(|old| core::mem::replace(old, new)).ok_or(DropReason::RuntFrame)
+    };
+    let mut link = [0; ethernet::HEADER_BYTES];
+    link[..6].copy_from_slice(&network.policy().gateway_mac.octets());
+    link[12..].copy_from_slice(&ether_type.0.to_be_bytes());
+    let before = place(packet, link)?;
+    let frame = (start, packet_bytes.saturating_add(LINK));
+    let done = go_on(at, packet, frame, (network, ecn), limits);
+    if done.is_err() {
+        place(packet, before)?;
+    }
+    done
 }
 
 /// An inner frame.

@@ -50,7 +50,7 @@ fn into_a_tunnel_over_one_of_several_ways() {
         assert_eq!(outer.number, TunnelNumber::Label(Label::new(0x12345).unwrap()));
         assert_eq!(outer.bytes, 32);
         let sent = sent(&told.packet, &frame);
-        assert_eq!(sent[34..36], outer.source_port.to_be_bytes());
+        assert_eq!(sent[34..36], outer.source_port.unwrap().to_be_bytes());
         ways.insert(uplink);
     }
     assert!(ways.len() > 1, "{ways:?}");

@@ -31,7 +31,7 @@ impl Hostile {
         };
         let mut gateways = inner.clone();
         gateways[..6].copy_from_slice(&GATEWAY_MAC);
-        let mut frame = match self.template % 10 {
+        let mut frame = match self.template % 14 {
             0 => wire(STRANGER, THERE, 9),
             1 => wire(STRANGER, HOST, 9),
             2 => wire6("2001:db8:9::1", "2001:db8:2::7", 9),
@@ -40,6 +40,10 @@ impl Hostile {
             6 => pod(A_MAC, A, KERNELS),
             7 => pod(A_MAC, A, [21, 0, 0, 1]),
             8 => pod6("2001:db8:21::1"),
+            10 => ipip::around(ends()[0], &inner),
+            11 => ipip::around(ends()[0], &wire6("2001:db8:22::1", "fd00:66::b", 9)),
+            12 => pod(A_MAC, A, [22, 0, 0, 1]),
+            13 => pod6("2001:db8:22::1"),
             _ => self.any.to_vec(),
         };
         let (to, from) = match self.ingress() {
@@ -48,7 +52,7 @@ impl Hostile {
             PORT_A => (GATEWAY_MAC, A_MAC),
             _ => (UP_MAC, PEER),
         };
-        if self.template % 10 != 9 {
+        if self.template % 14 != 9 {
             frame[..12].copy_from_slice(&[to, from].concat());
         }
         let mut packet = packet(&frame);
@@ -112,7 +116,7 @@ fn any_bytes_and_lengths_are_safe_at_every_port() {
                 }
                 Verdict::Encapsulate(to) => {
                     assert!(is_fabrics(to) && !from_wire);
-                    assert!([32, 46, 50].contains(&after.outer().len()));
+                    assert!([20, 32, 34, 46, 50].contains(&after.outer().len()));
                     assert_eq!(after.frame_len, before.frame_len);
                 }
                 Verdict::Decapsulate(to) => {

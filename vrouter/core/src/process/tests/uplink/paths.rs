@@ -226,7 +226,10 @@ fn routes_that_cannot_be() {
     };
     let via = RouteTarget::Via(IpAddr::from(A));
     let outside = RouteError::Kind { prefix, external: true };
-    for target in [via.clone(), vtep(REMOTE.into()), mpls(REMOTE.into()), RouteTarget::Kernel] {
+    let through = RouteTarget::Ipip(REMOTE.into());
+    for target in
+        [via.clone(), vtep(REMOTE.into()), mpls(REMOTE.into()), through, RouteTarget::Kernel]
+    {
         assert_eq!(refused(FABRIC, target.clone()), outside);
         assert_eq!(refused(FABRIC, several(&[(target, 1)])), outside);
     }
