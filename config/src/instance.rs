@@ -160,6 +160,7 @@ impl VrouterConfig {
                 local: Ipv4Addr::UNSPECIFIED.into(),
                 vni: Some(vni(&network.name)),
                 label: None,
+                ipip: false,
                 gateways: false,
                 router_mac: None,
                 flood: Vec::new(),

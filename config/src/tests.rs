@@ -303,7 +303,10 @@ fn errors_of_vrouter_toml() {
             &ipv6("policer = { bits_per_second = -9 }"),
             &["bad value -9 for `networks[0].policer.bits_per_second`", "u64"],
         ),
-        (&tunnel("", ""), &["`networks[0].tunnel.vni`", "a `label` (MPLS over UDP) or both"]),
+        (
+            &tunnel("", ""),
+            &["`networks[0].tunnel.vni`", "a `label` (MPLS over UDP), `ipip = true` or"],
+        ),
         (
             &tunnel(", vni = 7, flood = ['192.0.2.7']", ""),
             &[
@@ -359,6 +362,28 @@ fn errors_of_vrouter_toml() {
             ),
             &["bad value 7 for `networks[2].tunnel.vni`", "network \"a\" has it on that underlay"],
         ),
+        (
+            &format!(
+                "{}{}",
+                tunnel(", ipip = true", "action = 'ipip', via = '192.0.2.2'"),
+                ipv6("tunnel = { underlay = 'f', local = '192.0.2.1', vni = 7, ipip = true }")
+                    .replace("'a'", "'b'")
+            ),
+            &[
+                "`networks[2].tunnel.ipip`",
+                "network \"a\" has it at that `local` address",
+                "a `vni`",
+            ],
+        ),
+        (
+            &tunnel(", vni = 7", "action = 'ipip', via = '192.0.2.2'"),
+            &["`networks[0].routes[0].via`", "no `tunnel` with `ipip = true`"],
+        ),
+        (
+            &tunnel(", ipip = true", "action = 'ipip'"),
+            &["`networks[0].routes[0].via`", "is missing"],
+        ),
+        (&tunnel(", ipip = 1", ""), &["bad value 1 for `networks[0].tunnel.ipip`"]),
         (
             &tunnel(", label = 15", ""),
             &["bad value 15 for `networks[0].tunnel.label`", "16 to 1048575"],

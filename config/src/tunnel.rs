@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{self, Problem};
 use crate::vrouter::{NetworkMode, NetworkSettings, VrouterConfig};
 
-/// `tunnel` of a network, over another one: VXLAN, MPLS over UDP or both.
+/// `tunnel` of a network, over another one: VXLAN, MPLS over UDP, IP in IP or several of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TunnelSettings {
@@ -19,9 +19,12 @@ pub struct TunnelSettings {
     /// The network's number in VXLAN, below 2^24. Default: it does not speak VXLAN.
     #[serde(default)]
     pub vni: Option<u32>,
-    /// The label of MPLS packets for the network (RFC 7510), 16 to 2^20 - 1. Default: it takes none. One of both is needed.
+    /// The label of MPLS packets for the network (RFC 7510), 16 to 2^20 - 1. Default: it takes none.
     #[serde(default)]
     pub label: Option<u32>,
+    /// It speaks IP in IP (RFC 2003, RFC 4213, RFC 2473): all such packets for `local` are its own. One of the three is needed.
+    #[serde(default)]
+    pub ipip: bool,
     /// Routers behind uplinks that routes of the network's kernel table name are other ends of this tunnel: what a routing
     /// protocol writes that knows nothing of tunnels.
     #[serde(default)]
@@ -56,9 +59,8 @@ impl VrouterConfig {
     ) -> Result<(), Problem> {
         let Some(tunnel) = &network.tunnel else { return Ok(()) };
         match (tunnel.vni, tunnel.label) {
-            (None, None) => {
-                let remedy =
-                    "is missing; a tunnel has a `vni` (VXLAN), a `label` (MPLS over UDP) or both";
+            (None, None) if !tunnel.ipip => {
+                let remedy = "is missing; a tunnel has a `vni` (VXLAN), a `label` (MPLS over UDP), `ipip = true` or several";
                 return Err(Problem::new(key("tunnel.vni"), "", remedy));
             }
             (vni, label) => {
@@ -119,7 +121,7 @@ impl VrouterConfig {
         Ok(())
     }
 
-    /// No two networks have one number on one underlay.
+    /// No two networks have one number on one underlay, nor IP in IP, which has none, at one address.
     fn check_numbers(
         &self,
         key: &impl Fn(&str) -> String,
@@ -137,6 +139,14 @@ impl VrouterConfig {
                         let remedy = format!("network {:?} has it on that underlay", other.name);
                         return Err(Problem::new(key(&format!("tunnel.{field}")), number, remedy));
                     }
+                }
+                if tunnel.ipip && theirs.ipip && tunnel.local == theirs.local {
+                    let remedy = format!(
+                        "network {:?} has it at that `local` address, and nothing else tells such packets apart; \
+                         use another address, a `vni` or a `label`",
+                        other.name
+                    );
+                    return Err(Problem::new(key("tunnel.ipip"), true, remedy));
                 }
             }
         }

@@ -240,7 +240,7 @@ pub struct RouteSettings {
     /// What becomes of packets to them.
     #[serde(default)]
     pub action: RouteAction,
-    /// With the action `via`: the pod's address they go to. With `vxlan` and `mpls`: that of the tunnel's other end.
+    /// With the action `via`: the pod's address they go to. With `vxlan`, `mpls` and `ipip`: that of the tunnel's other end.
     #[serde(default)]
     pub via: Option<IpAddr>,
     /// With the action `vxlan`: MAC address of the router behind the tunnel. Default: that of the network's gateway.
@@ -266,6 +266,8 @@ pub enum RouteAction {
     Vxlan,
     /// The same by MPLS over UDP.
     Mpls,
+    /// The same by IP in IP.
+    Ipip,
 }
 
 fn default_mtu() -> u32 {

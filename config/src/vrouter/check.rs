@@ -132,7 +132,7 @@ impl VrouterConfig {
                     let remedy = "is missing; name the address of a pod, or set an `action`";
                     return Err(Problem::new(key("via"), "", remedy));
                 }
-                (RouteAction::Vxlan | RouteAction::Mpls, None) => {
+                (RouteAction::Vxlan | RouteAction::Mpls | RouteAction::Ipip, None) => {
                     let remedy = "is missing; name the address of the tunnel's other end";
                     return Err(Problem::new(key("via"), "", remedy));
                 }
@@ -140,6 +140,13 @@ impl VrouterConfig {
                     if network.tunnel.as_ref().is_none_or(|tunnel| tunnel.vni.is_none()) =>
                 {
                     let remedy = "cannot be reached: the network has no `tunnel` with a `vni`";
+                    return Err(Problem::new(key("via"), via, remedy));
+                }
+                (RouteAction::Ipip, Some(via))
+                    if network.tunnel.as_ref().is_none_or(|tunnel| !tunnel.ipip) =>
+                {
+                    let remedy =
+                        "cannot be reached: the network has no `tunnel` with `ipip = true`";
                     return Err(Problem::new(key("via"), via, remedy));
                 }
                 (RouteAction::Mpls, Some(via)) if network.tunnel.is_none() => {

@@ -290,7 +290,7 @@ JSON: an array of
   mtu, routes, stations        numbers
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
-  tunnel                       null, or {vni, label: number or null, underlay, local, flood: the ends it is bridged to}
+  tunnel                       null, or {vni, label: number or null, ipip: true or false, underlay, local, flood: the ends it is bridged to}
   external                     true or false; an external one has no addresses of its own
   kernel_table, kernel_vrf     the kernel's table that its routes come from: number or null, string or null
   kernel_port                  null, or {name, mtu, packets_per_second, burst_packets, mac, reason}; reason may be null
@@ -414,6 +414,7 @@ mod tests {
             "ringway networks add red --ipv4 10.0.0.0/24 --mtu 67",
             "ringway networks add red --ipv4 10.0.0.0/24 --label 15 --underlay f --local ::1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 7 --underlay fabric",
+            "ringway networks add red --ipv4 10.0.0.0/24 --ipip --underlay fabric",
             "ringway networks add red --ipv4 10.0.0.0/24 --local 192.0.2.1",
             "ringway networks add red --ipv4 10.0.0.0/24 --vni 16777216 --underlay f --local ::1",
             "ringway networks add red --ipv4 10.0.0.0/24 --mode switched",

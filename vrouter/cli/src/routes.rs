@@ -75,6 +75,8 @@ pub(crate) enum Target {
         /// What it knows the network by.
         label: u32,
     },
+    /// The same by IP in IP.
+    Ipip(IpAddr),
     /// To this host's kernel, in an external network.
     Local,
     /// To a neighbour behind an uplink, in an external network.
@@ -102,19 +104,12 @@ impl Target {
                 .map(Self::Via)
                 .map_err(|_| format!("{address:?} is no address; use that of a pod, as 10.66.0.7")),
             ["vxlan", vtep, ref mac @ ..] if matches!(mac, [] | ["mac", _]) => Ok(Self::Vxlan {
-                vtep: vtep.parse().map_err(|_| {
-                    format!(
-                        "{vtep:?} is no address; use that of the tunnel's other end, as 192.0.2.2"
-                    )
-                })?,
+                vtep: tunnel_end(vtep)?,
                 mac: mac.last().map(|&mac| mac.to_owned()),
             }),
+            ["ipip", end] => tunnel_end(end).map(Self::Ipip),
             ["mpls", end, "label", label] => Ok(Self::Mpls {
-                end: end.parse().map_err(|_| {
-                    format!(
-                        "{end:?} is no address; use that of the tunnel's other end, as 192.0.2.2"
-                    )
-                })?,
+                end: tunnel_end(end)?,
                 label: label
                     .parse()
                     .map_err(|_| format!("{label:?} is no label; use 16 to 1048575"))?,
@@ -127,12 +122,18 @@ impl Target {
             ["unreachable"] => Ok(Self::Unreachable),
             ["drop" | "blackhole"] => Ok(Self::Drop),
             _ => Err(format!(
-                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `mpls ADDRESS label N`, `unreachable` or `drop`; in an external \
+                "{:?} is no way for packets; use `via ADDRESS`, `vxlan ADDRESS [mac MAC]`, `mpls ADDRESS label N`, `ipip ADDRESS`, `unreachable` or `drop`; in an external \
                  network `local` or `link UPLINK mac MAC`",
                 words.join(" ")
             )),
         }
     }
+}
+
+fn tunnel_end(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is no address; use that of the tunnel's other end, as 192.0.2.2")
+    })
 }
 
 /// What is behind a route of the kernel's where it is listed.
@@ -156,7 +157,7 @@ pub(crate) fn line(line: &str) -> Result<Option<v1::Route>, String> {
     let prefix: Prefix = prefix.parse().map_err(|remedy| format!("{prefix:?}: {remedy}"))?;
     let of_target = match rest {
         ["vxlan" | "link", _, "mac", ..] | ["mpls", _, "label", ..] => 4,
-        ["via" | "vxlan", ..] => 2,
+        ["via" | "vxlan" | "ipip", ..] => 2,
         _ => 1,
     };
     let (target, mut rest) = rest.split_at(of_target.min(rest.len()));
@@ -188,6 +189,7 @@ pub(crate) fn route(prefix: &Prefix, target: Target) -> v1::Route {
             label = known_by;
             (v1::RouteKind::Mpls, end.to_string(), None)
         }
+        Target::Ipip(end) => (v1::RouteKind::Ipip, end.to_string(), None),
         Target::Unreachable => (v1::RouteKind::Unreachable, String::new(), None),
         Target::Drop => (v1::RouteKind::Drop, String::new(), None),
     };
@@ -235,6 +237,7 @@ impl From<v1::Route> for Route {
             v1::RouteKind::Drop => "drop",
             v1::RouteKind::Vxlan => "vxlan",
             v1::RouteKind::Mpls => "mpls",
+            v1::RouteKind::Ipip => "ipip",
             v1::RouteKind::Local => "local",
             v1::RouteKind::Link => "link",
             v1::RouteKind::Kernel => "kernel",
@@ -347,6 +350,7 @@ mod tests {
             ("  2001:db8::/32\tdrop  # for now", "2001:db8::/32 drop\n"),
             ("10.5.0.0/16 link up0 mac 02:0:0:0:0:9", "10.5.0.0/16 link up0 mac 02:0:0:0:0:9\n"),
             ("10.7.0.0/16 mpls 192.0.2.2 label 0100", "10.7.0.0/16 mpls 192.0.2.2 label 100\n"),
+            ("10.7.0.0/16 ipip 192.0.2.2 metric 9", "10.7.0.0/16 ipip 192.0.2.2\n"),
             ("10.8.0.0/16 via 10.66.0.7  # kernel's", ""),
             ("192.0.2.1 local", "192.0.2.1/32 local\n"),
             ("10.6.0.0/16 kernel", "10.6.0.0/16 kernel\n"),
@@ -374,6 +378,8 @@ mod tests {
             ("10.1.0.0/16 mpls red label 99", &["\"red\" is no address", "192.0.2.2"]),
             ("10.1.0.0/16 mpls 192.0.2.2 label x", &["\"x\" is no label", "16 to 1048575"]),
             ("10.1.0.0/16 mpls 192.0.2.2", &["mpls ADDRESS label N"]),
+            ("10.1.0.0/16 ipip", &["\"ipip\" is no way", "ipip ADDRESS"]),
+            ("10.1.0.0/16 ipip red", &["\"red\" is no address", "192.0.2.2"]),
             ("10.1.0.0/16 vxlan red", &["\"red\" is no address", "192.0.2.2"]),
             ("10.1.0.0/16 vxlan 192.0.2.2 mac", &["\"vxlan 192.0.2.2 mac\" is no way"]),
             ("10.1.0.0/16 vxlan 192.0.2.2 via 1.2.3.4", &["\"via\" cannot be followed"]),

@@ -84,8 +84,12 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ("TUNNEL", Left),
         ("KERNEL", Left),
     ];
-    let tunnel = |Tunnel { vni, label, underlay, local, flood }: &Tunnel| {
-        let numbers = [vni.map(|vni| format!("vni {vni}")), label.map(|it| format!("label {it}"))];
+    let tunnel = |Tunnel { vni, label, ipip, underlay, local, flood }: &Tunnel| {
+        let numbers = [
+            vni.map(|vni| format!("vni {vni}")),
+            label.map(|it| format!("label {it}")),
+            ipip.then(|| "ipip".to_owned()),
+        ];
         let numbers: Vec<_> = numbers.into_iter().flatten().collect();
         let flood = match flood.as_slice() {
             [] => String::new(),

@@ -40,6 +40,7 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
             vni: tunnel.vni.unwrap_or(0),
             no_vni: tunnel.vni.is_none(),
             label: tunnel.label.unwrap_or(0),
+            ipip: tunnel.ipip,
             underlay: tunnel.underlay.clone(),
             local: tunnel.local.to_string(),
             gateways: tunnel.gateways,
@@ -92,6 +93,7 @@ fn route(route: &RouteSettings) -> v1::Route {
         RouteAction::Drop => v1::RouteKind::Drop,
         RouteAction::Vxlan => v1::RouteKind::Vxlan,
         RouteAction::Mpls => v1::RouteKind::Mpls,
+        RouteAction::Ipip => v1::RouteKind::Ipip,
     };
     let via = route.via.map(|via| via.to_string()).unwrap_or_default();
     let mac = route.mac.clone().unwrap_or_default();

@@ -90,10 +90,10 @@ pub enum Refusal {
     /// Two networks with one number on one underlay.
     #[error("{what} {number} is network {other:?}'s on {underlay:?}; choose another")]
     NumberTaken {
-        /// `vni` or `label`.
+        /// `vni`, `label` or what stands for a number of IP in IP.
         what: &'static str,
         /// The number.
-        number: u32,
+        number: String,
         /// Whose it is.
         other: String,
         /// Where.
@@ -387,12 +387,13 @@ impl NetworkRequest {
         find: impl Fn(&str) -> Option<NetworkIndex>,
     ) -> NetworkPolicy {
         let Self { prefix, gateway, gateway_mac, mtu, ipv6, mode, floods, external, .. } = *self;
-        let tunnel =
-            self.tunnel.as_ref().map(|TunnelRequest { vni, label, underlay, local, .. }| {
+        let tunnel = self.tunnel.as_ref().map(
+            |TunnelRequest { vni, label, ipip, underlay, local, .. }| {
                 // A network over itself: refused like any other that is not there.
                 let underlay = find(underlay).unwrap_or(index);
-                Tunnel { vni: *vni, label: *label, underlay, local: *local }
-            });
+                Tunnel { vni: *vni, label: *label, ipip: *ipip, underlay, local: *local }
+            },
+        );
         let punts = self.kernel.as_ref().map_or_else(PuntRates::default, KernelRequest::punts);
         NetworkPolicy {
             index,

@@ -5,7 +5,7 @@
 
 use vrouter_dpdk::{Offloads, TxWork};
 use vrouter_net::ipv4::{self, Protocol};
-use vrouter_net::{ethernet, ipv6, mpls, vxlan};
+use vrouter_net::{ethernet, ipip, ipv6, mpls, vxlan};
 use vrouter_vhost::offload::{Offload, Segmentation};
 
 use crate::software::MOST_PIECES;
@@ -40,8 +40,8 @@ enum Front {
     Vxlan {
         is_ipv6: bool,
     },
-    /// MPLS, whose end is where the frame had its Ethernet header.
-    Mpls,
+    /// MPLS or IP, whose end is where the frame had its Ethernet header.
+    NoLink,
 }
 
 impl Front {
@@ -50,7 +50,8 @@ impl Front {
             0 => Some(Self::Nothing),
             vxlan::OUTER4_BYTES => Some(Self::Vxlan { is_ipv6: false }),
             vxlan::OUTER6_BYTES => Some(Self::Vxlan { is_ipv6: true }),
-            mpls::FRONT4_BYTES | mpls::FRONT6_BYTES => Some(Self::Mpls),
+            mpls::FRONT4_BYTES | mpls::FRONT6_BYTES => Some(Self::NoLink),
+            ipip::FRONT4_BYTES | ipip::FRONT6_BYTES => Some(Self::NoLink),
             _ => None,
         }
     }
@@ -112,7 +113,7 @@ pub fn plan(
     // For a checksum inside a tunnel the outer headers are part of what is in front of IP. Every device takes that, as the
     // outer UDP checksum is zero (DPDK's guide to packet buffers, "Meta Information").
     let tunnel = Front::of(front.len())?;
-    let packet = Whole::of(head, tunnel != Front::Mpls)?;
+    let packet = Whole::of(head, tunnel != Front::NoLink)?;
     let transport = ethernet::HEADER_BYTES + packet.ip_bytes;
     // Padding would be summed up by some devices.
     if start != transport || ethernet::HEADER_BYTES + packet.packet_bytes != frame_bytes {
@@ -141,7 +142,7 @@ pub fn plan(
             Front::Nothing => true,
             // Each piece has its own length in the outer header, too.
             Front::Vxlan { is_ipv6 } => can.vxlan_segmentation && (is_ipv6 || can.outer_checksum),
-            Front::Mpls => false,
+            Front::NoLink => false,
         };
         let pieces = payload.div_ceil(size);
         if !is_able

@@ -142,6 +142,7 @@ pub fn write(prefix: IpPrefix, target: &RouteTarget, uplinks: Uplinks<'_>) -> v1
             label: end.label.number(),
             ..route(v1::RouteKind::Mpls)
         },
+        RouteTarget::Ipip(end) => v1::Route { via: end.to_string(), ..route(v1::RouteKind::Ipip) },
     }
 }
 
@@ -211,6 +212,7 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
     match kind {
         Ok(v1::RouteKind::Vxlan) => vtep(route),
         Ok(v1::RouteKind::Mpls) => mpls(route),
+        Ok(v1::RouteKind::Ipip) => tunnel_end(route).map(RouteTarget::Ipip),
         Ok(v1::RouteKind::Unspecified | v1::RouteKind::Via) => match route.via.parse::<IpAddr>() {
             Ok(via) => Ok(RouteTarget::Via(via)),
             Err(_) => {
@@ -231,8 +233,9 @@ fn target(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Refusa
         Err(_) => Err(Refusal::Invalid {
             field: "kind",
             value: route.kind.to_string(),
-            remedy: "use via, unreachable, drop, vxlan, mpls, local, link, kernel or multipath"
-                .to_owned(),
+            remedy:
+                "use via, unreachable, drop, vxlan, mpls, ipip, local, link, kernel or multipath"
+                    .to_owned(),
         }),
     }
 }
@@ -260,7 +263,7 @@ fn multipath(route: &v1::Route, uplinks: Uplinks<'_>) -> Result<RouteTarget, Ref
     let path = |path: &v1::Path| {
         let wire = path.route.clone().unwrap_or_default();
         if matches!(wire.kind(), v1::RouteKind::Multipath) {
-            return Err(invalid(route, "paths", "multipath", "use via, vxlan, mpls or link"));
+            return Err(invalid(route, "paths", "multipath", "use via, vxlan, mpls, ipip or link"));
         }
         let named = v1::Route { prefix: route.prefix.clone(), ..wire };
         let weight = u16::try_from(path.weight.max(1)).map_err(|_| {
@@ -317,7 +320,7 @@ mod tests {
 
     #[test]
     fn what_is_removed_comes_first_and_of_one_prefix_the_last_counts() {
-        use v1::RouteKind::{Drop, Mpls, Unreachable, Unspecified, Via, Vxlan};
+        use v1::RouteKind::{Drop, Ipip, Mpls, Unreachable, Unspecified, Via, Vxlan};
         let request = request(
             &["10.1.0.0/16", "10.9.0.0/16"],
             vec![
@@ -332,6 +335,7 @@ mod tests {
                     ..route("10.5.0.0/16", Vxlan, "192.0.2.2")
                 },
                 v1::Route { label: 1_000, ..route("10.6.0.0/16", Mpls, "192.0.2.2") },
+                route("10.7.0.0/16", Ipip, "2001:db8::2"),
             ],
         );
         let far = request.set[5..].to_vec();
@@ -349,12 +353,12 @@ mod tests {
         let none = Routes::default();
         assert_eq!(
             (routes.page(&none, None, 9, &[]), routes.len()),
-            ((expected.clone(), false), 7)
+            ((expected.clone(), false), 8)
         );
         // Page by page, also from behind a prefix that is not there.
         assert_eq!(routes.page(&none, None, 3, &[]), (expected[..3].to_vec(), true));
         let behind = after(&expected[2].prefix).unwrap();
-        assert_eq!(routes.page(&none, behind, 4, &[]), (expected[3..].to_vec(), false));
+        assert_eq!(routes.page(&none, behind, 5, &[]), (expected[3..].to_vec(), false));
         assert_eq!(
             routes.page(&none, after("10.1.128.0/17").unwrap(), 1, &[]),
             (expected[2..3].to_vec(), true)
@@ -391,7 +395,7 @@ mod tests {
                     paths: vec![v1::Path { route: Some(both.clone()), weight: 1 }],
                     ..both.clone()
                 },
-                "use via, vxlan, mpls or link",
+                "use via, vxlan, mpls, ipip or link",
             ),
         ] {
             let error = read(&request(&[], vec![bad]), &uplinks).unwrap_err().to_string();

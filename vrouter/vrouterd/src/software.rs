@@ -100,8 +100,8 @@ impl Software {
     }
 }
 
-/// Where the outer header of a frame starts in the room in front of it. One of MPLS ends where the frame's Ethernet header
-/// does.
+/// Where the outer header of a frame starts in the room in front of it. One of MPLS or IP in IP ends where the frame's
+/// Ethernet header does.
 fn start(outer: &[u8]) -> usize {
     (FRONT_BYTES + vxlan::overlap(outer.len())).saturating_sub(outer.len())
 }
@@ -152,38 +152,47 @@ impl From<PushError> for Refusal {
 mod tests {
     use super::*;
     use vrouter_net::Mac;
+    use vrouter_net::ipip;
     use vrouter_net::mpls::{self, Label};
     use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni};
 
-    /// Of a tunnel over IPv4 or IPv6, for a frame of so many bytes: in VXLAN, in MPLS.
-    fn outers(six: bool, frame_bytes: u32) -> [Vec<u8>; 2] {
+    /// Of a tunnel over IPv4 or IPv6, for a frame of so many bytes: in VXLAN, in MPLS, in IP.
+    fn outers(six: bool, frame_bytes: u32) -> [Vec<u8>; 3] {
         let end = |last: u8| {
             let mac = Mac::new([2, 0, 0, 0, 0, last]);
             let words = [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)];
             let address = if six { words.into() } else { [192, 0, 2, last].into() };
             Endpoint { mac, address }
         };
-        let inner = Inner { frame_bytes, flow: 5, ecn: 0 };
-        let (mut vxlan, mut mpls) = ([0; OUTER_ROOM], [0; OUTER_ROOM]);
+        let inner = Inner { frame_bytes, flow: 5, ecn: 0, is_ipv6: false };
+        let [mut vxlan, mut mpls, mut ip] = [[0; OUTER_ROOM]; 3];
         let by_vni = Encapsulation::new(Vni::new(9).unwrap(), end(1), end(2)).unwrap();
         let by_label = mpls::Encapsulation::new(Label::new(99).unwrap(), end(1), end(2)).unwrap();
-        let bytes = [by_vni.write(&mut vxlan, inner), by_label.write(&mut mpls, inner)];
-        [vxlan[..bytes[0].unwrap()].to_vec(), mpls[..bytes[1].unwrap()].to_vec()]
+        let by_address = ipip::Encapsulation::new(end(1), end(2)).unwrap();
+        let bytes = by_vni.write(&mut vxlan, inner).unwrap();
+        let vxlan = vxlan[..bytes].to_vec();
+        let bytes = by_label.write(&mut mpls, inner).unwrap();
+        let mpls = mpls[..bytes].to_vec();
+        let bytes = by_address.write(&mut ip, inner).unwrap();
+        [vxlan, mpls, ip[..bytes].to_vec()]
     }
 
-    /// MPLS takes the place of a piece's Ethernet header, and what was cut before nothing more.
+    /// MPLS and IP in IP take the place of a piece's Ethernet header, and what was cut before nothing more.
     #[test]
-    fn pieces_get_the_outer_header_of_either_tunnel() {
+    fn pieces_get_the_outer_header_of_any_tunnel() {
         let piece: Vec<u8> = (0..100).collect();
         for six in [false, true] {
-            let [vxlan, mpls] = outers(six, 64);
-            let [vxlan_of_piece, mpls_of_piece] = outers(six, 100);
+            let [vxlan, mpls, ip] = outers(six, 64);
+            let [vxlan_of_piece, mpls_of_piece, ip_of_piece] = outers(six, 100);
             let front = mpls_of_piece[..mpls.len() - 14].to_vec();
+            let ip_front = ip_of_piece[..ip.len() - 14].to_vec();
             for (outer, expected) in [
                 (vec![], piece.clone()),
                 (vxlan, [&vxlan_of_piece[..], &piece].concat()),
                 (mpls, [&mpls_of_piece[..], &piece[14..]].concat()),
                 (front.clone(), [&front[..], &piece].concat()),
+                (ip, [&ip_of_piece[..], &piece[14..]].concat()),
+                (ip_front.clone(), [&ip_front[..], &piece].concat()),
             ] {
                 let mut room = vec![0xdb; FRONT_BYTES + 200];
                 room[FRONT_BYTES..FRONT_BYTES + 100].copy_from_slice(&piece);

@@ -95,7 +95,7 @@ JSON: an array with one object for each packet
                   `device` is that of a bond that packets go by, else null; `to` null for nobody
   lookups         array of {asked: \"destination\", \"inside\" or \"underlay\", network, address, prefix, source: \"network\",
                   \"config\", \"api\" or \"kernel\", route: as in `ringway routes` or null, way, ways, share_percent, mac}
-  outer           null, or {kind: \"vxlan\" or \"mpls\", number, source, destination, source_port, destination_port, ttl, bytes,
-                  source_mac, destination_mac}
+  outer           null, or {kind: \"vxlan\", \"mpls\" or \"ipip\", number, source, destination, source_port, destination_port,
+                  ttl, bytes, source_mac, destination_mac}; number and ports of \"ipip\" are null
   mtu             number or null
   larger          array of {dont_fragment, verdict, reason, what}";

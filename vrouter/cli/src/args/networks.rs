@@ -28,7 +28,7 @@ Examples:
   ringway networks add wide --ipv4 10.71.0.0/24 --mode bridged --vni 8 --underlay red --local 10.66.0.9 --flood 10.66.0.7,10.66.0.8";
 
 #[derive(Debug, ClapArgs)]
-#[command(group(ArgGroup::new("tunnel").multiple(true).args(["vni", "label"])))]
+#[command(group(ArgGroup::new("tunnel").multiple(true).args(["vni", "label", "ipip"])))]
 pub(crate) struct AddNetwork {
     /// Its name: lower case letters, digits and `-`, at most 63. What annotations say.
     pub(crate) name: String,
@@ -78,6 +78,9 @@ pub(crate) struct AddNetwork {
     /// Label of MPLS packets for the network from other hosts (MPLS over UDP).
     #[arg(long, requires = "underlay", requires = "local", value_parser = clap::value_parser!(u32).range(16..=0xf_ffff))]
     pub(crate) label: Option<u32>,
+    /// It speaks IP in IP, which has no number: all such packets for `--local` are its own.
+    #[arg(long, requires = "underlay", requires = "local")]
+    pub(crate) ipip: bool,
     /// The network that carries those packets.
     #[arg(long, value_name = "NETWORK", requires = "tunnel")]
     pub(crate) underlay: Option<String>,

@@ -52,7 +52,8 @@ pub(crate) struct SetRoute {
     pub(crate) prefix: Prefix,
     /// Where it leads: `via ADDRESS` (a pod of the network), `vxlan ADDRESS [mac MAC]` (through the network's tunnel to the
     /// end with that address in the underlay, and the router behind it with that MAC address), `mpls ADDRESS label N` (the
-    /// same by MPLS over UDP, with the label that the other end knows the network by), `unreachable` (nowhere, with an
+    /// same by MPLS over UDP, with the label that the other end knows the network by), `ipip ADDRESS` (the same by IP in IP,
+    /// the address alone), `unreachable` (nowhere, with an
     /// ICMP error) or `drop` (nowhere, silently). In an external network: `local` (this host's kernel) or `link UPLINK mac
     /// MAC` (a neighbour behind an uplink).
     #[arg(required = true, num_args = 1..=4, value_name = "TARGET")]
@@ -77,15 +78,16 @@ Examples:
   ringway routes replace red default unreachable
   ringway routes add far 10.2.0.0/16 vxlan 192.0.2.2        through the tunnel of network far
   ringway routes add far 10.3.0.0/16 mpls 192.0.2.3 label 1000   the same by MPLS over UDP
+  ringway routes add far 10.4.0.0/16 ipip 192.0.2.4         the same by IP in IP
   ip route show table 7 | ringway routes load red -         a million in seconds
 
-JSON: an array of {prefix, kind: \"via\", \"vxlan\", \"mpls\", \"unreachable\", \"drop\", \"local\", \"link\", \"kernel\" or \"multipath\",
+JSON: an array of {prefix, kind: \"via\", \"vxlan\", \"mpls\", \"ipip\", \"unreachable\", \"drop\", \"local\", \"link\", \"kernel\" or \"multipath\",
 via, mac, uplink: string or null, label: number or null, paths: array of {route, weight}, mirrored: from the kernel's
 routing table}; several paths are only shown. `add`, `replace`, `delete` and `load` print {network, changed, routes}: how many were asked for and how many the network has now.";
 
 const LOAD_HELP: &str = "\
 One route on each line, as `ip route` and `ringway routes` print them: PREFIX via ADDRESS, PREFIX vxlan ADDRESS,
-PREFIX vxlan ADDRESS mac MAC, PREFIX mpls ADDRESS label N, PREFIX unreachable, PREFIX drop, also `unreachable PREFIX` and `blackhole PREFIX`; dev, proto, scope, src, metric, pref and onlink are read over.
+PREFIX vxlan ADDRESS mac MAC, PREFIX mpls ADDRESS label N, PREFIX ipip ADDRESS, PREFIX unreachable, PREFIX drop, also `unreachable PREFIX` and `blackhole PREFIX`; dev, proto, scope, src, metric, pref and onlink are read over.
 `default` and addresses without a length are prefixes, too. Empty lines and what follows a # count for nothing.
 
 The file is read whole first: one with a mistake changes nothing. Routes are then loaded in parts of 20000, each at once;

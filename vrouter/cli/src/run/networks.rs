@@ -38,11 +38,12 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
         mode: mode.into(),
         flood_limit,
         policer: (policer != v1::Policer::default()).then_some(policer),
-        tunnel: (network.vni.is_some() || network.label.is_some()).then(|| v1::Tunnel {
+        tunnel: network.underlay.as_ref().map(|underlay| v1::Tunnel {
             vni: network.vni.unwrap_or(0),
             no_vni: network.vni.is_none(),
             label: network.label.unwrap_or(0),
-            underlay: network.underlay.clone().unwrap_or_default(),
+            ipip: network.ipip,
+            underlay: underlay.clone(),
             local: network.local.map(|local| local.to_string()).unwrap_or_default(),
             gateways: false,
             flood: network.flood.iter().map(ToString::to_string).collect(),
@@ -107,6 +108,9 @@ mod tests {
         let flood = ["fd00:1::7", "fd00:1::8"].map(String::from).to_vec();
         assert_eq!(full.tunnel, Some(v1::Tunnel { flood, ..both.clone() }));
         let mpls = add("red --ipv4 10.66.0.0/24 --label 99 --underlay blue --local fd00:1::9");
-        assert_eq!(mpls.tunnel, Some(v1::Tunnel { vni: 0, label: 99, no_vni: true, ..both }));
+        let without = v1::Tunnel { vni: 0, no_vni: true, ..both };
+        assert_eq!(mpls.tunnel, Some(v1::Tunnel { label: 99, ..without.clone() }));
+        let ipip = add("red --ipv4 10.66.0.0/24 --ipip --underlay blue --local fd00:1::9");
+        assert_eq!(ipip.tunnel, Some(v1::Tunnel { ipip: true, ..without }));
     }
 }

@@ -91,8 +91,13 @@ fn lookup(lookup: &Lookup) -> String {
 fn header(outer: &Outer) -> String {
     let Outer { kind, number, source, destination, source_port, destination_port, .. } = outer;
     let name = if kind == "mpls" { "label" } else { "vni" };
+    let number = number.map(|number| format!(" {name} {number}")).unwrap_or_default();
+    let udp = match (source_port, destination_port) {
+        (Some(from), Some(to)) => format!(", udp {from} > {to}"),
+        _ => String::new(),
+    };
     format!(
-        "{kind} {name} {number}, {source} > {destination}, udp {source_port} > {destination_port}, ttl {}, {} bytes more, MAC {} > {}",
+        "{kind}{number}, {source} > {destination}{udp}, ttl {}, {} bytes more, MAC {} > {}",
         outer.ttl, outer.bytes, outer.source_mac, outer.destination_mac
     )
 }
@@ -214,6 +219,13 @@ why       First.
           Second.
 "
         );
+        // IP in IP has neither number nor ports.
+        let mut ipip = wire();
+        let outer = ipip.outer.as_mut().unwrap();
+        (outer.kind, outer.bytes) = ("ipip".into(), 20);
+        let line = "\nouter     ipip, 192.0.2.1 > 192.0.2.2, ttl 64, 20 bytes more, MAC a > b\n";
+        let text = explanations(&[ipip.into()]);
+        assert!(text.contains(line), "{text}");
         // What is not known takes no row; several packets are apart.
         let drop = v1::Explanation {
             verdict: "drop".into(),

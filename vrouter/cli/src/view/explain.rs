@@ -63,11 +63,12 @@ pub(crate) struct Lookup {
 #[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct Outer {
     pub(crate) kind: String,
-    pub(crate) number: u32,
+    /// `None`: IP in IP has none, nor ports.
+    pub(crate) number: Option<u32>,
     pub(crate) source: String,
     pub(crate) destination: String,
-    pub(crate) source_port: u32,
-    pub(crate) destination_port: u32,
+    pub(crate) source_port: Option<u32>,
+    pub(crate) destination_port: Option<u32>,
     pub(crate) ttl: u32,
     pub(crate) bytes: u32,
     pub(crate) source_mac: String,
@@ -152,13 +153,14 @@ impl From<v1::Lookup> for Lookup {
 
 impl From<v1::TunnelHeaders> for Outer {
     fn from(wire: v1::TunnelHeaders) -> Self {
+        let has_udp = wire.kind != "ipip";
         Self {
             kind: wire.kind,
-            number: wire.number,
+            number: has_udp.then_some(wire.number),
             source: wire.source,
             destination: wire.destination,
-            source_port: wire.source_port,
-            destination_port: wire.destination_port,
+            source_port: has_udp.then_some(wire.source_port),
+            destination_port: has_udp.then_some(wire.destination_port),
             ttl: wire.ttl,
             bytes: wire.bytes,
             source_mac: wire.source_mac,

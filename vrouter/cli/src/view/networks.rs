@@ -54,6 +54,7 @@ impl From<v1::KernelPort> for KernelPort {
 pub(crate) struct Tunnel {
     pub(crate) vni: Option<u32>,
     pub(crate) label: Option<u32>,
+    pub(crate) ipip: bool,
     pub(crate) underlay: String,
     pub(crate) local: String,
     pub(crate) flood: Vec<String>,
@@ -123,6 +124,7 @@ impl From<v1::Network> for Network {
             tunnel: network.tunnel.map(|tunnel| Tunnel {
                 vni: (!tunnel.no_vni).then_some(tunnel.vni),
                 label: (tunnel.label != 0).then_some(tunnel.label),
+                ipip: tunnel.ipip,
                 underlay: tunnel.underlay,
                 local: tunnel.local,
                 flood: tunnel.flood,

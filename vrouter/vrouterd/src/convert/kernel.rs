@@ -151,7 +151,7 @@ impl NetworkRequest {
         let tunnel = self.tunnel.as_ref();
         Some(NetworkSpec {
             source: self.table.clone()?,
-            // The kernel puts nothing into MPLS over UDP.
+            // The kernel puts nothing into MPLS over UDP, and what it puts into IP in IP takes the kernel's way.
             tunnel: tunnel.and_then(|it| {
                 let vni = it.vni?.number();
                 Some(Tunnel { vni, local: it.local, gateways: it.gateways })

@@ -44,7 +44,7 @@ fn a_bad_network_is_refused_by_field_and_value() {
         (|n| n.tunnel = numbers(|it| it.label = 1 << 20), "tunnel.label \"1048576\""),
         (
             |n| n.tunnel = numbers(|it| it.no_vni = true),
-            "tunnel.label \"0\": give it a VNI, a label or both",
+            "tunnel.label \"0\": give it a VNI, a label, ipip or several",
         ),
         (
             |n| n.tunnel = numbers(|it| (it.no_vni, it.vni, it.label) = (true, 7, 99)),
@@ -207,6 +207,7 @@ fn numbers_of_tunnels_are_one_networks() {
     let tunnel = |vni, label, underlay: &str| TunnelRequest {
         vni: Vni::new(vni),
         label: Label::new(label),
+        ipip: false,
         underlay: underlay.into(),
         local: [192, 0, 2, 1].into(),
         gateways: false,
@@ -226,4 +227,16 @@ fn numbers_of_tunnels_are_one_networks() {
         label.as_deref(),
         Some("label 700 is network \"red\"'s on \"fabric\"; choose another")
     );
+    // IP in IP has no number but the address.
+    let ipip = |vni, last| TunnelRequest {
+        ipip: true,
+        local: [192, 0, 2, last].into(),
+        ..tunnel(vni, vni, "fabric")
+    };
+    let beside = |last| ipip(80, last).beside(&ipip(81, 1), "red").err().map(|it| it.to_string());
+    assert_eq!(beside(2), None);
+    let expected =
+        "ipip at local address 192.0.2.1 is network \"red\"'s on \"fabric\"; choose another";
+    assert_eq!(beside(1).as_deref(), Some(expected));
+    assert_eq!(ipip(80, 1).beside(&tunnel(81, 81, "fabric"), "red").ok(), Some(()));
 }

@@ -15,6 +15,8 @@ pub struct TunnelRequest {
     pub vni: Option<Vni>,
     /// The label of MPLS packets for it, if it takes those.
     pub label: Option<Label>,
+    /// It speaks IP in IP.
+    pub ipip: bool,
     /// Name of the network that carries its packets.
     pub underlay: String,
     /// This end's address there.
@@ -27,7 +29,7 @@ pub struct TunnelRequest {
 
 impl TunnelRequest {
     pub(super) fn read(wire: &v1::Tunnel) -> Result<Self, Refusal> {
-        let v1::Tunnel { vni, underlay, local, label, no_vni, gateways, flood } = wire;
+        let v1::Tunnel { vni, underlay, local, label, no_vni, gateways, ipip, flood } = wire;
         let vni = match (no_vni, Vni::new(*vni)) {
             (true, _) if *vni != 0 => {
                 let remedy = "leave it out where `no_vni` says that there is none";
@@ -44,8 +46,8 @@ impl TunnelRequest {
                     .ok_or_else(|| invalid("tunnel.label", label, "use 16 to 1048575"))?,
             ),
         };
-        if vni.is_none() && label.is_none() {
-            return Err(invalid("tunnel.label", 0, "give it a VNI, a label or both"));
+        if vni.is_none() && label.is_none() && !ipip {
+            return Err(invalid("tunnel.label", 0, "give it a VNI, a label, ipip or several"));
         }
         let local = local.parse().map_err(|_| {
             invalid("tunnel.local", local, "use an IPv4 or IPv6 address of the underlay")
@@ -55,7 +57,8 @@ impl TunnelRequest {
             text.parse().map_err(|_| invalid("tunnel.flood", text, remedy))
         };
         let flood = flood.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Self { vni, label, underlay: underlay.clone(), local, gateways: *gateways, flood })
+        let (underlay, ipip, gateways) = (underlay.clone(), *ipip, *gateways);
+        Ok(Self { vni, label, ipip, underlay, local, gateways, flood })
     }
 
     /// Whether another network's tunnel, of the network `other`, leaves this one its numbers.
@@ -63,15 +66,20 @@ impl TunnelRequest {
     /// # Errors
     /// [`Refusal::NumberTaken`].
     pub fn beside(&self, tunnel: &Self, other: &str) -> Result<(), Refusal> {
-        let same = |what, ours: Option<u32>, theirs: Option<u32>| match ours {
+        let same = |what, ours: Option<String>, theirs: Option<String>| match ours.clone() {
             Some(number) if ours == theirs && self.underlay == tunnel.underlay => {
                 let (other, underlay) = (other.to_owned(), self.underlay.clone());
                 Err(Refusal::NumberTaken { what, number, other, underlay })
             }
             _ => Ok(()),
         };
-        same("vni", self.vni.map(Vni::number), tunnel.vni.map(Vni::number))?;
-        same("label", self.label.map(Label::number), tunnel.label.map(Label::number))
+        let vni = |it: &Self| it.vni.map(|vni| vni.to_string());
+        let label = |it: &Self| it.label.map(|label| label.to_string());
+        // It has no number but the address.
+        let ipip = |it: &Self| it.ipip.then(|| it.local.to_string());
+        same("vni", vni(self), vni(tunnel))?;
+        same("label", label(self), label(tunnel))?;
+        same("ipip at local address", ipip(self), ipip(tunnel))
     }
 
     pub(super) fn write(&self) -> v1::Tunnel {
@@ -79,6 +87,7 @@ impl TunnelRequest {
             vni: self.vni.map_or(0, Vni::number),
             no_vni: self.vni.is_none(),
             label: self.label.map_or(0, Label::number),
+            ipip: self.ipip,
             underlay: self.underlay.clone(),
             local: self.local.to_string(),
             gateways: self.gateways,

@@ -200,6 +200,7 @@ fn tunnel(outer: &OuterHeader, received: &Packet, told: &Explanation) -> v1::Tun
     let (kind, number, port) = match outer.number {
         TunnelNumber::Vni(vni) => ("vxlan", vni.number(), vxlan::PORT),
         TunnelNumber::Label(label) => ("mpls", label.number(), mpls::PORT),
+        TunnelNumber::Ipip => ("ipip", 0, 0),
     };
     let front = match told.packet.verdict {
         Verdict::Encapsulate(_) => told.packet.outer(),
@@ -211,7 +212,7 @@ fn tunnel(outer: &OuterHeader, received: &Packet, told: &Explanation) -> v1::Tun
         number,
         source: outer.from.to_string(),
         destination: outer.to.to_string(),
-        source_port: outer.source_port.into(),
+        source_port: outer.source_port.unwrap_or(0).into(),
         destination_port: port.into(),
         ttl: outer.ttl.into(),
         bytes: u32::try_from(outer.bytes).unwrap_or(u32::MAX),

@@ -35,7 +35,8 @@ fn tables() -> Tables {
 
 fn tables_of(mode: Mode) -> Tables {
     let local = IpAddr::from([192, 0, 2, 1]);
-    let tunnel = Tunnel { vni: Vni::new(77), label: Label::new(100), underlay: FABRIC, local };
+    let tunnel =
+        Tunnel { vni: Vni::new(77), label: Label::new(100), ipip: true, underlay: FABRIC, local };
     let red = NetworkPolicy {
         index: RED,
         prefix: "10.66.0.0/24".parse().unwrap(),
@@ -97,6 +98,7 @@ fn tables_of(mode: Mode) -> Tables {
             "10.98.0.0/24",
             RouteTarget::MplsUdp(MplsEnd { address: far, label: Label::new(200).unwrap() }),
         ),
+        ("10.95.0.0/24", RouteTarget::Ipip(far)),
         ("10.97.0.0/24", RouteTarget::Kernel),
         ("10.96.0.0/24", RouteTarget::Via(Ipv4Addr::new(10, 66, 0, 50).into())),
     ];
@@ -181,7 +183,7 @@ fn every_kind_of_way_in_words() {
     type Change = fn(&mut v1::Flow);
     /// From where, to where, what is changed, and what is said.
     type Said<'a> = (PortIndex, &'a str, &'a str, Change, &'a str, &'a [&'a str]);
-    let cases: [Said<'_>; 22] = [
+    let cases: [Said<'_>; 23] = [
         (
             POD,
             "10.66.0.2",
@@ -217,6 +219,7 @@ fn every_kind_of_way_in_words() {
             "dpdk encapsulate ",
             &["a route from the configuration file", "MPLS over UDP"],
         ),
+        (POD, "10.66.0.2", "10.95.0.7", plain, "dpdk encapsulate ", &["it speaks IP in IP"]),
         (
             POD,
             "10.66.0.2",
@@ -375,11 +378,23 @@ fn what_goes_into_a_tunnel_and_comes_out_of_one() {
         source_mac: "02:00:00:00:00:07".into(),
         destination_mac: "02:00:00:00:00:20".into(),
     };
-    assert_eq!((outer, told.mtu), (expected, 1468));
+    assert_eq!((outer, told.mtu), (expected.clone(), 1468));
     assert_eq!(told.to.unwrap(), place("uplink", "up0", "fabric", "up"));
     let asked: Vec<_> =
         told.lookups.iter().map(|it| (it.asked.as_str(), it.prefix.as_str())).collect();
     assert_eq!(asked, [("destination", "10.98.0.0/24"), ("underlay", "192.0.2.2/32")]);
+
+    // Without UDP, without a number.
+    let told = ask(POD, &made(POD, "10.66.0.2", "10.95.0.7", |_| {}));
+    let expected = v1::TunnelHeaders {
+        kind: "ipip".into(),
+        number: 0,
+        source_port: 0,
+        destination_port: 0,
+        bytes: 20,
+        ..expected
+    };
+    assert_eq!((told.outer, told.mtu), (Some(expected), 1480));
 
     // The same back, in VXLAN.
     let inner = made(POD, "10.98.0.7", "10.66.0.2", |_| {});

@@ -126,6 +126,7 @@ impl Said<'_> {
         Some(match self.told.outer?.number {
             TunnelNumber::Vni(_) => "it speaks VXLAN",
             TunnelNumber::Label(_) => "it speaks MPLS over UDP",
+            TunnelNumber::Ipip => "it speaks IP in IP",
         })
     }
 
@@ -191,7 +192,7 @@ impl Said<'_> {
             DropReason::NoRoute => match kind {
                 Some(v1::RouteKind::Via | v1::RouteKind::Unspecified) => "no port has the address that the route leads to; create it, or change the route".to_owned(),
                 Some(v1::RouteKind::Link) => "the uplink of the route has no link or is not there; see `ringway uplinks`".to_owned(),
-                Some(v1::RouteKind::Vxlan) => format!("the network that carries the tunnel of {network} has no way to its other end; see its routes with `ringway routes`, and `ringway uplinks`"),
+                Some(v1::RouteKind::Vxlan | v1::RouteKind::Mpls | v1::RouteKind::Ipip) => format!("the network that carries the tunnel of {network} has no way to its other end; see its routes with `ringway routes`, and `ringway uplinks`"),
                 Some(v1::RouteKind::Kernel) => format!("network {network} has no kernel port"),
                 Some(v1::RouteKind::Multipath) => "none of the route's ways can be used now; see `ringway uplinks` and `ringway ports`".to_owned(),
                 Some(_) => format!("a route says so on purpose; `ringway routes {network}` lists it"),
@@ -225,7 +226,8 @@ impl Said<'_> {
             | DropReason::MalformedIpv6
             | DropReason::MalformedNd
             | DropReason::MalformedVxlan
-            | DropReason::MalformedMpls => "its sender makes broken packets".to_owned(),
+            | DropReason::MalformedMpls
+            | DropReason::MalformedIpip => "its sender makes broken packets".to_owned(),
             // What needs no answer is no fault, and rings and buffers are not asked.
             _ => String::new(),
         }

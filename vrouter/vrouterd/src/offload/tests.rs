@@ -69,7 +69,9 @@ fn a_checksum_is_left_to_a_device_that_has_it() {
         // Inside VXLAN or MPLS, over either family; there is no Ethernet header in the latter.
         let mut bare = head.clone();
         bare[..14].fill(0xff);
-        for (front, head) in [(50, &head), (70, &head), (32, &bare), (52, &bare)] {
+        for (front, head) in
+            [(50, &head), (70, &head), (32, &bare), (52, &bare), (20, &bare), (40, &bare)]
+        {
             let inside = TxWork { link_bytes: front + 14, ..expected };
             let front = vec![0; front.into()];
             assert_eq!(plan(&ALL, &wanted, &front, head, bytes, ROOM), Some(inside));
