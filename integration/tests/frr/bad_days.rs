@@ -17,6 +17,10 @@ pub fn told(rig: &mut Rig) -> Result<()> {
         ),
         (format!("{green} --label 7700 --underlay fabric"), &["label 7700 is network \"red\"'s"]),
         (
+            format!("{green} --ipip --underlay fabric"),
+            &["ipip at local address 192.0.2.1 is network \"red\"'s on \"fabric\""],
+        ),
+        (
             format!("{green} --vni 78 --underlay nowhere"),
             &["unknown network \"nowhere\"", "known networks: fabric, red, small"],
         ),
@@ -30,6 +34,7 @@ pub fn told(rig: &mut Rig) -> Result<()> {
         ),
         ("routes add red 10.1.0.0/16 vxlan 192.0.2.1".to_owned(), &["192.0.2.1"]),
         ("routes add red 10.1.0.0/16 mpls 192.0.2.2 label 3".to_owned(), &["16 to 1048575"]),
+        ("routes add red 10.1.0.0/16 ipip 192.0.2.1".to_owned(), &["192.0.2.1"]),
         ("routes add fabric 10.1.0.0/16 mpls 192.0.2.2 label 99".to_owned(), &["external"]),
     ] {
         let said = node.ringway(&arguments).err().map(|error| error.to_string());

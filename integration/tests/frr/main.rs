@@ -8,9 +8,9 @@ mod announced;
 mod bad_days;
 mod bgp;
 mod daemons;
+mod encapsulated;
 mod evpn;
 mod explained;
-mod mpls;
 mod rig;
 mod stretched;
 mod wire;
@@ -42,9 +42,10 @@ enum Needs {
     Tshark,
 }
 
-const TESTS: [Test; 9] = [
+const TESTS: [Test; 10] = [
     ("pods_are_announced_to_the_kernel", announced::come_and_go, Needs::Nothing),
-    ("mpls_over_udp_as_tshark_reads_it", mpls::byte_for_byte, Needs::Tshark),
+    ("mpls_over_udp_as_tshark_reads_it", encapsulated::mpls, Needs::Tshark),
+    ("ip_in_ip_as_tshark_reads_it", encapsulated::ipip, Needs::Tshark),
     ("bridged_frames_cross_as_tshark_reads_them", stretched::between_two_vrouters, Needs::Tshark),
     ("explain_says_what_happens", explained::beside_counters, Needs::Nothing),
     ("what_can_not_be_is_told", bad_days::told, Needs::Nothing),

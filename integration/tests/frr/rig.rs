@@ -217,6 +217,8 @@ impl Node {
         self.vrouter = None;
         ensure!(documented.contains("device = \"eth1\""), "{documented}");
         let documented = documented.replace("device = \"eth1\"", "device = \"w0\"");
+        // One kind more than a network between routers that speak BGP needs.
+        let documented = documented.replace("label = 7700,", "label = 7700, ipip = true,");
         self.vrouter = Some(VRouter::start_in(&self.space, &self.dir, &documented)?);
         self.space.ip(&format!("addr add {}/24 dev host0", self.which.address()))?;
         Ok(())

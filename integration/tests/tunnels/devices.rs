@@ -42,7 +42,12 @@ pub const IPSEC: Kind =
 
 /// Why this machine can't have a device of that kind, or nothing when it can.
 pub fn unfit(kind: &Kind) -> Option<String> {
-    let (mut words, ends) = (kind.device.split(' '), ["127.0.0.1", "127.0.0.2"]);
+    lacks(kind.device, ["127.0.0.1", "127.0.0.2"])
+}
+
+/// The same for what is behind `link add dev NAME type`, between two addresses of its family.
+pub fn lacks(device: &str, ends: [&str; 2]) -> Option<String> {
+    let mut words = device.split(' ');
     let kind = words.next().unwrap_or_default();
     if kind == "wireguard" && !wireguard::is_there() {
         return Some("wg is missing (package wireguard-tools)".to_owned());

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod devices;
+mod ipip;
 mod ipsec;
 mod packets;
 mod port;
@@ -27,11 +28,14 @@ type Test = (&'static str, Option<String>, fn(&mut Rig) -> Result<()>);
 fn main() -> ExitCode {
     let unfit = machine::unfit_for_dpdk().or_else(space::unfit);
     let kernel = |kind: &devices::Kind| if unfit.is_none() { devices::unfit(kind) } else { None };
-    let tests: [Test; 11] = [
+    let tests: [Test; 14] = [
         ("srv6_both_ways", None, srv6::both_ways),
         ("vxlan_of_the_kernels", None, |rig| devices::both_ways(rig, &VXLAN)),
         ("gre_of_the_kernels", kernel(&GRE), |rig| devices::both_ways(rig, &GRE)),
         ("ipip_of_the_kernels", kernel(&IPIP), |rig| devices::both_ways(rig, &IPIP)),
+        ("ip_in_ip_frame_by_frame", None, ipip::frame_by_frame),
+        ("ip_in_ip_meets_segment_routing", None, ipip::to_segments),
+        ("ip_in_ip_meets_devices_of_the_kernels", ipip::unfit(), ipip::to_devices),
         ("wireguard_of_the_kernels", kernel(&WIREGUARD), |rig| devices::both_ways(rig, &WIREGUARD)),
         ("ipsec_of_the_kernels", kernel(&IPSEC), |rig| devices::both_ways(rig, &IPSEC)),
         ("a_bridged_network_stretches_to_a_linux_bridge", None, stretched::over_a_linux_bridge),

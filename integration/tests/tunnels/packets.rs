@@ -143,6 +143,32 @@ pub fn srv6(from: Ipv6Addr, segment: Ipv6Addr, inner: &[u8]) -> Vec<u8> {
     [ip, routing, inner.to_vec()].concat()
 }
 
+/// A packet in another IP packet, as a vRouter makes it: RFC 2003, RFC 4213, RFC 2473. What it inherits is how congested the
+/// way is. `flow`: the flow label.
+pub fn ipip(from: IpAddr, to: IpAddr, flow: u16, inner: &[u8]) -> Vec<u8> {
+    let is_six = inner[0] >> 4 == 6;
+    let next = if is_six { 41 } else { 4 };
+    let ecn = if is_six { inner[1] >> 4 & 3 } else { inner[1] & 3 };
+    let ip = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let total = u16::try_from(20 + inner.len()).unwrap_or(0).to_be_bytes();
+            let mut ip = vec![0x45, ecn, total[0], total[1], 0, 0, 0x40, 0, 64, next, 0, 0];
+            ip.extend(from.octets());
+            ip.extend(to.octets());
+            set_header_sum(&mut ip);
+            ip
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let length = u16::try_from(inner.len()).unwrap_or(0).to_be_bytes();
+            let [high, low] = flow.to_be_bytes();
+            let fixed = [0x60, ecn << 4, high, low, length[0], length[1], next, 64];
+            [&fixed[..], &from.octets(), &to.octets()].concat()
+        }
+        _ => Vec::new(),
+    };
+    [ip, inner.to_vec()].concat()
+}
+
 fn set_header_sum(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum = checksum(&[header]);

@@ -25,13 +25,14 @@ use vrouter_api::v1::{KernelPortStats, Network, PortSpec, RouteKind};
 
 use crate::packets::Mac;
 use integration::space::Space;
+use integration::space::pod::bridge;
 
-/// Of 2 MiB: 32 for the vRouter, 32 for the pod that speaks, 16 for each of five that send frames, and some to spare.
-const HUGEPAGES: Hugepages = Hugepages::Free(192);
-const UP: Duration = Duration::from_secs(60);
+/// Of 2 MiB: 32 for the vRouter, 32 for each of two pods that speak, 16 for each of five that send frames, and some to spare.
+const HUGEPAGES: Hugepages = Hugepages::Free(224);
+pub const UP: Duration = Duration::from_secs(60);
 const POD_MAC: &str = "02:00:00:00:77:01";
 
-/// The wire has room for what tunnels add.
+/// The wire has room for what tunnels add. The tunnels' own addresses are not the kernel's, which has tunnels at its own.
 const CONFIG: &str = r#"
 [[networks]]
 name = "red"
@@ -39,6 +40,12 @@ ipv4 = "10.66.0.0/24"
 ipv6 = "fd00:66::/64"
 kernel_table = 77
 kernel_port = { name = "red0", mtu = 1400 }
+tunnel = { underlay = "fabric", local = "192.0.2.9", ipip = true }
+[[networks]]
+name = "lime"
+ipv4 = "10.67.0.0/24"
+ipv6 = "fd00:67::/64"
+tunnel = { underlay = "fabric", local = "2001:db8:1::9", ipip = true }
 [[networks]]
 name = "fabric"
 external = true
@@ -107,6 +114,25 @@ impl Rig {
         node.ip("addr add 2001:db8:1::1/64 dev host0 nodad")?;
         let pod_app = pod_app(&run, &cgroups, &pod, &vrouter)?;
         Ok(Self { pod_app, vrouter, cgroups, pod, node, far, site, run })
+    }
+
+    /// A pod of network lime where a kernel speaks for 10.67.0.2 and fd00:67::2.
+    pub fn lime_pod(&self) -> Result<(Daemon, Space)> {
+        let space = Space::create(&self.run, "lime")?;
+        let port = PortSpec {
+            id: "lime/0/net0".to_owned(),
+            network: "lime".to_owned(),
+            mac: "02:00:00:00:78:01".to_owned(),
+            ipv4: "10.67.0.2".to_owned(),
+            ipv6: "fd00:67::2".to_owned(),
+            socket_path: self.file("lime.sock").display().to_string(),
+            ..PortSpec::default()
+        };
+        let log = self.file("lime.log");
+        let app = bridge(&space, &self.vrouter, &self.cgroups, port, "10.67.0.1", &log)?;
+        space.ip("addr add fd00:67::2/64 dev eth0 nodad")?;
+        space.ip("-6 route add default via fd00:67::1 dev eth0")?;
+        Ok((app, space))
     }
 
     /// A pod that sends single frames.

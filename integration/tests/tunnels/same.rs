@@ -27,10 +27,10 @@ const STILL: Duration = Duration::from_millis(300);
 const LINK: usize = 14;
 
 /// Packets by their number.
-type Seen = BTreeMap<u8, Vec<u8>>;
+pub type Seen = BTreeMap<u8, Vec<u8>>;
 
 /// All that routers treat differently. The last of each family is at its end: who routes it drops it.
-fn cases(six: bool) -> Vec<Inner> {
+pub fn cases(six: bool) -> Vec<Inner> {
     let udp = 17;
     let (echo, extra) = if six { (58, 0x1_2345) } else { (1, 0x4000) };
     let base = Inner { number: 0, class: 0, hops: 64, extra: 0, protocol: udp, bytes: 128 };
@@ -175,7 +175,7 @@ pub fn as_the_kernel_alone(rig: &mut Rig) -> Result<()> {
     compare(&ours, &one_less, sent - 2)
 }
 
-fn compare(ours: &Seen, theirs: &Seen, expected: usize) -> Result<()> {
+pub fn compare(ours: &Seen, theirs: &Seen, expected: usize) -> Result<()> {
     ensure!(theirs.len() == expected, "the kernel alone let {:?} pass", theirs.keys());
     ensure!(
         ours.keys().eq(theirs.keys()),
@@ -194,7 +194,7 @@ fn compare(ours: &Seen, theirs: &Seen, expected: usize) -> Result<()> {
 }
 
 /// The tests' packets that came from somebody, without Ethernet; waits for so many, and that there are no more.
-fn collect(station: &mut FramePod, expected: usize, from: Option<Mac>) -> Result<Seen> {
+pub fn collect(station: &mut FramePod, expected: usize, from: Option<Mac>) -> Result<Seen> {
     let mut seen = Seen::new();
     let mut look = |seen: &mut Seen| -> Result<()> {
         for (frame, count) in station.received()? {
@@ -224,6 +224,6 @@ fn trimmed(packet: &[u8]) -> Vec<u8> {
     packet.get(..length).unwrap_or(packet).to_vec()
 }
 
-fn mac(text: &str) -> Result<Mac> {
+pub fn mac(text: &str) -> Result<Mac> {
     packets::mac(text).with_context(|| format!("{text} is no Ethernet address"))
 }
