@@ -242,6 +242,7 @@ fn policy(ports: &BTreeMap<u16, (u8, bool)>) -> Policy {
         tunnel: Some(Tunnel {
             vni: Some(VNI),
             label: None,
+            ipip: false,
             underlay: UNDERLAY,
             local: LOCAL.into(),
         }),
@@ -295,7 +296,9 @@ fn arriving(host: u8, from: [u8; 6], to: [u8; 6]) -> Packet {
     let (near, far) = (end(OUTSIDE, LOCAL), end(host_mac(host), host_address(host)));
     let outer = Encapsulation::new(VNI, far, near).unwrap();
     let (mut front, inner) = ([0; OUTER_ROOM], frame(from, to));
-    let bytes = outer.write(&mut front, Inner { frame_bytes: 60, flow: 1, ecn: 0 }).unwrap();
+    let bytes = outer
+        .write(&mut front, Inner { frame_bytes: 60, flow: 1, ecn: 0, is_ipv6: false })
+        .unwrap();
     let mut packet = Packet::EMPTY;
     packet.header[..bytes].copy_from_slice(&front[..bytes]);
     packet.header[bytes..bytes + 60].copy_from_slice(&inner.header[..60]);

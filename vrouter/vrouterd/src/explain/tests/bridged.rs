@@ -18,7 +18,8 @@ fn arriving(inner: &[u8]) -> Packet {
     let outer = Encapsulation::new(Vni::new(77).unwrap(), end(mac(0x20), 2), end(mac(7), 1));
     let mut front = [0; OUTER_ROOM];
     let frame_bytes = u32::try_from(inner.len()).unwrap();
-    let bytes = outer.unwrap().write(&mut front, Inner { frame_bytes, flow: 1, ecn: 0 });
+    let bytes =
+        outer.unwrap().write(&mut front, Inner { frame_bytes, flow: 1, ecn: 0, is_ipv6: false });
     let whole = [&front[..bytes.unwrap()], inner].concat();
     received(&whole, whole.len())
 }
