@@ -6,8 +6,8 @@ use crate::policy::Checked;
 use crate::routes::{RouteChange, RouteError};
 use crate::tunnels::{self, Ends, Tunnels};
 use crate::{
-    Flood, FloodEndError, Network, NetworkIndex, Packet, Policer, Policy, PolicyError, PortIndex,
-    PortPolicy, process,
+    DropReason, Flood, FloodEndError, Network, NetworkIndex, Packet, Policer, Policy, PolicyError,
+    PortIndex, PortPolicy, Verdict, process,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -254,7 +254,13 @@ impl Tables {
             .flat_map(|network| network.flood_ends().map(move |(end, _)| (network, end)));
         ends.map(move |(network, end)| {
             let mut copy = *packet;
-            copy.verdict = process::into_tunnel(network, end, &mut copy);
+            // What is to be cut would be many frames for each end. Whoever sends such has heard of its peer, and so have we,
+            // or will when its TCP sends less at once.
+            copy.verdict = if packet.segment_bytes == 0 {
+                process::into_tunnel(network, end, &mut copy)
+            } else {
+                Verdict::Drop(DropReason::FloodLimited)
+            };
             copy
         })
     }

@@ -10,7 +10,8 @@ use crate::hops::NextHop;
 use crate::icmp::{ipv4_of, ipv6_of};
 use crate::stations::{Behind, EndIndex};
 use crate::{
-    DropReason, Flood, Mode, Network, Packet, PortIndex, PortLimits, PortRole, PuntClass, Verdict,
+    DropReason, Flood, FloodLimit, Mode, Network, Packet, PortIndex, PortLimits, PortRole,
+    PuntClass, Verdict,
 };
 use core::net::IpAddr;
 use vrouter_net::ethernet::{self, EtherType};
@@ -132,6 +133,11 @@ impl Arrived<'_> {
         };
         if flood == Flood::Trunks && self.network.trunks().is_empty() {
             return Err(DropReason::UnknownMac);
+        }
+        // All networks behind the port have one bucket, and following one that allows none would fill it for the others.
+        let FloodLimit { per_second, burst } = self.network.policy().floods;
+        if per_second == 0 || burst == 0 {
+            return Err(DropReason::FloodLimited);
         }
         limits.floods.follow(self.network.floods());
         if limits.floods.allow(now) {

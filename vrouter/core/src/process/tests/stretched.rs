@@ -6,9 +6,9 @@ use super::tunnel::{
     route, sent, six, tunnelled,
 };
 use super::*;
-use crate::{Flood, FloodEndError};
+use crate::{Flood, FloodEndError, Tunnel};
 use core::net::IpAddr;
-use vrouter_net::vxlan::{OUTER4_BYTES, OUTER6_BYTES};
+use vrouter_net::vxlan::{OUTER4_BYTES, OUTER6_BYTES, Vni};
 
 const LAN: NetworkIndex = NetworkIndex(0);
 /// A second host that the network stretches to.
@@ -242,6 +242,15 @@ fn the_underlays_mtu_counts_for_segments() {
         process(&tables, Timestamp::from_nanoseconds(SECOND), PORT_A, &mut batch, &mut limits);
         assert_eq!(batch[0].verdict, verdict, "{segment}");
     }
+    // One such frame would be many for each end.
+    let unknown = packet(&between([2, 9, 9, 9, 9, 9], A_MAC, frame));
+    let copies = |packet: Packet| -> Vec<_> {
+        let copies = tables.flood_into_tunnels(PORT_A, &packet);
+        copies.map(|copy| copy.verdict).collect()
+    };
+    let limited = Verdict::Drop(DropReason::FloodLimited);
+    assert_eq!(copies(Packet { segment_bytes: 1000, ..unknown }), [limited; 2]);
+    assert_eq!(copies(unknown), [Verdict::Drop(DropReason::TooBig); 2]);
 }
 
 #[test]
@@ -473,6 +482,31 @@ fn floods_are_limited_both_ways() {
     let frame = encapsulated(ends, VNI, &other(B_MAC, FAR_MAC));
     assert_eq!(run(REMOTE_PORT, &frame), [Verdict::Decapsulate(PORT_B); 4]);
     assert_eq!(run(PORT_A, &other(FAR_MAC, A_MAC)), [Verdict::Encapsulate(REMOTE_PORT); 4]);
+}
+
+/// A network that repeats nothing is no way for another to repeat more.
+#[test]
+fn networks_behind_one_port_share_its_floods() {
+    let ends = over4();
+    let mut policy = stretched_policy(ends.0, false);
+    policy.networks[0].floods = FloodLimit { per_second: 1, burst: 2 };
+    let quiet = NetworkIndex(1);
+    let tunnel = policy.networks[0].tunnel.unwrap();
+    policy.networks[1].mode = Mode::Bridged;
+    policy.networks[1].floods = FloodLimit { per_second: 0, burst: 0 };
+    policy.networks[1].tunnel = Some(Tunnel { vni: Vni::new(VNI + 1), ..tunnel });
+    let tables = Tables::build(&policy).unwrap();
+    let tables = tables.with_flood_ends(LAN, &[ends.1]).unwrap();
+    let tables = tables.with_flood_ends(quiet, &[ends.1]).unwrap();
+    let frame = |vni| packet(&encapsulated(ends, vni, &other([0xff; 6], FAR_MAC)));
+    let mut batch = [frame(VNI), frame(VNI + 1)].repeat(5);
+    let now = Timestamp::from_nanoseconds(SECOND);
+    process(&tables, now, REMOTE_PORT, &mut batch, &mut PortLimits::default());
+    let inside = Verdict::FloodInside(LAN, Flood::All);
+    let repeated: Vec<_> = batch.iter().map(|packet| packet.verdict == inside).collect();
+    assert_eq!(repeated.iter().filter(|it| **it).count(), 2, "{repeated:?}");
+    let limited = Verdict::Drop(DropReason::FloodLimited);
+    assert!(batch.iter().filter(|packet| packet.verdict != inside).all(|it| it.verdict == limited));
 }
 
 /// The gateway goes on to answer for whom routes lead to; others are asked themselves.
