@@ -169,6 +169,17 @@ pub fn ipip(from: IpAddr, to: IpAddr, flow: u16, inner: &[u8]) -> Vec<u8> {
     [ip, inner.to_vec()].concat()
 }
 
+/// An IPv6 packet with a header of options that says how often it may be encapsulated again, as Linux writes it (RFC 2473
+/// section 4.1.1).
+pub fn with_limit(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let bytes = u16::from_be_bytes([packet[4], packet[5]]) + 8;
+    packet[4..6].copy_from_slice(&bytes.to_be_bytes());
+    let next = std::mem::replace(&mut packet[6], 60);
+    packet.splice(40..40, [next, 0, 4, 1, 4, 1, 1, 0]);
+    packet
+}
+
 fn set_header_sum(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum = checksum(&[header]);

@@ -92,7 +92,13 @@ impl Rig {
         router(&node)?;
         router(&far)?;
         wire(&node, &far, "n0", "e0")?;
-        for (key, value) in [("ipv6/conf/n0/disable_ipv6", "1"), ("ipv4/conf/n0/arp_ignore", "8")] {
+        // The wire is the vRouter's alone: the kernel would forward what is for the tunnels' ends a second time, and tell who sent it
+        // that they do not answer.
+        for (key, value) in [
+            ("ipv6/conf/n0/disable_ipv6", "1"),
+            ("ipv4/conf/n0/arp_ignore", "8"),
+            ("ipv4/conf/n0/rp_filter", "1"),
+        ] {
             node.set(key, value)?;
         }
         far.ip("addr add 192.0.2.2/24 dev e0")?;

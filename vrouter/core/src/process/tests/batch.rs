@@ -67,7 +67,8 @@ fn the_outcome_names_the_one_port_all_go_to() {
     }
 }
 
-/// Where [`Packet::enough`] says so, 64 bytes are judged, answered and quoted like the whole head.
+/// Where [`Packet::enough`] says so, 64 bytes are judged, answered and quoted like the whole head. So they are of pings, of
+/// which it says nothing.
 #[test]
 fn sixty_four_bytes_are_enough_where_promised() {
     let mut seen = 0;
@@ -80,10 +81,10 @@ fn sixty_four_bytes_are_enough_where_promised() {
         with_options(udp(B), 2),
     ] {
         let whole = run(&frame);
-        if !Packet::enough(frame.first_chunk().unwrap()) {
+        seen += u32::from(Packet::enough(frame.first_chunk().unwrap()));
+        if frame[14] != 0x45 {
             continue;
         }
-        seen += 1;
         let mut short = packet(&frame);
         short.header_len = 64;
         // Bytes of an older frame.
@@ -101,5 +102,5 @@ fn sixty_four_bytes_are_enough_where_promised() {
             check_error(&out[..bytes], &frame);
         }
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 3);
 }
