@@ -188,7 +188,8 @@ impl Targets {
 
 /// A bit for each packet of a batch of at most [`STAGE_PACKETS`].
 fn everything(batch: &[Packet]) -> u64 {
-    u64::MAX.checked_shr((STAGE_PACKETS - batch.len()) as u32).unwrap_or(0)
+    let missing = u32::try_from(STAGE_PACKETS.saturating_sub(batch.len())).unwrap_or(u64::BITS);
+    u64::MAX.checked_shr(missing).unwrap_or(0)
 }
 
 /// The places of the bits that are set.

@@ -553,6 +553,10 @@ impl Reference<'_> {
     /// Where a target leads, over each of its paths.
     fn targets(&self, network: &NetworkPolicy, target: &RouteTarget) -> Vec<Hop> {
         let one = |hop| vec![hop];
+        let port = |has: &dyn Fn(&PortPolicy) -> bool| {
+            let at = self.policy.ports.iter().position(has);
+            one(at.map_or(Hop::Nobody, |at| self.port(network, at)))
+        };
         match target {
             RouteTarget::Drop => one(Hop::Silent(DropReason::Blackhole)),
             RouteTarget::Unreachable => one(Hop::Nobody),
@@ -562,10 +566,7 @@ impl Reference<'_> {
             RouteTarget::Local => one(Hop::Local),
             RouteTarget::Link { port, mac } => one(self.over_link(network, *port, *mac)),
             RouteTarget::Kernel => {
-                let is_kernel =
-                    |p: &PortPolicy| p.role == PortRole::Kernel && p.network == network.index;
-                let at = self.policy.ports.iter().position(is_kernel);
-                one(at.map_or(Hop::Nobody, |at| self.port(network, at)))
+                port(&|port| port.role == PortRole::Kernel && port.network == network.index)
             }
             RouteTarget::Multipath(paths) => {
                 let paths = paths.paths().iter();
@@ -573,15 +574,11 @@ impl Reference<'_> {
                 let all: Vec<_> = all.filter(|hop| *hop != Hop::Nobody).collect();
                 if all.is_empty() { one(Hop::Nobody) } else { all }
             }
-            RouteTarget::Via(via) => {
-                let has = |port: &PortPolicy| {
-                    port.network == network.index
-                        && (IpAddr::from(port.ipv4) == *via
-                            || port.ipv6.is_some_and(|six| IpAddr::from(six) == *via))
-                };
-                let at = self.policy.ports.iter().position(has);
-                one(at.map_or(Hop::Nobody, |at| self.port(network, at)))
-            }
+            RouteTarget::Via(via) => port(&|port| {
+                port.network == network.index
+                    && (IpAddr::from(port.ipv4) == *via
+                        || port.ipv6.is_some_and(|six| IpAddr::from(six) == *via))
+            }),
         }
     }
 
