@@ -6,7 +6,7 @@ use super::tunnel::{
     route, sent, six, tunnelled,
 };
 use super::*;
-use crate::{Flood, FloodEndError, Tunnel};
+use crate::{Flood, FloodEndError, PuntRate, Tunnel};
 use core::net::IpAddr;
 use vrouter_net::vxlan::{OUTER4_BYTES, OUTER6_BYTES, Vni};
 
@@ -462,6 +462,8 @@ fn floods_are_limited_both_ways() {
     let ends = over4();
     let mut policy = stretched_policy(ends.0, false);
     policy.networks[0].floods = FloodLimit { per_second: 1, burst: 2 };
+    // What the kernel may get is no limit for others.
+    policy.networks[2].punts.kernel = PuntRate { per_second: 1, burst: 1 };
     let tables = Tables::build(&policy).unwrap();
     let tables = tables.with_flood_ends(LAN, &[ends.1, other_host(ends.1)]).unwrap();
     let run = |ingress, frame: &[u8]| {
