@@ -27,20 +27,14 @@ const NEXT_HEADER: usize = ethernet::HEADER_BYTES + 6;
 
 /// The outer header of all packets from one endpoint to another, but for what [`Inner`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encapsulation {
-    template: [u8; OUTER_ROOM],
-    sum: u16,
-    is_ipv6: bool,
-}
+pub struct Encapsulation(vxlan::Template);
 
 impl Encapsulation {
     /// What does not change from packet to packet. `None`: the two ends are of different families.
     ///
     /// The packets may not be fragmented: RFC 2003 section 3.1 lets the end that encapsulates set that.
     pub fn new(from: Endpoint, to: Endpoint) -> Option<Self> {
-        let vxlan::Template { bytes: template, udp, sum } =
-            vxlan::Template::of_ip(from, to, Protocol(0))?;
-        Some(Self { template, sum, is_ipv6: udp == OUTER6_BYTES })
+        vxlan::Template::of_ip(from, to, Protocol(0)).map(Self)
     }
 
     /// Writes the whole outer header for an inner frame, whose Ethernet header does not cross; returns its bytes,
@@ -52,15 +46,16 @@ impl Encapsulation {
         const _: () = assert!(LINK as usize == ethernet::HEADER_BYTES);
         let packet = u16::try_from(inner.frame_bytes.checked_sub(LINK)?).ok()?;
         let Protocol(protocol) = if inner.is_ipv6 { Protocol::IPV6 } else { Protocol::IPV4 };
-        *out = self.template;
-        if self.is_ipv6 {
+        let template = &self.0;
+        *out = template.bytes;
+        if template.is_ipv6 {
             out[NEXT_HEADER] = protocol;
             vxlan::write_ip6(out, packet, inner);
             return Some(OUTER6_BYTES);
         }
         out[PROTOCOL] = protocol;
         // The low half of a word.
-        let sum = u32::from(self.sum) + u32::from(protocol);
+        let sum = u32::from(template.sum) + u32::from(protocol);
         vxlan::write_ip4(out, sum, packet, inner).map(|()| OUTER4_BYTES)
     }
 }

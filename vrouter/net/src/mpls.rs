@@ -59,11 +59,7 @@ impl fmt::Display for Label {
 
 /// The outer header of all packets with one label from one endpoint to another, but for what [`Inner`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encapsulation {
-    template: [u8; OUTER_ROOM],
-    sum: u16,
-    is_ipv6: bool,
-}
+pub struct Encapsulation(vxlan::Template);
 
 impl Encapsulation {
     /// What does not change from packet to packet. `None`: the two ends are of different families.
@@ -71,12 +67,12 @@ impl Encapsulation {
     /// The UDP checksum is left out: RFC 7510 section 3 advises so over IPv4, and section 3.1 allows it over IPv6 where
     /// the ends know each other, as they do here. The packets may not be fragmented (section 4).
     pub fn new(label: Label, from: Endpoint, to: Endpoint) -> Option<Self> {
-        let vxlan::Template { bytes: mut template, udp, sum } =
-            vxlan::Template::new(from, to, PORT)?;
+        let mut template = vxlan::Template::new(from, to, PORT)?;
+        let udp = template.end();
         // RFC 3032 section 2.1: label, traffic class, bottom of the stack, time to live.
         let [_, a, b, c] = (label.0 << 4).to_be_bytes();
-        template[udp + 8..udp + TUNNEL_BYTES].copy_from_slice(&[a, b, c | BOTTOM, TTL]);
-        Some(Self { template, sum, is_ipv6: udp == OUTER6_BYTES - TUNNEL_BYTES })
+        template.bytes[udp + 8..udp + TUNNEL_BYTES].copy_from_slice(&[a, b, c | BOTTOM, TTL]);
+        Some(Self(template))
     }
 
     /// Writes the whole outer header for an inner frame, whose Ethernet header does not cross; returns its bytes,
@@ -88,9 +84,7 @@ impl Encapsulation {
         const _: () = assert!(LINK as usize == ethernet::HEADER_BYTES);
         let packet = inner.frame_bytes.checked_sub(LINK)?;
         let udp = u16::try_from(packet).ok()?.checked_add(TUNNEL)?;
-        *out = self.template;
-        vxlan::write_lengths(out, self.is_ipv6, self.sum, udp, inner)
-            .map(|()| if self.is_ipv6 { OUTER6_BYTES } else { OUTER4_BYTES })
+        self.0.write(out, udp, inner).map(|()| self.0.end() + TUNNEL_BYTES)
     }
 }
 

@@ -83,12 +83,7 @@ pub struct Inner {
 
 /// The outer header of all packets of one network from one endpoint to another, but for what [`Inner`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encapsulation {
-    template: [u8; OUTER_ROOM],
-    /// One's complement sum of the template's IPv4 header, whose length and checksum are zero. Not used over IPv6.
-    sum: u16,
-    is_ipv6: bool,
-}
+pub struct Encapsulation(Template);
 
 impl Encapsulation {
     /// What does not change from packet to packet. `None`: the two ends are of different families.
@@ -97,17 +92,18 @@ impl Encapsulation {
     /// tunnels, as the inner packet has a checksum of its own and whoever terminates this one knows its senders.
     /// The packets may not be fragmented (RFC 7348 section 4.3).
     pub fn new(vni: Vni, from: Endpoint, to: Endpoint) -> Option<Self> {
-        let Template { bytes: mut template, udp, sum } = Template::new(from, to, PORT)?;
-        template[udp + UDP_BYTES] = FLAG_VNI;
+        let mut template = Template::new(from, to, PORT)?;
+        let start = template.end() + UDP_BYTES;
+        template.bytes[start] = FLAG_VNI;
         let [_, vni @ ..] = vni.0.to_be_bytes();
-        template[udp + UDP_BYTES + 4..udp + UDP_BYTES + 7].copy_from_slice(&vni);
-        Some(Self { template, sum, is_ipv6: udp == UDP6 })
+        template.bytes[start + 4..start + 7].copy_from_slice(&vni);
+        Some(Self(template))
     }
 
     /// Bytes of the outer header: [`OUTER4_BYTES`] or [`OUTER6_BYTES`].
     #[inline]
     pub fn bytes(&self) -> usize {
-        if self.is_ipv6 { OUTER6_BYTES } else { OUTER4_BYTES }
+        self.0.end() + TUNNEL_BYTES
     }
 
     /// Writes the outer header for an inner frame; returns its bytes. `None`: the frame is too long for IP; what `out`
@@ -115,26 +111,24 @@ impl Encapsulation {
     #[inline]
     pub fn write(&self, out: &mut [u8; OUTER_ROOM], inner: Inner) -> Option<usize> {
         let udp = u16::try_from(inner.frame_bytes).ok()?.checked_add(TUNNEL)?;
-        *out = self.template;
-        write_lengths(out, self.is_ipv6, self.sum, udp, inner)
-            .map(|()| if self.is_ipv6 { OUTER6_BYTES } else { OUTER4_BYTES })
+        self.0.write(out, udp, inner).map(|()| self.bytes())
     }
 }
 
 /// What all packets from one end of a tunnel to the other begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Template {
     pub bytes: [u8; OUTER_ROOM],
-    /// Where the IP header ends, and over UDP that header starts.
-    pub udp: usize,
     /// One's complement sum of the IPv4 header, whose length and checksum are zero. Not used over IPv6.
     pub sum: u16,
+    pub is_ipv6: bool,
 }
 
 impl Template {
     /// Over UDP, up to the ports; the rest is zero. `None`: the two ends are of different families.
     pub fn new(from: Endpoint, to: Endpoint, port: u16) -> Option<Self> {
         let mut template = Self::of_ip(from, to, Protocol::UDP)?;
-        let udp = template.udp;
+        let udp = template.end();
         template.bytes[udp + 2..udp + 4].copy_from_slice(&port.to_be_bytes());
         Some(template)
     }
@@ -144,7 +138,7 @@ impl Template {
         let mut bytes = [0; OUTER_ROOM];
         bytes[..6].copy_from_slice(&to.mac.octets());
         bytes[6..12].copy_from_slice(&from.mac.octets());
-        let (ether_type, udp) = match (from.address, to.address) {
+        let (ether_type, is_ipv6) = match (from.address, to.address) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 bytes[IP] = 0x45;
                 bytes[IP + 6] = 0x40;
@@ -152,7 +146,7 @@ impl Template {
                 bytes[IP + 9] = protocol.0;
                 bytes[IP + 12..IP + 16].copy_from_slice(&from.octets());
                 bytes[IP + 16..IP + 20].copy_from_slice(&to.octets());
-                (EtherType::IPV4, UDP4)
+                (EtherType::IPV4, false)
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 bytes[IP] = 0x60;
@@ -160,40 +154,40 @@ impl Template {
                 bytes[IP + 7] = ipv6::DEFAULT_HOP_LIMIT;
                 bytes[IP + 8..IP + 24].copy_from_slice(&from.octets());
                 bytes[IP + 24..IP + 40].copy_from_slice(&to.octets());
-                (EtherType::IPV6, UDP6)
+                (EtherType::IPV6, true)
             }
             _ => return None,
         };
         bytes[12..14].copy_from_slice(&ether_type.0.to_be_bytes());
         let sum = checksum::sum(&bytes[IP..UDP4]);
-        Some(Self { bytes, udp, sum })
+        Some(Self { bytes, sum, is_ipv6 })
+    }
+
+    /// Where the IP header ends, and over UDP that header starts.
+    #[inline(always)]
+    pub fn end(&self) -> usize {
+        if self.is_ipv6 { UDP6 } else { UDP4 }
+    }
+
+    /// Writes itself, over UDP, with what differs from packet to packet. `udp`: the UDP length. `None`: the packet is too long for IP.
+    #[inline(always)]
+    pub fn write(&self, out: &mut [u8; OUTER_ROOM], udp: u16, inner: Inner) -> Option<()> {
+        *out = self.bytes;
+        let port = FIRST_SOURCE_PORT | inner.flow & 0x3fff;
+        if self.is_ipv6 {
+            write_ip6(out, udp, inner);
+            put(out, UDP6, port);
+            put(out, UDP6 + 4, udp);
+            return Some(());
+        }
+        write_ip4(out, self.sum.into(), udp, inner)?;
+        put(out, UDP4, port);
+        put(out, UDP4 + 4, udp);
+        Some(())
     }
 }
 
-/// Writes into a copy of a template over UDP what differs from packet to packet. `udp`: the UDP length. `None`: the packet
-/// is too long for IP.
-#[inline(always)]
-pub(crate) fn write_lengths(
-    out: &mut [u8; OUTER_ROOM],
-    is_ipv6: bool,
-    sum: u16,
-    udp: u16,
-    inner: Inner,
-) -> Option<()> {
-    let port = FIRST_SOURCE_PORT | inner.flow & 0x3fff;
-    if is_ipv6 {
-        write_ip6(out, udp, inner);
-        put(out, UDP6, port);
-        put(out, UDP6 + 4, udp);
-        return Some(());
-    }
-    write_ip4(out, sum.into(), udp, inner)?;
-    put(out, UDP4, port);
-    put(out, UDP4 + 4, udp);
-    Some(())
-}
-
-/// The IPv6 header of that. `payload`: bytes behind it.
+/// Writes into a copy of a template what differs from packet to packet in an IPv6 header. `payload`: bytes behind it.
 #[inline(always)]
 pub(crate) fn write_ip6(out: &mut [u8; OUTER_ROOM], payload: u16, inner: Inner) {
     // RFC 6438: the flow label has entropy too, for routers that do not look at ports.
@@ -358,4 +352,4 @@ pub fn open(datagram: &[u8], bytes: usize) -> Result<Opened, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -195,3 +195,19 @@ fn flows_have_a_port_of_their_own_and_fragments_stay_together() {
         |last: u8| port(&[&[2, 2, 2, 2, 2, last][..], &[4; 6], &[0x88, 0xcc], &[0; 60]].concat());
     assert_ne!(mac(1), mac(2));
 }
+
+/// An outer header that takes the place of the inner Ethernet header, as `write` makes it for a frame of so many bytes: one that is changed
+/// for another length is the one for that, and one whose end is in the frame already stays as it is.
+pub(crate) fn pieces_are_as_if_written(write: impl Fn(u32) -> Vec<u8>) {
+    for (before, after) in [(14, 1_514), (1_514, 14), (9_000, 64)] {
+        let mut changed = write(before);
+        set_frame_bytes(&mut changed, after as usize).unwrap();
+        assert_eq!(changed, write(after));
+        assert_eq!(overlap(changed.len()), 14);
+        assert_eq!(set_frame_bytes(&mut changed, 13), None);
+        let mut front = changed[..changed.len() - 14].to_vec();
+        let kept = front.clone();
+        assert_eq!(set_frame_bytes(&mut front, 5_000), Some(()));
+        assert_eq!((overlap(front.len()), front), (0, kept));
+    }
+}
