@@ -81,8 +81,10 @@ fn stages<I: Ingress>(at: &Place<'_>, whole: &mut [Packet], limits: &mut PortLim
             && let Some(done) = tunnel::all_at_once::<I>(at, batch, &mut targets)
         {
             left &= !done;
-            // They were sent to this host itself.
-            found = [HopIndex::GATEWAY.0; STAGE_PACKETS];
+            if left != 0 {
+                // Those were sent to this host itself.
+                found = [HopIndex::GATEWAY.0; STAGE_PACKETS];
+            }
         } else {
             for i in bits(fast::classify::<I>(port, batch, &mut found)) {
                 let packet = &mut batch[i];
