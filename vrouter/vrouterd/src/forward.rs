@@ -189,6 +189,20 @@ impl Pipeline {
     }
 }
 
+/// The copies of a flooded frame that go into tunnels to the other hosts that its network stretches to, each with the port it leaves by and
+/// an outer header of its own; or why there is none.
+fn copies<'a>(
+    plane: &'a Dataplane,
+    from: PortIndex,
+    packet: &'a Packet,
+) -> impl Iterator<Item = Result<(PortIndex, Packet), DropReason>> {
+    plane.tables.flood_into_tunnels(from, packet).filter_map(|copy| match copy.verdict {
+        Verdict::Encapsulate(to) => Some(Ok((to, copy))),
+        Verdict::Drop(reason) => Some(Err(reason)),
+        _ => None,
+    })
+}
+
 /// What is sent of frame `frame` of a burst.
 #[inline(always)]
 fn headed(frame: usize, packet: &Packet) -> Headed<'_> {

@@ -12,7 +12,7 @@ use vrouter_vhost::queue::{
 use vrouter_vhost::queues::PortQueues;
 
 use super::groups::{Groups, Way, places};
-use super::{Mask, Origin, Sent, headed, offload_behind, plainly, refused, sent_bytes};
+use super::{Mask, Origin, Sent, copies, headed, offload_behind, plainly, refused, sent_bytes};
 use crate::counters::{PortTally, WorkerTally};
 use crate::dataplane::{DataPort, Dataplane, Ends};
 use crate::software::{Refusal, Software};
@@ -67,21 +67,20 @@ impl Output<'_> {
         self.flood_into_tunnels(group, scratch, software);
     }
 
-    /// Repeats frames to the other hosts that their network stretches to, one copy after the other: each has an outer header of its own.
+    /// Repeats frames to the other hosts that their network stretches to, one copy after the other.
     fn flood_into_tunnels(&self, group: Mask, scratch: &mut RxScratch, software: &mut Software) {
         for at in places(group) {
             let (Some(packet), Some(origin)) = (self.packets.get(at), self.origin(at)) else {
                 continue;
             };
             let origins = [origin; BURST];
-            for copy in self.plane.tables.flood_into_tunnels(self.from, packet) {
-                let to = match copy.verdict {
-                    Verdict::Encapsulate(to) => to,
-                    Verdict::Drop(reason) => {
+            for copy in copies(self.plane, self.from, packet) {
+                let (to, copy) = match copy {
+                    Ok(copy) => copy,
+                    Err(reason) => {
                         self.drop(reason);
                         continue;
                     }
-                    _ => continue,
                 };
                 self.tally.flooded_into_tunnels.add(1);
                 let packets = std::slice::from_ref(&copy);

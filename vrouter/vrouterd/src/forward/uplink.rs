@@ -11,7 +11,7 @@ use vrouter_vhost::queues::PortQueues;
 
 use super::groups::{Groups, places};
 use super::send::Sending;
-use super::{LINE, Mask, Origin, Pipeline, Sent, headed, refused, sent_bytes};
+use super::{LINE, Mask, Origin, Pipeline, Sent, copies, headed, refused, sent_bytes};
 use crate::counters::{PortTally, WorkerTally};
 use crate::dataplane::{Dataplane, Ends};
 use crate::offload::is_vouched_for;
@@ -168,14 +168,13 @@ impl<'a> Arrived<'a, '_> {
     fn flood_into_tunnels(&mut self, flooded: Chosen<'_>, scratch: &mut RxScratch) {
         for (packet, origin) in flooded.each() {
             let origins = [*origin; BURST];
-            for copy in self.plane.tables.flood_into_tunnels(self.from, packet) {
-                let to = match copy.verdict {
-                    Verdict::Encapsulate(to) => to,
-                    Verdict::Drop(reason) => {
+            for copy in copies(self.plane, self.from, packet) {
+                let (to, copy) = match copy {
+                    Ok(copy) => copy,
+                    Err(reason) => {
                         self.tally.drop(self.counts, reason);
                         continue;
                     }
-                    _ => continue,
                 };
                 self.tally.flooded_into_tunnels.add(1);
                 let packets = std::slice::from_ref(&copy);
