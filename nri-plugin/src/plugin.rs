@@ -128,6 +128,16 @@ fn watched(allocator: Allocator) -> Arc<Allocator> {
     allocator
 }
 
+/// What is wrong with a runtime that waits for so many ms, where so many are expected. 0: it does not say (NRI before 0.5).
+fn impatience(waits: i64, expected: u32) -> Option<String> {
+    (1..expected.into()).contains(&waits).then(|| {
+        format!(
+            "waits {waits} ms for an answer, less than runtime_timeout_ms = {expected}: it may give up while the plugin still waits for \
+             the vRouter; lower that, or raise plugin_request_timeout"
+        )
+    })
+}
+
 fn refusal(error: impl std::fmt::Display) -> Status {
     Status::refused(format!("ringway: {error}"))
 }
@@ -150,12 +160,8 @@ impl Plugin for Ringway {
         if let Some(Ok(allocator)) = self.allocator.get() {
             let runtime = format!("{} {}", request.runtime_name, request.runtime_version);
             let expected = allocator.runtime_timeout_ms();
-            // 0: a runtime that does not say (NRI before 0.5).
-            if (1..expected.into()).contains(&request.request_timeout) {
-                tracing::warn!(
-                    "{runtime} waits {} ms for an answer, less than runtime_timeout_ms = {expected}: it may give up while the plugin still waits for the vRouter; lower that, or raise plugin_request_timeout",
-                    request.request_timeout
-                );
+            if let Some(problem) = impatience(request.request_timeout, expected) {
+                tracing::warn!("{runtime} {problem}");
             }
             allocator.registered(Some(runtime)).await;
         }
@@ -301,5 +307,24 @@ impl Plugin for Ringway {
 
     async fn remove_pod_sandbox(&self, pod: PodSandbox) -> Result<(), Status> {
         self.stop_pod_sandbox(pod).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_waits_shorter_than_expected_is_told_of() {
+        for waits in [i64::MIN, 0, 2000, i64::MAX] {
+            assert_eq!(impatience(waits, 2000), None);
+        }
+        for waits in [1, 1999] {
+            let said = impatience(waits, 2000).unwrap();
+            assert!(
+                said.contains(&format!("waits {waits} ms")) && said.contains("= 2000"),
+                "{said}"
+            );
+        }
     }
 }
