@@ -178,8 +178,13 @@ impl Cri {
     /// SIGTERM, and SIGKILL after `grace` seconds; returns when the container has ended.
     pub fn stop(&self, container: &str, grace: i64) -> Result<()> {
         let call = StopContainerRequest { container_id: container.to_owned(), timeout: grace };
-        runtime()?.block_on(self.runtime.clone().stop_container(request(call))).map_err(message)?;
-        Ok(())
+        let answer = runtime()?.block_on(self.runtime.clone().stop_container(request(call)));
+        let Err(status) = answer else { return Ok(()) };
+        // It may have ended by itself meanwhile: containerd 2.1 then says that its connection to it is closed.
+        if self.status(container)?.state == ContainerState::ContainerExited {
+            return Ok(());
+        }
+        Err(message(status))
     }
 
     /// Sets a container's CPUs, as kubelet's CPU manager does for every container now and then.
