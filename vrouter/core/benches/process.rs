@@ -272,6 +272,40 @@ fn tunnel(c: &mut Criterion) {
     assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Decapsulate(_))));
 }
 
+/// Frames between ports of a bridged network.
+fn bridge(c: &mut Criterion) {
+    let mut group = c.benchmark_group("bridge");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut policy = policy();
+    policy.networks[0].mode = Mode::Bridged;
+    let tables = Tables::build(&policy).unwrap();
+    let bridged = |head: [u8; 64], port| {
+        let mut head = head;
+        head[..6].copy_from_slice(&mac(port).octets());
+        head
+    };
+    for (name, several, six) in
+        [("one port", false, false), ("15 ports", true, false), ("one port, IPv6", false, true)]
+    {
+        let ports = (1..if several { PORTS } else { 2 }).cycle().take(1024);
+        let heads: Vec<_> = ports
+            .map(|port| {
+                bridged(if six { head6(address6(port)) } else { head(address(port)) }, port)
+            })
+            .collect();
+        let mut batch = [Packet::EMPTY; BATCH];
+        let mut limits = PortLimits::default();
+        let mut parts = heads.chunks_exact(BATCH).cycle();
+        let mut step = |batch: &mut [Packet; BATCH]| {
+            fill(batch, parts.next().unwrap());
+            process(&tables, Timestamp::default(), PortIndex(0), batch, &mut limits)
+        };
+        group.bench_function(name, |b| b.iter(|| step(black_box(&mut batch))));
+        step(&mut batch);
+        assert!(batch.iter().all(|packet| matches!(packet.verdict, Verdict::Forward(_))));
+    }
+}
+
 /// From wire to wire over one link and over four, and from a pod into MPLS over either.
 fn uplinks(c: &mut Criterion) {
     const FABRIC: NetworkIndex = NetworkIndex(1);
@@ -370,5 +404,5 @@ fn change(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, forward, forward6, tunnel, uplinks, change);
+criterion_group!(benches, forward, forward6, tunnel, bridge, uplinks, change);
 criterion_main!(benches);

@@ -13,7 +13,7 @@ use crate::hops::HopIndex;
 use crate::tables::Port;
 use crate::tunnels::Ends;
 use crate::{
-    DropReason, Network, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp, Verdict,
+    DropReason, Mode, Network, Packet, PortIndex, PortLimits, PortRole, Tables, Timestamp, Verdict,
 };
 pub(crate) use bridge::into_tunnel;
 use ingress::Ingress;
@@ -77,7 +77,12 @@ fn stages<I: Ingress>(at: &Place<'_>, whole: &mut [Packet], limits: &mut PortLim
         let mut found = [0; STAGE_PACKETS];
         let mut targets = Targets::default();
         let (mut left, mut all_to) = (everything(batch), None);
-        if !at.tunnels.is_empty()
+        if network.policy().mode == Mode::Bridged {
+            left &= !I::bridge(at, batch, &mut targets);
+        }
+        if left == 0 {
+            // All were neighbours'.
+        } else if !at.tunnels.is_empty()
             && let Some(done) = tunnel::all_at_once::<I>(at, batch, &mut targets)
         {
             left &= !done;
@@ -86,7 +91,7 @@ fn stages<I: Ingress>(at: &Place<'_>, whole: &mut [Packet], limits: &mut PortLim
                 found = [HopIndex::GATEWAY.0; STAGE_PACKETS];
             }
         } else {
-            for i in bits(fast::classify::<I>(port, batch, &mut found)) {
+            for i in bits(fast::classify::<I>(port, batch, &mut found) & left) {
                 let packet = &mut batch[i];
                 if let Some(to) = I::forward6(at, packet) {
                     targets.add(to, !matches!(packet.verdict, Verdict::Forward(_)));

@@ -1,6 +1,7 @@
 //! Frames of a bridged network that are not for the gateway.
 
 mod inside;
+mod known;
 
 use super::slow::{self, Step};
 use super::{Place, nd};
@@ -13,6 +14,7 @@ use crate::{
 use core::net::{IpAddr, Ipv4Addr};
 pub(crate) use inside::into_tunnel;
 pub(super) use inside::{Arrived, bridges};
+pub(super) use known::forward;
 use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::{Mac, arp};
 

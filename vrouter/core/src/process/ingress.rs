@@ -1,7 +1,7 @@
 //! What differs between packets by who sent them: a pod, the kernel or another host. Chosen once for each burst.
 
 use super::slow::{self, Step};
-use super::{Place, six, uplink};
+use super::{Place, Targets, bridge, six, uplink};
 use crate::hops::NextHop;
 use crate::routes::LINK_LOCAL;
 use crate::tables::Sender;
@@ -12,6 +12,12 @@ use core::net::Ipv6Addr;
 pub(super) trait Ingress: Sender {
     /// Forwards an IPv6 packet that is right in the most common way. `None`: it is not, and nothing is changed.
     fn forward6(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex>;
+
+    /// Bridges the frames of a batch to ports here that are right in the most common way. Returns a bit for each that is
+    /// decided about.
+    fn bridge(_: &Place<'_>, _: &mut [Packet], _: &mut Targets) -> u64 {
+        0
+    }
 
     /// The first stage for what is not right in the most common way.
     fn classify(at: &Place<'_>, packet: &mut Packet, limits: &mut PortLimits) -> Step;
@@ -53,6 +59,11 @@ impl Sender for Pod {
 }
 
 impl Ingress for Pod {
+    #[inline(always)]
+    fn bridge(at: &Place<'_>, batch: &mut [Packet], targets: &mut Targets) -> u64 {
+        bridge::forward(at, batch, targets)
+    }
+
     #[inline(always)]
     fn forward6(at: &Place<'_>, packet: &mut Packet) -> Option<PortIndex> {
         six::forward::<Self>(at, packet)

@@ -1,7 +1,7 @@
 //! Bridged networks.
 
 use super::hostile::Hostile;
-use super::six::discovery;
+use super::six::{discovery, from_to};
 use super::*;
 use crate::{Flood, Ipv6Network};
 
@@ -108,6 +108,61 @@ fn frames_go_by_their_mac_address_unchanged() {
         assert_eq!(after.verdict, verdict, "{name}");
         assert_eq!(after.header, packet(&frame).header, "{name}");
     }
+}
+
+/// What most frames are is decided in a stage for a whole batch, by the same rules.
+#[test]
+fn neighbours_are_told_the_same_together_as_one_by_one() {
+    let tables = bridged(false);
+    let sized = |bytes| {
+        let mut packet = packet(&to(B_MAC, udp(B)));
+        packet.frame_len = bytes;
+        packet
+    };
+    let cut = |segment_bytes| Packet { segment_bytes, ..sized(9000) };
+    let b = packet(&to(B_MAC, udp(B)));
+    let b6 = packet(&to(B_MAC, from_to("fd00:66::a", "fd00:66::b", 1)));
+    let mut short6 = to(B_MAC, from_to("fd00:66::a", "fd00:66::b", 1));
+    short6[19] += 1;
+    let mut routed = udp(B);
+    routed[26..30].copy_from_slice(&[192, 0, 2, 9]);
+    fix(&mut routed);
+    let drop = Verdict::Drop;
+    let cases = [
+        (b, Verdict::Forward(PORT_B)),
+        (b6, Verdict::Forward(PORT_B)),
+        (sized(1514), Verdict::Forward(PORT_B)),
+        (sized(1515), drop(DropReason::TooBig)),
+        (cut(1460), Verdict::Forward(PORT_B)),
+        (cut(1461), drop(DropReason::TooBig)),
+        (packet(&to(TRUNK_MAC, udp(C))), Verdict::Forward(TRUNK)),
+        (packet(&to(B_MAC, routed)), Verdict::Forward(PORT_B)),
+        (packet(&to(A_MAC, udp(A))), drop(DropReason::Hairpin)),
+        (packet(&to(FAR_MAC, udp(B))), drop(DropReason::UnknownMac)),
+        (packet(&from(B_MAC, to(TRUNK_MAC, udp(B)))), drop(DropReason::SourceMac)),
+        (packet(&short6), drop(DropReason::MalformedIpv6)),
+        (packet(&to(B_MAC, from_to("fd00:66::b", "fd00:66::b", 9))), drop(DropReason::SourceIp)),
+        // From here to the gateway: routed, and one hop less.
+        (packet(&udp(B)), Verdict::Forward(PORT_B)),
+    ];
+    let mut batch: Vec<_> = cases.iter().cycle().take(150).map(|(packet, _)| *packet).collect();
+    let mut limits = PortLimits::default();
+    let outcome = process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut limits);
+    assert_eq!(outcome, Outcome::default());
+    for (i, (after, (before, verdict))) in batch.iter().zip(cases.iter().cycle()).enumerate() {
+        let is_routed = before.header[..6] == GATEWAY_MAC;
+        assert_eq!(after.verdict, *verdict, "packet {i}");
+        assert_eq!(after.header == before.header, !is_routed, "packet {i}");
+    }
+    let together = |packets: &[Packet]| {
+        let mut batch: Vec<_> = packets.iter().cycle().take(100).copied().collect();
+        process(&tables, Timestamp::default(), PORT_A, &mut batch, &mut PortLimits::default())
+    };
+    let to_b = Outcome { all_to: Some(PORT_B), tunnelled: false };
+    assert_eq!(together(&[b]), to_b);
+    assert_eq!(together(&[b, b6]), to_b);
+    assert_eq!(together(&[b, cases[6].0]), Outcome::default());
+    assert_eq!(together(&[b, packet(&other())]), Outcome::default());
 }
 
 /// Frames for the gateway are treated as in a routed network.

@@ -58,7 +58,7 @@ fn udp6(to: &str) -> Vec<u8> {
     from_to(A6, to, 64)
 }
 
-fn from_to(from: &str, to: &str, hop_limit: u8) -> Vec<u8> {
+pub(super) fn from_to(from: &str, to: &str, hop_limit: u8) -> Vec<u8> {
     let mut frame = Vec::new();
     let (from, to) = (address(from).octets(), address(to).octets());
     let builder =
