@@ -34,6 +34,8 @@ pub struct Subject {
     pub routes: Option<u32>,
     /// The second pod is on another network, the far end of a VXLAN tunnel: one direction goes in, the other comes out.
     pub tunnel: bool,
+    /// The pods' network is bridged, and they send to each other's MAC address.
+    pub bridged: bool,
 }
 
 /// The packets of a cell.
@@ -115,7 +117,15 @@ const IDLE_PODS: u16 = 250;
 pub const OURS: &str = "ringway";
 
 const fn subject(name: &'static str, switch: SwitchKind) -> Subject {
-    Subject { name, switch, packed: false, idle_pods: 0, routes: None, tunnel: false }
+    Subject {
+        name,
+        switch,
+        packed: false,
+        idle_pods: 0,
+        routes: None,
+        tunnel: false,
+        bridged: false,
+    }
 }
 
 const RINGWAY: Subject = subject(OURS, SwitchKind::Ringway);
@@ -141,6 +151,14 @@ fn throughput(name: &'static str, traffic: Traffic, subjects: &[Subject]) -> Cel
         subjects: subjects.to_vec(),
         loss_limit: SATURATED_LOSS,
         targets: Vec::new(),
+    }
+}
+
+/// Ringway as a switch beside those that are nothing else.
+fn bridged(name: &'static str, traffic: Traffic, packets: f64, cycles: f64) -> Cell {
+    Cell {
+        targets: vec![aim("testpmd_io", packets, cycles)],
+        ..throughput(name, traffic, &[Subject { bridged: true, ..RINGWAY }, IO, NORMAL])
     }
 }
 
@@ -214,6 +232,8 @@ pub fn all() -> Vec<Cell> {
                 ],
             )
         },
+        bridged("bridged.64", fast(1024), 1.20, 0.60),
+        bridged("bridged.1518", traffic(1518, 1024), 1.80, 0.56),
         throughput("pod_pod.9018.1024", traffic(9018, 1024), &[RINGWAY, IO, NORMAL]),
         Cell {
             targets: vec![aim("ringway_1000", 0.90, None)],

@@ -15,7 +15,7 @@ use integration::vrouter::VRouter;
 use integration::wait;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use vrouter_api::v1::{Network, PortSpec, PortState, RouteKind, Tunnel, WorkerStats};
+use vrouter_api::v1::{Network, NetworkMode, PortSpec, PortState, RouteKind, Tunnel, WorkerStats};
 
 use crate::cells::{Subject, Traffic};
 use crate::switch::{Place, Switch, Window, mtu, per_packet};
@@ -61,13 +61,15 @@ impl Ringway {
         let api = Api { vrouter: &vrouter, cgroup: place.cgroups.path(Side::Pods) };
 
         let mtu = mtu(traffic).into();
-        let network = api.network("bench", "10.66.0.0/16", mtu, None)?;
+        let mode = if subject.bridged { NetworkMode::Bridged } else { NetworkMode::Routed };
+        let network = api.network("bench", "10.66.0.0/16", mtu, mode, None)?;
         let far = subject.tunnel.then(|| tunnel::Far::create(&api, mtu)).transpose()?;
         let ips = [2, 3].map(|last| Ipv4Addr::new(10, 66, 0, last));
         let mut endpoints = Vec::new();
         for (index, ip) in ips.into_iter().enumerate() {
             let socket = place.directory.join(format!("pod{index}.sock"));
-            let mac = format!("02:00:00:00:00:{:02x}", 0x0a + index);
+            let mac_of = |index: usize| format!("02:00:00:00:00:{:02x}", 0x0a + index);
+            let mac = mac_of(index);
             let [a, b] = ips;
             let other = if ip == a { b } else { a };
             let to_ip = DESTINATIONS[index];
@@ -78,7 +80,8 @@ impl Ringway {
             }
             api.port(&network.name, &format!("pod{index}"), &mac, ip, &socket)?;
             vrouter.set_host_routes(&network.name, to_ip, routes, RouteKind::Via, other)?;
-            let to_mac = network.gateway_mac.clone();
+            let to_mac =
+                if subject.bridged { mac_of(1 - index) } else { network.gateway_mac.clone() };
             endpoints.push(Endpoint { socket, mac, ip, to_mac, to_ip, tunnel: None });
         }
         let [a, b] = <[Endpoint; 2]>::try_from(endpoints).map_err(|_| anyhow!("not two pods"))?;
@@ -224,9 +227,16 @@ struct Api<'a> {
 }
 
 impl Api<'_> {
-    fn network(&self, name: &str, ipv4: &str, mtu: u32, tunnel: Option<Tunnel>) -> Result<Network> {
-        let (name, ipv4) = (name.to_owned(), ipv4.to_owned());
-        self.vrouter.create_network(Network { name, ipv4, mtu, tunnel, ..Network::default() })
+    fn network(
+        &self,
+        name: &str,
+        ipv4: &str,
+        mtu: u32,
+        mode: NetworkMode,
+        tunnel: Option<Tunnel>,
+    ) -> Result<Network> {
+        let (name, ipv4, mode) = (name.to_owned(), ipv4.to_owned(), mode.into());
+        self.vrouter.create_network(Network { name, ipv4, mtu, mode, tunnel, ..Network::default() })
     }
 
     fn port(
@@ -252,7 +262,7 @@ impl Api<'_> {
 
     /// Ports for idle pods, in a network of their own; gives their sockets.
     fn idle_ports(&self, directory: &Path, number: u16) -> Result<Vec<PathBuf>> {
-        let network = self.network("idle", "10.80.0.0/16", 1500, None)?;
+        let network = self.network("idle", "10.80.0.0/16", 1500, NetworkMode::Routed, None)?;
         let mut sockets = Vec::new();
         for index in 0..number {
             let [high, low] = index.to_be_bytes();

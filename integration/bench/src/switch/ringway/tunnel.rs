@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use vrouter_api::v1::{Network, RouteKind, Tunnel};
+use vrouter_api::v1::{Network, NetworkMode, RouteKind, Tunnel};
 
 use super::Api;
 use integration::pktgen::{Endpoint, FarEnd};
@@ -26,10 +26,10 @@ impl Far {
     /// Creates both; the underlay's packets may be as large as needed for inner ones of `mtu` bytes, but not for less
     /// than 1,500.
     pub fn create(api: &Api, mtu: u32) -> Result<Self> {
-        let fabric = api.network("fabric", "192.0.2.0/24", mtu, None)?;
+        let fabric = api.network("fabric", "192.0.2.0/24", mtu, NetworkMode::Routed, None)?;
         let (underlay, local) = (fabric.name.clone(), HERE.to_string());
         let tunnel = Some(Tunnel { vni: VNI, underlay, local, ..Tunnel::default() });
-        let overlay = api.network("overlay", "10.66.0.0/16", mtu, tunnel)?;
+        let overlay = api.network("overlay", "10.66.0.0/16", mtu, NetworkMode::Routed, tunnel)?;
         Ok(Self { fabric, overlay })
     }
 
