@@ -147,6 +147,9 @@ pub struct Latency {
     pub p99: f64,
     /// 99.9 %.
     pub p999: f64,
+    /// 99.9 % in half of all periods of 100 ms. Older generators did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p999_of_half: Option<f64>,
     /// Greatest.
     pub max: f64,
 }

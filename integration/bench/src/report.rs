@@ -115,6 +115,8 @@ pub struct SubjectResult {
     pub limit: Option<Limit>,
     /// 50, 99 and 99.9 % of the packets took less, ns.
     pub latency: Option<[Spread; 3]>,
+    /// 99.9 % of the packets took less in half of all periods of 100 ms, ns.
+    pub latency_of_half: Option<Spread>,
     /// The vRouter's received packets over this subject's, within rounds.
     pub ratio: Option<Spread>,
     /// The vRouter's cycles per packet over this subject's, within rounds.
@@ -311,7 +313,11 @@ fn cycles(result: &CellResult) -> Value {
 fn latency(result: &CellResult, samples: &[Sample]) -> Value {
     let mut all = by_subject(result, |it| {
         let [p50, p99, p999] = it.latency?;
-        json!({ "p50_ns": p50, "p99_ns": p99, "p999_ns": p999 }).into()
+        json!({
+            "p50_ns": p50, "p99_ns": p99, "p999_ns": p999,
+            "p999_of_half_the_periods_ns": it.latency_of_half,
+        })
+        .into()
     });
     let rate = samples
         .iter()
@@ -412,6 +418,7 @@ fn cell_result(cell: &Cell, outcome: &Outcome) -> CellResult {
                 generator_busy: counted_here.traffic(|it| Some(it.generator.busy)),
                 limit: counted_here.limit(),
                 latency: whole(latency),
+                latency_of_half: counted_here.traffic(|it| it.generator.latency_ns?.p999_of_half),
                 ratio: over(pps),
                 cycles_ratio: over(cycles),
                 idle_cpu: counted_here.idle(|it| it.cpu_share),

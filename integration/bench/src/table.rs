@@ -53,7 +53,8 @@ pub fn results(report: &Report) -> String {
     }
     let latency = of(|kind| matches!(kind, Kind::Latency { .. }));
     if !latency.is_empty() {
-        let head = ["cell", "switch", "p50 µs", "p99 µs", "p99.9 µs", "min..max", "loss"];
+        let head =
+            ["cell", "switch", "p50 µs", "p99 µs", "p99.9 µs", "min..max", "of half", "loss"];
         text += &format!("\n{}", columns(&head, rows(&latency, latency_row)));
     }
     let loss = of(|kind| matches!(kind, Kind::Loss { .. }));
@@ -141,6 +142,7 @@ fn latency_row(it: &SubjectResult) -> Vec<String> {
         number(percentile(1), 1e-3, 1),
         number(percentile(2), 1e-3, 1),
         range(percentile(2), 1e-3, 1),
+        number(it.latency_of_half, 1e-3, 1),
         percent(it.loss, 4),
     ]
 }

@@ -4,7 +4,7 @@ use vrouter_dpdk::{Mac, MbufBatch, tsc};
 
 use crate::args::Settings;
 use crate::frame::{self, Checker, Verdict};
-use crate::histogram::Histogram;
+use crate::latencies::Latencies;
 use crate::order::Order;
 use crate::pattern::Pattern;
 use crate::port;
@@ -50,7 +50,7 @@ pub struct Books {
     samplers: Vec<Sampler>,
     /// Order in the flows of each sending port.
     orders: Vec<Order>,
-    latency: Histogram,
+    latency: Latencies,
     presence: Presence,
     /// Packets with a time stamp that were not seen coming.
     unseen: u64,
@@ -75,7 +75,7 @@ impl Books {
                 settings.touch,
             ),
             pattern,
-            latency: Histogram::new(),
+            latency: Latencies::new(hz),
             presence: Presence::new(hz),
             unseen: 0,
             len: usize::from(settings.len),
@@ -98,7 +98,7 @@ impl Books {
     }
 
     /// Latencies in ticks.
-    pub fn latency(&self) -> &Histogram {
+    pub fn latency(&self) -> &Latencies {
         &self.latency
     }
 
@@ -189,7 +189,7 @@ impl Books {
                 }
                 match stamp {
                     Some(stamp) if self.presence.saw(stamp, now) => {
-                        self.latency.record(now.saturating_sub(stamp));
+                        self.latency.record(now, now.saturating_sub(stamp));
                     }
                     Some(_) => self.unseen += 1,
                     None => {}

@@ -32,7 +32,8 @@ impl Histogram {
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        *self = Self::new();
+        self.counts.fill(0);
+        (self.samples, self.min, self.max) = (0, u64::MAX, 0);
     }
 
     /// Values counted.

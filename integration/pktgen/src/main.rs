@@ -25,6 +25,7 @@ mod books;
 mod flow;
 mod frame;
 mod histogram;
+mod latencies;
 mod order;
 mod pace;
 mod pattern;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::histogram::Histogram;
+use crate::latencies::Latencies;
 
 /// Above this share of busy time, and below that share of full rings, the generator is what limits.
 const BUSY: f64 = 0.97;
@@ -107,13 +107,17 @@ pub struct Latency {
     pub p99: u64,
     /// 99.9 % took no longer.
     pub p999: u64,
+    /// 99.9 % took no longer in half of all periods of 100 ms; absent in a run without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p999_of_half: Option<u64>,
     /// Longest.
     pub max: u64,
 }
 
 impl Latency {
-    /// From a histogram of ticks at `hz` per second, which leaves `unseen` out; `None` without samples.
-    pub fn of(ticks: &Histogram, unseen: u64, hz: u64) -> Option<Self> {
+    /// From ticks at `hz` per second, which leave `unseen` out; `None` without samples.
+    pub fn of(latencies: &Latencies, unseen: u64, hz: u64) -> Option<Self> {
+        let ticks = latencies.whole();
         let ns = |ticks: u64| {
             let ns = u128::from(ticks) * 1_000_000_000 / u128::from(hz.max(1));
             u64::try_from(ns).unwrap_or(u64::MAX)
@@ -126,6 +130,7 @@ impl Latency {
             p90: ns(ticks.quantile(900)?),
             p99: ns(ticks.quantile(990)?),
             p999: ns(ticks.quantile(999)?),
+            p999_of_half: latencies.p999_of_half().map(ns),
             max: ns(ticks.max()?),
         })
     }
@@ -187,6 +192,7 @@ mod tests {
                 p90: 4,
                 p99: 5,
                 p999: 6,
+                p999_of_half: None,
                 max: 7,
             }),
             memory_changes: None,
@@ -204,9 +210,9 @@ mod tests {
 
     #[test]
     fn latencies_are_nanoseconds() {
-        let mut ticks = Histogram::new();
+        let mut ticks = Latencies::new(2_000_000_000);
         assert_eq!(Latency::of(&ticks, 3, 2_000_000_000), None);
-        ticks.record(40);
+        ticks.record(0, 40);
         let latency = Latency::of(&ticks, 3, 2_000_000_000).unwrap();
         assert_eq!((latency.samples, latency.unseen), (1, 3));
         assert_eq!((latency.min, latency.p999, latency.max), (20, 20, 20));

@@ -49,6 +49,7 @@ fn end(pps: f64, loss: f64) -> End {
             p90: 3e3,
             p99: 4e3,
             p999: 5e3,
+            p999_of_half: Some(4e3),
             max: 6e3,
         }),
         more: BTreeMap::new(),
@@ -200,7 +201,9 @@ fn each_cell_says_who_was_the_limit() {
 #[test]
 fn latency_and_memory_have_sections_of_their_own() {
     let json = latency_and_idle().json();
-    assert_eq!(json["latency"]["latency.half_load"]["ringway"]["p999_ns"]["median"], 5e3);
+    let ours = &json["latency"]["latency.half_load"]["ringway"];
+    assert_eq!(ours["p999_ns"]["median"], 5e3);
+    assert_eq!(ours["p999_of_half_the_periods_ns"]["median"], 4e3);
     assert_eq!(json["latency"]["latency.half_load"]["packets_per_second_and_pod"], 0);
     let memory = &json["memory"]["idle.250_ports"]["ringway"];
     assert_eq!(memory["rss_kib_per_port"]["median"], 50.0);
