@@ -50,6 +50,9 @@ pub struct Arguments {
     /// CPU of the switch's one worker.
     #[arg(long, value_name = "CPU", default_value_t = 1)]
     pub switch_cpu: u16,
+    /// Leave other programs on the switch's CPU. Without it all their threads stay away from there until the end.
+    #[arg(long)]
+    pub share_cpu: bool,
     /// What this process does instead of measuring.
     #[command(subcommand)]
     pub role: Option<Role>,

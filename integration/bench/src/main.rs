@@ -4,6 +4,7 @@
 //! judges by what the generator received, never by what a switch says it forwarded. Nobody depends on it.
 #![forbid(unsafe_code)]
 
+mod apart;
 mod args;
 mod cells;
 mod disturbance;

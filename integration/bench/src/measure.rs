@@ -9,6 +9,7 @@ use integration::machine::{self, Hugepages};
 use integration::rundir::RunDir;
 use integration::wait;
 
+use crate::apart::Apart;
 use crate::cells::{Cell, Kind, Subject, Traffic};
 use crate::disturbance::Watch;
 use crate::generator::{Generator, Order};
@@ -44,6 +45,7 @@ pub struct Stand {
     seconds: u32,
     tsc_hz: f64,
     taken: u32,
+    _apart: Option<Apart>,
 }
 
 /// The traffic of one sample.
@@ -57,12 +59,34 @@ pub struct Load {
 
 impl Stand {
     /// Takes the machine's lock, removes what earlier runs left and reserves hugepages.
-    pub fn set_up(generator_cpu: u16, switch_cpu: u16, seconds: u32, tsc_hz: f64) -> Result<Self> {
+    /// Others leave the switch's CPU unless `shared`.
+    pub fn set_up(
+        (generator_cpu, switch_cpu): (u16, u16),
+        shared: bool,
+        seconds: u32,
+        tsc_hz: f64,
+    ) -> Result<Self> {
         let run = RunDir::create()?;
         machine::prepare(&run.path(), Hugepages::Free(HUGEPAGES))?;
         raise_file_limit()?;
         let cgroups = Cgroups::create(&run)?;
-        Ok(Self { run, cgroups, generator_cpu, switch_cpu, seconds, tsc_hz, taken: 0 })
+        let apart = (!shared).then(|| Apart::set(switch_cpu));
+        if let Some(apart) = &apart {
+            println!(
+                "CPU {switch_cpu} is set apart: {} threads stay away until the end",
+                apart.count()
+            );
+        }
+        Ok(Self {
+            run,
+            cgroups,
+            generator_cpu,
+            switch_cpu,
+            seconds,
+            tsc_hz,
+            taken: 0,
+            _apart: apart,
+        })
     }
 
     /// Core-to-core latency now, ns.

@@ -61,8 +61,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let machine = Machine::here()?;
     println!("{}", machine.line());
     let stand = Stand::set_up(
-        arguments.generator_cpu,
-        arguments.switch_cpu,
+        (arguments.generator_cpu, arguments.switch_cpu),
+        arguments.share_cpu,
         arguments.seconds(),
         machine.tsc_hz,
     )?;
