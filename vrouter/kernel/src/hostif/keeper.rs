@@ -423,7 +423,7 @@ mod apart {
         Ok(UnixStream::from(fd))
     }
 
-    /// A session of its own, no signal but the deadly one, nothing of the vRouter's held open, one capability.
+    /// A session of its own, no signal but the deadly one, nothing of the vRouter's held open, one capability, and none to come.
     pub fn leave_the_vrouter() -> Result<(), KeeperError> {
         let fault = |what| move |source: io::Error| KeeperError::Apart { what, source };
         // systemd ends what is left of a unit by SIGTERM, a terminal by SIGHUP and SIGINT: that is when the keeper has
@@ -433,6 +433,9 @@ mod apart {
         let _ = nix::unistd::setsid();
         std::env::set_current_dir("/").map_err(fault("working directory"))?;
         close_the_vrouters_files().map_err(fault("open files"))?;
+        // The vRouter may have no CAP_SETPCAP left to give: all that it ever had would stay in the bounding set, where root finds
+        // it again by running a program.
+        nix::sys::prctl::set_no_new_privs().map_err(|e| fault("new privileges")(e.into()))?;
         let net_admin = HashSet::from([Capability::CAP_NET_ADMIN]);
         let drop_others = || {
             if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {

@@ -1,5 +1,6 @@
 //! The tests.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
@@ -14,6 +15,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("the_kernel_does_not_hear_what_the_uplink_gets", deaf),
     ("an_interface_has_one_vrouter", double_claim),
     ("a_keeper_that_dies_is_replaced", keeper_killed),
+    ("a_keeper_has_one_capability_and_gets_no_other", keepers_capabilities),
     ("what_both_left_behind_is_repaired", leftovers),
     ("a_tap_that_is_deleted_gives_the_interface_back", tap_deleted),
     ("a_tap_that_is_deleted_can_be_made_anew", tap_made_anew),
@@ -233,6 +235,29 @@ fn double_claim() {
     assert!(net.is_heard("10.1.0.1"));
 }
 
+/// Also one whose vRouter has more to give, and cannot take it out of the bounding set.
+fn keepers_capabilities() {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    let net = Net::new();
+    for mode in ["", "bound"] {
+        let mut router = net.vrouter(mode);
+        let status = fs::read_to_string(format!("/proc/{}/status", router.keeper)).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+        };
+        for (set, wanted) in
+            [("CapInh", 0), ("CapAmb", 0), ("CapPrm", NET_ADMIN), ("CapEff", NET_ADMIN)]
+        {
+            assert_eq!(field(set), wanted, "{mode}: {set}");
+        }
+        assert_eq!(field("CapBnd") & SYS_ADMIN != 0, mode == "bound", "{mode}: CapBnd");
+        assert_eq!(field("NoNewPrivs"), 1, "{mode}");
+        router.release();
+    }
+}
+
 fn keeper_killed() {
     let net = Net::new();
     let before = net.state("eth1");
@@ -261,9 +286,8 @@ fn keeper_killed() {
 
 /// The process that is a child of `pid`.
 fn keeper_of(pid: u32) -> Option<i32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let children =
-        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     children.collect::<String>().split_whitespace().next()?.parse().ok()
 }
 
@@ -297,8 +321,8 @@ fn leftovers() {
 
     // Without its record the name comes back, and IPv6.
     kill_both();
-    for file in std::fs::read_dir(net.records()).unwrap() {
-        std::fs::remove_file(file.unwrap().path()).unwrap();
+    for file in fs::read_dir(net.records()).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
     }
     assert_eq!(net.repair(), "eth1");
     assert_eq!(net.setting("ipv6/conf/eth1/disable_ipv6"), "0");

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
+use caps::{CapSet, Capability};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -51,12 +52,16 @@ pub fn repair(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// `vrouter NAME RECORDS [deaf|again]`: takes, serves, and says on standard output what happens. A line on standard input
-/// asks it to give back. With `deaf`, frames are counted instead of copied; with `again`, a TAP that is gone is made anew.
+/// `vrouter NAME RECORDS [deaf|again|bound]`: takes, serves, and says on standard output what happens. A line on standard input
+/// asks it to give back. With `deaf`, frames are counted instead of copied; with `again`, a TAP that is gone is made anew;
+/// with `bound`, nobody it starts can take anything out of the bounding set.
 pub fn run(arguments: &[String]) -> ExitCode {
     log();
     let [name, records, mode @ ..] = arguments else { panic!("vrouter NAME RECORDS") };
     let mode = mode.first().map_or("", String::as_str).to_owned();
+    if mode == "bound" {
+        caps::drop(None, CapSet::Bounding, Capability::CAP_SETPCAP).unwrap();
+    }
     let (asked, requests) = channel();
     let lost = asked.clone();
     let events = move |event| {
