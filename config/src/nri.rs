@@ -258,9 +258,16 @@ impl NriConfig {
         self.check_limits()
     }
 
+    /// How long the plugin may wait for others within one request, ms: three quarters of what containerd waits. After four fifths the
+    /// request is answered with an error (`nri_plugin_proto::plugin::answer_budget`); what is in between is for the plugin itself.
+    #[must_use]
+    pub fn waiting_ms(&self) -> u32 {
+        self.runtime_timeout_ms / 4 * 3
+    }
+
     /// containerd drops a plugin that needs longer than it waits, and the pod would start without its adjustment.
     fn check_vrouter_timeout(&self) -> Result<(), Problem> {
-        let most = self.runtime_timeout_ms / 10 * 9;
+        let most = self.waiting_ms();
         if (10..=most).contains(&self.vrouter_timeout_ms) {
             return Ok(());
         }
@@ -305,8 +312,7 @@ impl NriConfig {
         check::range("ipam.timeout_ms", self.ipam.timeout_ms, 10, 1000)?;
         let leased = self.networks.values().any(|network| network.ipam.is_some());
         let both = self.vrouter_timeout_ms.saturating_add(self.ipam.timeout_ms);
-        // Four fifths of containerd's patience, and something for ourselves.
-        let (waits, most) = (self.runtime_timeout_ms, self.runtime_timeout_ms / 4 * 3);
+        let (waits, most) = (self.runtime_timeout_ms, self.waiting_ms());
         if leased && both > most {
             let remedy = format!(
                 "makes {both} with vrouter_timeout_ms, and containerd waits {waits} ms (runtime_timeout_ms) for both: lower one until they are at most {most}"

@@ -433,12 +433,13 @@ fn errors_of_nri_toml() {
         ("plugin_name = 'a b'", &["bad value \"a b\" for `plugin_name`", "letters"]),
         (
             "vrouter_timeout_ms = 5000",
-            &["bad value 5000 for `vrouter_timeout_ms`", "10 to 1800", "2000"],
+            &["bad value 5000 for `vrouter_timeout_ms`", "10 to 1500", "2000"],
         ),
-        ("vrouter_timeout_ms = 9", &["bad value 9 for `vrouter_timeout_ms`", "10 to 1800"]),
+        ("vrouter_timeout_ms = 9", &["bad value 9 for `vrouter_timeout_ms`", "10 to 1500"]),
+        ("vrouter_timeout_ms = 1501", &["bad value 1501 for `vrouter_timeout_ms`", "10 to 1500"]),
         (
-            "runtime_timeout_ms = 10000\nvrouter_timeout_ms = 9001",
-            &["bad value 9001 for `vrouter_timeout_ms`", "10 to 9000"],
+            "runtime_timeout_ms = 10000\nvrouter_timeout_ms = 7501",
+            &["bad value 7501 for `vrouter_timeout_ms`", "10 to 7500"],
         ),
         ("runtime_timeout_ms = 999", &["bad value 999 for `runtime_timeout_ms`", "1000 to 60000"]),
         ("sysfs_root = ''", &["bad value \"\" for `sysfs_root`", "absolute"]),

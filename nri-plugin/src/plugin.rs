@@ -312,6 +312,11 @@ impl Plugin for Ringway {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use nri_plugin_proto::plugin::answer_budget;
+
     use super::*;
 
     #[test]
@@ -325,6 +330,20 @@ mod tests {
                 said.contains(&format!("waits {waits} ms")) && said.contains("= 2000"),
                 "{said}"
             );
+        }
+    }
+
+    /// What the configuration lets the plugin wait for others leaves it time before its answer is given up.
+    #[test]
+    fn who_waits_as_long_as_allowed_can_still_answer() {
+        for waits in [1000, 1003, 2000, 60_000] {
+            let text = |most| format!("runtime_timeout_ms = {waits}\nvrouter_timeout_ms = {most}");
+            let most = NriConfig { runtime_timeout_ms: waits, ..NriConfig::default() }.waiting_ms();
+            let parse = |most| NriConfig::from_toml(&text(most), Path::new("nri.toml"));
+            assert_eq!(parse(most).unwrap().vrouter_timeout_ms, most);
+            assert!(parse(most + 1).is_err(), "{waits}");
+            let [waits, most] = [waits, most].map(|ms| Duration::from_millis(ms.into()));
+            assert!(most + waits / 25 <= answer_budget(waits), "{waits:?} {most:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use prost::Message;
 
 use crate::api;
 use crate::event::Event;
-use crate::plugin::{Creation, Plugin, Verdict};
+use crate::plugin::{Creation, Plugin, Verdict, answer_budget};
 use crate::status::{Code, Status};
 use crate::ttrpc::Request;
 
@@ -79,7 +79,7 @@ impl<P: Plugin> Dispatcher<P> {
         let method = request.method.clone();
         let answer =
             self.start(request, &mut began, now).unwrap_or_else(|status| done(Err(status)));
-        let budget = self.request_timeout.min(caller).mul_f64(0.8);
+        let budget = answer_budget(self.request_timeout.min(caller));
         Call { answer, deadline: began + budget, method }
     }
 

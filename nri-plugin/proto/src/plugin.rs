@@ -1,12 +1,20 @@
 //! What a plugin implements.
 
 use std::future::{Future, ready};
+use std::time::Duration;
 
 use crate::adjust::Adjustment;
 use crate::api::{ConfigureRequest, Container, ContainerAdjustment, ContainerUpdate};
 use crate::api::{LinuxResources, PodSandbox};
 use crate::event::EventSet;
 use crate::status::Status;
+
+/// How much of the time for which a runtime waits a method has: four fifths. In the rest an error in place of its answer reaches
+/// the runtime.
+#[must_use]
+pub fn answer_budget(waits: Duration) -> Duration {
+    waits / 5 * 4
+}
 
 /// The answer to [`Plugin::create_container`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,7 +39,7 @@ pub enum Verdict {
 /// Errors: the text of a [`Status`] is what the user sees. It fails the creation of a container and the start of a
 /// pod; for the other events the runtime only logs it. An update request fails too.
 ///
-/// Time: a method that takes longer than four fifths of the runtime's request timeout has its call answered with an
+/// Time: a method that takes longer than its part of what the runtime waits ([`answer_budget`]) has its call answered with an
 /// error, because a runtime whose call times out drops the plugin and starts the container unadjusted. The method is
 /// *not* cancelled, so that the plugin's state stays whole: it runs to its end and its result is dropped. After a
 /// failed creation the runtime sends `stop_container` and `remove_container` for it.
