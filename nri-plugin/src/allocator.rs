@@ -198,7 +198,7 @@ impl Allocator {
         let Some(removed) = forget_container(&mut state.node, &sandbox, &container.id) else {
             return;
         };
-        let Removed { record, slot } = match removed {
+        let Removed { record, slot, narrower } = match removed {
             Ok(removed) => removed,
             Err(error) => {
                 tracing::error!(%error, "cannot keep a pod without one of its containers");
@@ -215,8 +215,11 @@ impl Allocator {
             tracing::warn!(%sandbox, %error, "cannot write a record");
         }
         if record.slots.contains_key(&slot) {
-            let narrower = ports_of(&self.files, &record, slot).unwrap_or_default();
-            self.create_ports(narrower, &record).await;
+            // A pod's own cgroup lets its containers in as long as it is there.
+            if narrower {
+                let ports = ports_of(&self.files, &record, slot).unwrap_or_default();
+                self.create_ports(ports, &record).await;
+            }
         } else {
             // The slot was this container's own.
             self.stale();

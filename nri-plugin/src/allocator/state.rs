@@ -163,6 +163,8 @@ pub(super) struct Removed {
     pub record: PodRecord,
     /// What the container used.
     pub slot: Slot,
+    /// Fewer may connect to that than before.
+    pub narrower: bool,
 }
 
 /// Takes one container out of its pod, with its slot if that was its own. `None` when there is no such container: it
@@ -172,12 +174,43 @@ pub(super) fn forget_container(
     sandbox: &SandboxId,
     id: &str,
 ) -> Option<Result<Removed, AdoptError>> {
-    let mut record = node.pod(sandbox)?.clone();
+    let removed = without(node.pod(sandbox)?.clone(), id)?;
+    node.release_pod(sandbox);
+    Some(node.adopt(removed.record.clone()).map(|()| removed))
+}
+
+fn without(mut record: PodRecord, id: &str) -> Option<Removed> {
     let name = record.containers.iter().find(|(_, container)| container.id == id)?.0.clone();
-    let slot = record.containers.remove(&name)?.slot;
+    let slot = record.containers.get(&name)?.slot;
+    let before = record.peer_cgroups(slot);
+    record.containers.remove(&name);
     if slot != Slot::POD && record.containers.values().all(|other| other.slot != slot) {
         record.slots.remove(&slot);
     }
-    node.release_pod(sandbox);
-    Some(node.adopt(record.clone()).map(|()| Removed { record, slot }))
+    let narrower = record.peer_cgroups(slot) != before;
+    Some(Removed { record, slot, narrower })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::sample;
+
+    #[test]
+    fn a_container_goes_with_what_was_its_own() {
+        let pods = [None, Some("/kubepods/pod1"), Some("/kubepods/pod2")];
+        for cgroup in pods {
+            let record = PodRecord { cgroup: cgroup.map(str::to_owned), ..sample("a") };
+            assert!(without(record.clone(), "c3").is_none());
+
+            let Removed { record: left, slot, narrower } = without(record.clone(), "c1").unwrap();
+            assert_eq!((slot, left.containers.len(), left.slots.len()), (Slot::POD, 1, 2));
+            // Where the pod's cgroup has them all in it, who may connect is the same as before.
+            assert_eq!(narrower, cgroup != Some("/kubepods/pod1"), "{cgroup:?}");
+
+            let Removed { record: left, slot, narrower } = without(record, "c2").unwrap();
+            assert_eq!((slot, left.containers.len(), left.slots.len()), (Slot(1), 1, 1));
+            assert!(narrower);
+        }
+    }
 }
