@@ -1,18 +1,21 @@
 //! The same wires by AF_XDP sockets, for which a program is loaded into the kernel.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use integration::process::tail;
+use integration::process::{Daemon, tail};
 use integration::wait;
 use vrouter_api::v1::{UplinkDriver, UplinkSpec};
 
-use crate::rig::Rig;
+use crate::rig::{self, Rig};
 use crate::{bad_days, host, taken, tunnel, two_wires};
 
 const FLOWS: u16 = 64;
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Something that has not happened by then does not happen.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why this can't run here.
 pub fn unfit() -> Option<String> {
@@ -66,6 +69,9 @@ fn nothing_is_left(rig: &Rig) -> Result<()> {
     }
     let refused = rig.vrouter.create_uplink(spec("up2", "n1"));
     ensure!(refused.is_err(), "n1 can't be two uplinks: {refused:?}");
+    rig.vrouter.delete_uplink("up1")?;
+    taken_queue(rig).context("a queue that somebody else has")?;
+    rig.vrouter.create_uplink(spec("up1", "n1"))?;
     bad_days::unplugged(rig).context("another interface with its name")?;
     ensure!(has_program(rig, "n1")?, "the new n1 has no program");
     two_wires::spread_and_fail_over(rig).context("two wires, once more")?;
@@ -76,6 +82,9 @@ fn nothing_is_left(rig: &Rig) -> Result<()> {
 /// is opened more than once.
 fn several_queues(rig: &Rig) -> Result<()> {
     rig.vrouter.delete_uplink("up1")?;
+    rig.node.ip("link delete n1")?;
+    rig::wire_of(2, &rig.node, &rig.far, "n1", "e1")?;
+    rig.far.ip("addr add 198.51.100.2/24 dev e1")?;
     let mac = rig.node.mac("n1")?;
     rig.far.ip(&format!("neigh replace 198.51.100.9 lladdr {mac} dev e1 nud permanent"))?;
     for round in 0..3 {
@@ -98,10 +107,46 @@ fn several_queues(rig: &Rig) -> Result<()> {
         rig.vrouter.delete_uplink("up1")?;
         ensure!(!has_program(rig, "n1")?, "n1 has a program still");
     }
-    rig.vrouter.create_uplink(spec("up1", "n1"))?;
-    let refused =
-        rig.vrouter.create_uplink(UplinkSpec { queues: 3, ..spec("up2", "n1") }).map(|_| ());
-    ensure!(refused.is_err(), "n1 has two queues");
+    let refused = rig.vrouter.create_uplink(UplinkSpec { queues: 3, ..spec("up1", "n1") });
+    ensure!(refused.is_err(), "n1 has two queues: {refused:?}");
+    rig.vrouter.create_uplink(UplinkSpec { queues: 2, ..spec("up1", "n1") })?;
+    Ok(())
+}
+
+/// What may be a queue that the kernel has not cleared up yet is waited for, and others are served meanwhile.
+fn taken_queue(rig: &Rig) -> Result<()> {
+    let mut command = rig.node.command("dpdk-testpmd");
+    command.args(["--no-huge", "-m", "64", "--no-pci", "--no-shconf", "--lcores=0@0,1@0"]);
+    command.args(["--vdev=net_af_xdp0,iface=n1,force_copy=1", "--", "--no-mlockall"]);
+    // With statistics now and then it does not want any input.
+    command.args(["--total-num-mbufs=8192", "--stats-period=60"]);
+    let log = rig.file("testpmd.log");
+    let mut holder = Daemon::start("testpmd", command, &log)?;
+    wait::until("testpmd has the queue", PATIENCE, || Ok(has_program(rig, "n1")?.then_some(())))
+        .with_context(|| tail(&log, 10))?;
+
+    let refused = AtomicBool::new(false);
+    let begun = Instant::now();
+    let served = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let answer = rig.vrouter.create_uplink(spec("up1", "n1"));
+            refused.store(true, Ordering::Release);
+            answer
+        });
+        let mut served = 0;
+        while !refused.load(Ordering::Acquire) {
+            rig.vrouter.network("red")?;
+            served += 1;
+        }
+        let answer = asking.join().expect("it has not panicked");
+        ensure!(answer.is_err(), "the queue was not taken: {answer:?}");
+        Ok(served)
+    })?;
+    let waited = begun.elapsed();
+    ensure!(waited >= Duration::from_secs(1), "refused after {waited:?} already");
+    // One may come before, and one that waits until all is over.
+    ensure!(served > 5, "{served} others were served in {waited:?}");
+    holder.stop(PATIENCE)?;
     Ok(())
 }
 

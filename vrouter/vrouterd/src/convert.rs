@@ -163,6 +163,14 @@ pub enum Refusal {
         /// What is wrong and what to do.
         why: String,
     },
+    /// The same, and it may be otherwise in a moment.
+    #[error("uplink {name:?}: {why}")]
+    UplinkBusy {
+        /// The uplink.
+        name: String,
+        /// What is wrong and what to do.
+        why: String,
+    },
     /// A port's interface can't be had.
     #[error("interface {link:?} of port {port}: {why}")]
     Link {
@@ -215,6 +223,7 @@ impl From<Refusal> for tonic::Status {
             | Refusal::Pinned { .. }
             | Refusal::Worker { .. }
             | Refusal::Uplink { .. }
+            | Refusal::UplinkBusy { .. }
             | Refusal::KernelPort { .. }
             | Refusal::Link { .. }
             | Refusal::Buffers(_) => Code::FailedPrecondition,

@@ -36,6 +36,7 @@ use kernel::{
     pci_node, pci_path, read,
 };
 use link::Lifeline;
+pub use xdp::retry;
 
 /// Packets a queue of a device holds. What a driver can't have is its own choice.
 const DESCRIPTORS: u16 = 512;
@@ -205,7 +206,10 @@ impl Devices {
             return self.open_bond(request, port).map_err(refuse);
         }
         if request.driver == Driver::AfXdp {
-            return self.open_xdp(request, device, port).map_err(refuse);
+            return self.open_xdp(request, device, port).map_err(|failure| {
+                let Failure { why, may_pass } = failure;
+                if may_pass { Refusal::UplinkBusy { name: name.clone(), why } } else { refuse(why) }
+            });
         }
         let plug = plug(request, device, name).map_err(refuse)?;
         let ethdev = Ethdev::plug(&self.eal, &plug).map_err(|error| refuse(text(&error)))?;

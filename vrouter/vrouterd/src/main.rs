@@ -38,7 +38,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
@@ -55,10 +56,10 @@ use vrouter_dpdk::{
 use vrouter_kernel::hostif;
 
 use crate::args::{Args, Role};
-use crate::convert::{NetworkRequest, UplinkRequest};
+use crate::convert::{NetworkRequest, Refusal, UplinkRequest};
 use crate::crew::{Crew, Kit};
 use crate::dataplane::{Dataplane, Slot};
-use crate::device::Devices;
+use crate::device::{Devices, retry};
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::worker::Pace;
@@ -215,7 +216,7 @@ fn run(config: &VrouterConfig) -> Result<()> {
     }
     for uplink in &config.uplinks {
         UplinkRequest::read(&configured::uplink(uplink))
-            .and_then(|request| registry.create_uplink(request))
+            .and_then(|request| open_uplink(&mut registry, &request))
             .with_context(|| format!("configured uplink {:?}", uplink.name))?;
     }
     let registry = Arc::new(Mutex::new(registry));
@@ -229,6 +230,18 @@ fn run(config: &VrouterConfig) -> Result<()> {
     registry.close();
     registry.dismiss();
     served
+}
+
+/// Opens a configured uplink; waits if what a vRouter before this one had is not cleared up yet.
+fn open_uplink(registry: &mut Registry, request: &UplinkRequest) -> Result<v1::Uplink, Refusal> {
+    let begun = Instant::now();
+    loop {
+        let made = registry.create_uplink(request.clone());
+        match made.as_ref().err().and_then(|refusal| retry(refusal, begun.elapsed())) {
+            Some(pause) => thread::sleep(pause),
+            None => return made,
+        }
+    }
 }
 
 /// Creates what is needed below `run_dir`; returns the guard's private directory.

@@ -15,6 +15,7 @@ use vrouter_dpdk::tsc;
 
 use crate::convert::workers::{read_worker_mode, worker_mode};
 use crate::convert::{NetworkRequest, PortRequest, UplinkRequest};
+use crate::device::retry;
 use crate::explain::Question;
 use crate::registry::Registry;
 use crate::routes;
@@ -184,8 +185,15 @@ impl VRouter for Service {
 
     async fn create_uplink(&self, request: Request<v1::UplinkSpec>) -> Answer<v1::Uplink> {
         let wanted = UplinkRequest::read(request.get_ref())?;
-        let made = self.with_registry(move |r| r.create_uplink(wanted)).await??;
-        Ok(Response::new(made))
+        let begun = Instant::now();
+        loop {
+            let wanted = wanted.clone();
+            let made = self.with_registry(move |r| r.create_uplink(wanted)).await?;
+            match made.as_ref().err().and_then(|refusal| retry(refusal, begun.elapsed())) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Ok(Response::new(made?)),
+            }
+        }
     }
 
     async fn delete_uplink(

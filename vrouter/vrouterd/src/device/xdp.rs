@@ -1,14 +1,13 @@
 //! Uplinks by AF_XDP sockets: a program in the kernel, and packet buffers of their own.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vrouter_core::PortIndex;
 use vrouter_dpdk::{Ethdev, Pool, PoolConfig};
 
 use super::kernel::check_interface;
 use super::{CACHE, Device, Devices, Failure, text, virtual_device};
-use crate::convert::UplinkRequest;
+use crate::convert::{Refusal, UplinkRequest};
 use crate::privileges;
 
 /// How DPDK calls the driver.
@@ -24,31 +23,27 @@ const CLEARING_UP: Duration = Duration::from_secs(1);
 /// Between two looks whether it has. Each fills a pool of buffers.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// In how long an uplink that was refused may be tried again, if that makes sense after so long a time. Whoever waits lets others at the
+/// registry meanwhile.
+pub fn retry(refusal: &Refusal, waited: Duration) -> Option<Duration> {
+    (matches!(refusal, Refusal::UplinkBusy { .. }) && waited < CLEARING_UP).then_some(PAUSE)
+}
+
 impl Devices {
-    /// Opens the interface of an uplink. The error is one line.
+    /// Opens the interface of an uplink.
     pub(super) fn open_xdp(
         &self,
         request: &UplinkRequest,
         device: &str,
         port: PortIndex,
-    ) -> Result<Device, String> {
+    ) -> Result<Device, Failure> {
         if !self.af_xdp {
             let remedy = "af_xdp is not allowed here: set `af_xdp = true` in [dpdk] of the configuration and restart the vRouter \
                           (it then keeps CAP_SYS_ADMIN for it), or use af_packet";
-            return Err(remedy.to_owned());
+            return Err(remedy.to_owned().into());
         }
         check_interface(device)?;
-        let end = Instant::now() + CLEARING_UP;
-        privileges::with_programs(true, || {
-            loop {
-                match self.try_xdp(request, device, port) {
-                    Err(failure) if failure.may_pass && Instant::now() < end => {
-                        thread::sleep(PAUSE)
-                    }
-                    done => return done.map_err(|failure| failure.why),
-                }
-            }
-        })
+        privileges::with_programs(true, || self.try_xdp(request, device, port))
     }
 
     /// DPDK's driver loses the buffers that the kernel has when a socket is closed, so that each device has a pool that goes with it; also
@@ -76,4 +71,21 @@ impl Devices {
 /// with that for a while after its socket was closed, when they may be somebody else's already.
 fn sockets(device: &str, queues: u16) -> String {
     format!("iface={device},queue_count={queues},busy_budget=0,force_copy=1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_finds_a_queue_taken_tries_again_and_not_for_long() {
+        let (name, why) = (String::new(), String::new());
+        let refused = Refusal::Uplink { name: name.clone(), why: why.clone() };
+        let busy = Refusal::UplinkBusy { name, why };
+        let almost = CLEARING_UP - Duration::from_millis(1);
+        assert_eq!(retry(&busy, Duration::ZERO), Some(PAUSE));
+        assert_eq!(retry(&busy, almost), Some(PAUSE));
+        assert_eq!(retry(&busy, CLEARING_UP), None);
+        assert_eq!(retry(&refused, Duration::ZERO), None);
+    }
 }

@@ -173,7 +173,7 @@ impl Registry {
     /// Opens an uplink.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing has changed then.
+    /// [`Refusal`]; nothing has changed then. [`crate::device::retry`] says whether to try again.
     pub fn create_uplink(&mut self, mut request: UplinkRequest) -> Result<v1::Uplink, Refusal> {
         let network = self.known_network(&request.network)?;
         request.join(&network.request)?;
