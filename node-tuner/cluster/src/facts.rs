@@ -147,6 +147,8 @@ pub struct VrouterFacts {
     pub numa: Option<u32>,
     /// Workers.
     pub workers: u32,
+    /// What they do when there is nothing to do: `adaptive`, `poll`, `sleep`; empty: not known.
+    pub worker_mode: String,
     /// Ports that exist.
     pub ports: u32,
     /// Most that can exist; 0: not known.
@@ -257,6 +259,7 @@ impl Facts {
                     version: vrouter.version.clone(),
                     numa: vrouter.numa,
                     workers: count(vrouter.workers.len()),
+                    worker_mode: vrouter.worker_mode.to_string(),
                     ports: vrouter.ports,
                     ports_max: vrouter.ports_max.unwrap_or(0),
                     networks: vrouter.networks.clone(),
@@ -351,6 +354,9 @@ fn runtime_name(runtime: Runtime) -> &'static str {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use node_tuner_core::modes::Mode;
+    use node_tuner_core::node::{Observed, Vrouter};
+
     use super::*;
 
     /// A machine of two NUMA nodes with eight cores of two CPUs each, 64 GiB and 16 pages of 1 GiB per node.
@@ -375,6 +381,7 @@ pub(crate) mod tests {
             version: "0.1.0".into(),
             numa: Some(numa),
             workers: 1,
+            worker_mode: "adaptive".into(),
             ports: 0,
             ports_max: 8,
             networks: vec!["blue".into(), "red".into()],
@@ -409,10 +416,26 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_vrouter_is_told_with_what_its_workers_do() {
+        let text = include_str!("../../core/testdata/two-sockets.tree");
+        let tree = node_tuner_core::tree::Tree::from_text(text).unwrap();
+        let vrouter = Vrouter {
+            mode: "dpdk".into(),
+            workers: vec![1, 3],
+            worker_mode: Mode::Poll,
+            ..Vrouter::default()
+        };
+        let observed = Observed { tree, vrouters: vec![vrouter], ..Default::default() };
+        let facts = Facts::of(&Node::parse(&observed).unwrap(), None, &CpuSet::new());
+        let [vrouter] = &facts.vrouters[..] else { panic!("{:?}", facts.vrouters) };
+        assert_eq!((vrouter.workers, vrouter.worker_mode.as_str()), (2, "poll"));
+    }
+
+    #[test]
     fn of_a_captured_machine() {
         let text = include_str!("../../core/testdata/two-sockets.tree");
         let tree = node_tuner_core::tree::Tree::from_text(text).unwrap();
-        let observed = node_tuner_core::node::Observed { tree, ..Default::default() };
+        let observed = Observed { tree, ..Default::default() };
         let node = Node::parse(&observed).unwrap();
         let whole = Facts::of(&node, None, &CpuSet::new());
         assert_eq!((whole.cpu.sockets, whole.numa.len()), (2, 2));
