@@ -171,7 +171,9 @@ pub(crate) fn plugin_index(key: &str, index: &str) -> Result<(), Problem> {
 
 /// The kernel's list form, `0-3,8`; empty is no CPU.
 pub(crate) fn cpu_list(key: &str, list: &str) -> Result<(), Problem> {
-    let cpu = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu <= LAST_CPU);
+    // `u32::from_str` would take a leading `+`, which who reads the list later does not.
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let cpu = |text: &str| text.parse::<u32>().ok().filter(|cpu| digits(text) && *cpu <= LAST_CPU);
     let part = |text: &str| match text.split_once('-') {
         Some((first, last)) => matches!((cpu(first), cpu(last)), (Some(a), Some(b)) if a <= b),
         None => cpu(text).is_some(),

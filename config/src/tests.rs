@@ -447,6 +447,7 @@ fn errors_of_nri_toml() {
             "[cpus]\nreserved = '3-1'",
             &["nri.toml:2: bad value \"3-1\" for `cpus.reserved`", "0-1,8"],
         ),
+        ("[cpus]\nreserved = '0,+1'", &["bad value \"0,+1\" for `cpus.reserved`"]),
         ("[cpus]\nreserved = '0,'", &["bad value \"0,\" for `cpus.reserved`"]),
         ("[cpus]\nreserved = [0]", &["bad value [0] for `cpus.reserved`", "string"]),
         (

@@ -86,6 +86,37 @@ fn what_others_chose_is_read_and_left() {
     assert_eq!((wire.mounts.len(), wire.env.len()), (1, 2));
 }
 
+/// The configuration's check and the planner have a parser each; what passes the one is a set for the other.
+#[test]
+fn reserved_cpus_that_pass_the_check_are_a_set() {
+    let parts = [
+        "",
+        "0",
+        "+0",
+        "-1",
+        "8191",
+        "8192",
+        "3-5",
+        "5-3",
+        "1-+2",
+        " 1",
+        "1 ",
+        "0x3",
+        "4294967296",
+    ];
+    let lists = parts.iter().flat_map(|a| parts.iter().map(move |b| [*a, *b].join(",")));
+    let mut passed = 0;
+    for list in lists.chain(parts.map(str::to_owned)) {
+        let text = format!("cpus.reserved = '{list}'");
+        if let Ok(config) = NriConfig::from_toml(&text, Path::new("nri.toml")) {
+            assert!(reserved(&config).is_ok(), "{list:?}");
+            passed += 1;
+        }
+    }
+    // Nothing, three parts, and any two of those.
+    assert_eq!(passed, 1 + 3 + 9);
+}
+
 #[test]
 fn the_policy_is_what_the_file_says() {
     let text = "cpus.mode = 'off'\nlimits = { namespaces = ['a'], unlisted_networks = false, interfaces = 2, queues = 3, \
