@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use integration::process::{Daemon, tail};
 use integration::wait;
 use vrouter_api::v1::{UplinkDriver, UplinkSpec};
@@ -138,7 +138,7 @@ fn taken_queue(rig: &Rig) -> Result<()> {
             rig.vrouter.network("red")?;
             served += 1;
         }
-        let answer = asking.join().expect("it has not panicked");
+        let answer = asking.join().map_err(|_| anyhow!("the request panicked"))?;
         ensure!(answer.is_err(), "the queue was not taken: {answer:?}");
         Ok(served)
     })?;
