@@ -4,6 +4,8 @@
 //! They are told from all others by [`PROTOCOL`] and their metric. Whoever is killed leaves them; the next one finds them
 //! by that. The mirror ([`crate::fib`]) reads over them.
 
+pub mod macs;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -89,6 +89,8 @@ pub enum LinkKind {
         vni: Option<u32>,
         /// UDP port it sends to.
         port: u16,
+        /// The address it sends from, where it has one of its own.
+        local: Option<IpAddr>,
     },
     /// Anything else.
     Other,

@@ -1,5 +1,6 @@
 //! What an event changes.
 
+use super::bridge::{Bridge, BridgeSpec, BridgeUpdate};
 use super::event::{Event, Link, LinkKind, Via};
 use super::network::Network;
 use super::paths::PathId;
@@ -30,6 +31,7 @@ pub enum Doubt {
 pub struct Mirror {
     world: World,
     networks: BTreeMap<NetworkName, Network>,
+    bridges: BTreeMap<NetworkName, Bridge>,
     doubt: Doubt,
 }
 
@@ -42,14 +44,28 @@ impl Mirror {
         let networks = networks.into_iter().map(|(name, spec)| (name, Network::new(spec)));
         let mut world = World::default();
         world.uplinks.extend(uplinks);
-        Self { world, networks: networks.collect(), doubt: Doubt::None }
+        let (networks, bridges) = (networks.collect(), BTreeMap::new());
+        Self { world, networks, bridges, doubt: Doubt::None }
+    }
+
+    /// With these bridged networks, too, whose stations are in forwarding databases.
+    #[must_use]
+    pub fn with_bridges(
+        mut self,
+        bridges: impl IntoIterator<Item = (NetworkName, BridgeSpec)>,
+    ) -> Self {
+        let bridges = bridges.into_iter().map(|(name, spec)| (name, Bridge::new(spec)));
+        self.bridges.extend(bridges);
+        self
     }
 
     /// One for the same networks that has heard nothing yet: what a dump goes into.
     pub fn anew(&self) -> Self {
         let networks = self.networks.iter();
         let networks = networks.map(|(name, network)| (name.clone(), network.spec.clone()));
-        Self::new(networks, self.world.uplinks.iter().cloned())
+        let bridges = self.bridges.iter();
+        let bridges = bridges.map(|(name, bridge)| (name.clone(), bridge.spec.clone()));
+        Self::new(networks, self.world.uplinks.iter().cloned()).with_bridges(bridges)
     }
 
     /// Takes the place of `old`: what is said next is how this one differs. Networks that only `old` has are the caller's
@@ -58,6 +74,11 @@ impl Mirror {
         for (name, old) in old.networks {
             if let Some(network) = self.networks.get_mut(&name) {
                 network.continue_from(old);
+            }
+        }
+        for (name, old) in old.bridges {
+            if let Some(bridge) = self.bridges.get_mut(&name) {
+                bridge.continue_from(old);
             }
         }
     }
@@ -69,7 +90,7 @@ impl Mirror {
 
     /// Whether there may be something to say.
     pub fn is_dirty(&self) -> bool {
-        self.networks.values().any(Network::is_dirty)
+        self.networks.values().any(Network::is_dirty) || self.bridges.values().any(Bridge::is_dirty)
     }
 
     /// What has changed since this was asked last, of those networks where something has; prefixes ascend.
@@ -82,6 +103,15 @@ impl Mirror {
             }
         }
         all
+    }
+
+    /// The same of the stations of bridged networks. Of very many only some are said, and there is more to say then.
+    pub fn flush_bridges(&mut self) -> Vec<(NetworkName, BridgeUpdate)> {
+        let world = &self.world;
+        let flush = |(name, bridge): (&NetworkName, &mut Bridge)| {
+            Some((name.clone(), bridge.flush(world)?))
+        };
+        self.bridges.iter_mut().filter_map(flush).collect()
     }
 
     /// Where every prefix of a network leads, as said last; `None`: no such network.
@@ -281,6 +311,7 @@ impl Mirror {
         if other {
             self.suspect(Doubt::Dump);
         }
+        self.bridges.values_mut().for_each(|bridge| bridge.follow(&self.world));
     }
 
     // === what to look at ===
@@ -303,6 +334,7 @@ impl Mirror {
     }
 
     fn touch_remote(&mut self, device: u32, mac: super::Mac) {
+        self.bridges.values_mut().for_each(|bridge| bridge.touch(device, mac));
         let master = self.world.links.get(&device).and_then(|link| link.master);
         for link in master.into_iter().chain([device]) {
             self.touch_link(link);

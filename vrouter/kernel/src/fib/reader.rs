@@ -9,7 +9,7 @@ mod socket;
 
 use super::mirror::{Doubt, Mirror, NetworkName};
 use super::wire::{self, Message};
-use super::{Change, NetworkSpec};
+use super::{BridgeSpec, BridgeUpdate, Change, NetworkSpec};
 use nix::libc;
 use socket::{Received, Socket};
 use std::collections::BTreeMap;
@@ -46,8 +46,16 @@ const STEPS: [(&str, u16, u8); 8] = [
 pub struct Config {
     /// Networks, as the changes will name them.
     pub networks: BTreeMap<NetworkName, NetworkSpec>,
+    /// Bridged networks whose stations are in forwarding databases, as the changes will name them.
+    pub bridges: BTreeMap<NetworkName, BridgeSpec>,
     /// Names of the uplinks' host interfaces.
     pub uplinks: Vec<String>,
+}
+
+impl Config {
+    fn mirror(self) -> Mirror {
+        Mirror::new(self.networks, self.uplinks).with_bridges(self.bridges)
+    }
 }
 
 /// How to listen.
@@ -81,6 +89,8 @@ impl Default for Limits {
 pub struct Update {
     /// By network; prefixes ascend.
     pub changes: Vec<(NetworkName, Vec<Change>)>,
+    /// By bridged network, a bounded number of stations each; more are said next.
+    pub bridges: Vec<(NetworkName, BridgeUpdate)>,
     /// Whether it ends a dump. The first one is all there is, and is sent though it be empty.
     pub dumped: bool,
 }
@@ -145,7 +155,7 @@ impl Reader {
         let mut reader = Self {
             socket: Socket::open(limits.receive_buffer)?,
             limits,
-            mirror: Mirror::new(config.networks, config.uplinks),
+            mirror: config.mirror(),
             dump: None,
             dump_at: None,
             dumped_once: false,
@@ -193,9 +203,10 @@ impl Reader {
                     let permit = permit.map_err(|_| Stop::Unheard)?;
                     let dumped = std::mem::take(&mut self.finished_dump);
                     let changes = self.mirror.flush();
+                    let bridges = self.mirror.flush_bridges();
                     self.flush_at = None;
-                    if dumped || !changes.is_empty() {
-                        permit.send(Update { changes, dumped });
+                    if dumped || !changes.is_empty() || !bridges.is_empty() {
+                        permit.send(Update { changes, bridges, dumped });
                     }
                 }
                 received = self.socket.receive() => self.read(received?)?,
@@ -216,7 +227,7 @@ impl Reader {
     }
 
     fn configure(&mut self, config: Config) -> Result<(), Error> {
-        let mut mirror = Mirror::new(config.networks, config.uplinks);
+        let mut mirror = config.mirror();
         mirror.continue_from(std::mem::replace(&mut self.mirror, Mirror::new([], [])));
         self.mirror = mirror;
         // It knows no route yet, and what is flushed now would take all away.

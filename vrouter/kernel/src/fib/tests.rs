@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, its helpers included"
 )]
 
+mod bridge;
 mod kernel;
 mod model;
 mod reference;

@@ -178,7 +178,10 @@ fn link_kind(info: &[u8]) -> Result<LinkKind, DecodeError> {
             let several = find(data, 25)?.is_some_and(|value| value.first() == Some(&1));
             let vni = find(data, 1)?.and_then(|value| u32_at(value, 0));
             let port = find(data, 15)?.and_then(be16).unwrap_or(0);
-            LinkKind::Vxlan { vni: vni.filter(|_| !several), port }
+            // Either may be there, and all zeros where there is none.
+            let local = find(data, 4)?.and_then(ip).filter(|local| !local.is_unspecified());
+            let local6 = find(data, 17)?.and_then(ip).filter(|local| !local.is_unspecified());
+            LinkKind::Vxlan { vni: vni.filter(|_| !several), port, local: local.or(local6) }
         }
         _ => LinkKind::Other,
     })

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// The UDP port of VXLAN (RFC 7348 section 5), the only one that the vRouter sends to.
-const VXLAN_PORT: u16 = 4789;
+pub(super) const VXLAN_PORT: u16 = 4789;
 
 /// Nexthop groups have no groups in them; a few levels cost nothing and end what should not be.
 const GROUP_DEPTH: u8 = 4;
@@ -112,8 +112,26 @@ impl World {
 
     pub fn set_remote(&mut self, remote: Remote) {
         let entries = self.remotes.entry((remote.link, remote.mac)).or_default();
-        entries.retain(|entry| entry.of != remote.of);
+        // One takes the place of another, but what is for everybody goes to all that are named.
+        let for_all = remote.mac.0 == [0; 6] || remote.mac.0[0] & 1 == 1;
+        entries.retain(|entry| if for_all { *entry != remote } else { entry.of != remote.of });
         entries.push(remote);
+    }
+
+    /// The entries of a VXLAN device for a MAC address.
+    pub fn remotes(&self, device: u32, mac: Mac) -> &[Remote] {
+        self.remotes.get(&(device, mac)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All MAC addresses that a VXLAN device has entries for. Looks through those of all devices.
+    pub fn macs_behind(&self, device: u32) -> impl Iterator<Item = Mac> {
+        self.remotes.keys().filter(move |(of, _)| *of == device).map(|(_, mac)| *mac)
+    }
+
+    /// VXLAN devices of a bridge.
+    pub fn vxlan_members(&self, bridge: u32) -> impl Iterator<Item = &Link> {
+        let members = self.members.get(&bridge).into_iter().flatten();
+        members.filter_map(|index| self.links.get(index))
     }
 
     pub fn remove_remote(&mut self, remote: Remote) {
@@ -242,7 +260,7 @@ impl World {
             Encap::None => self.behind_vxlan(spec, link, mac?),
             Encap::Ip { id, remote, local } => {
                 let tunnel = spec.tunnel?;
-                let ours = link.kind == LinkKind::Vxlan { vni: None, port: VXLAN_PORT }
+                let ours = matches!(link.kind, LinkKind::Vxlan { vni: None, port: VXLAN_PORT, .. })
                     && *id == u64::from(tunnel.vni)
                     && local.is_none_or(|local| local == tunnel.local)
                     && link.up
@@ -266,7 +284,7 @@ impl World {
         let devices = members.into_iter().flatten().copied().chain([link.index]);
         for device in devices {
             let Some(link) = self.links.get(&device) else { continue };
-            let LinkKind::Vxlan { vni, port } = link.kind else { continue };
+            let LinkKind::Vxlan { vni, port, .. } = link.kind else { continue };
             for remote in self.remotes.get(&(device, mac)).into_iter().flatten() {
                 let of = vni.or(remote.of).or(remote.vni);
                 let to = remote.vni.or(of);
