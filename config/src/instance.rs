@@ -164,6 +164,7 @@ impl VrouterConfig {
                 gateways: false,
                 router_mac: None,
                 flood: Vec::new(),
+                kernel_bridge_port: None,
             });
         }
         self.networks.push(underlay);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Problem};
+use crate::uplink;
 use crate::vrouter::{NetworkMode, NetworkSettings, VrouterConfig};
 
 /// `tunnel` of a network, over another one: VXLAN, MPLS over UDP, IP in IP or several of them.
@@ -37,6 +38,11 @@ pub struct TunnelSettings {
     /// What is for everybody or for nobody known goes to each of them. They need no routes. Default: it is bridged on this host alone.
     #[serde(default)]
     pub flood: Vec<IpAddr>,
+    /// Of such a network: an interface that is a member of the bridge whose VXLAN device has this `vni`, and there for nothing else.
+    /// More ends, and the stations behind them, come from the forwarding database of that VXLAN device, which FRR's EVPN fills;
+    /// the MAC addresses of the network's pods go as entries of the interface into the bridge's, for FRR to announce. Default: neither.
+    #[serde(default)]
+    pub kernel_bridge_port: Option<String>,
 }
 
 /// Most addresses in `flood`.
@@ -69,6 +75,7 @@ impl VrouterConfig {
             }
         }
         self.check_flood(key, network, tunnel)?;
+        self.check_bridge_port(key, network, tunnel)?;
         let carries = |other: &NetworkSettings| {
             other.name == tunnel.underlay && other.tunnel.is_none() && other.name != network.name
         };
@@ -119,6 +126,34 @@ impl VrouterConfig {
             }
         }
         Ok(())
+    }
+
+    fn check_bridge_port(
+        &self,
+        key: &impl Fn(&str) -> String,
+        network: &NetworkSettings,
+        tunnel: &TunnelSettings,
+    ) -> Result<(), Problem> {
+        let Some(port) = &tunnel.kernel_bridge_port else { return Ok(()) };
+        let field = key("tunnel.kernel_bridge_port");
+        uplink::interface(&field, port)?;
+        let before = self.networks.iter().take_while(|other| other.name != network.name);
+        let mut others = before.filter_map(|other| Some((&other.name, other.tunnel.as_ref()?)));
+        let same = others.find(|(_, it)| it.kernel_bridge_port.as_ref() == Some(port));
+        let remedy = if network.mode != NetworkMode::Bridged {
+            "only a bridged network has stations; set `mode = \"bridged\"`, or leave it out"
+                .to_owned()
+        } else if tunnel.vni.is_none() {
+            "stations are found by the VNI; give the tunnel a `vni`, or leave it out".to_owned()
+        } else if !self.instances.is_empty() {
+            "is of one vRouter, and EVPN for one on a machine; leave out `instances`, or this"
+                .to_owned()
+        } else if let Some((other, _)) = same {
+            format!("network {other:?} has it; each VNI has a bridge of its own")
+        } else {
+            return Ok(());
+        };
+        Err(Problem::new(field, port, remedy))
     }
 
     /// No two networks have one number on one underlay, nor IP in IP, which has none, at one address.

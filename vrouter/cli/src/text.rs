@@ -84,7 +84,7 @@ pub(crate) fn networks(networks: &[Network]) -> String {
         ("TUNNEL", Left),
         ("KERNEL", Left),
     ];
-    let tunnel = |Tunnel { vni, label, ipip, underlay, local, flood }: &Tunnel| {
+    let tunnel = |Tunnel { vni, label, ipip, underlay, local, flood, .. }: &Tunnel| {
         let numbers = [
             vni.map(|vni| format!("vni {vni}")),
             label.map(|it| format!("label {it}")),

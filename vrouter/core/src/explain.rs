@@ -16,7 +16,7 @@ use vrouter_net::ethernet::{self, EtherType};
 use vrouter_net::ipv4::{self, Protocol};
 use vrouter_net::mpls::{self, Label};
 use vrouter_net::vxlan::{self, Vni};
-use vrouter_net::{IpPrefix, flow, ipip, ipv6};
+use vrouter_net::{IpPrefix, Mac, flow, ipip, ipv6};
 
 /// What becomes of one packet, and why.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Explanation {
     pub lookups: Vec<Lookup>,
     /// The outer header of a packet that came through a tunnel to this host or is sent through one.
     pub outer: Option<OuterHeader>,
+    /// The tables name the station that the frame is for, and so its end; else it was heard there.
+    pub is_named: bool,
     /// The other ends of its network's tunnel that get a copy of a frame that is flooded.
     pub flooded_to: Vec<IpAddr>,
 }
@@ -143,7 +145,9 @@ pub fn explain(
         Verdict::Flood(_) => trial.flood_ends(network.policy().index).collect(),
         _ => Vec::new(),
     };
-    Some(Explanation { packet, lookups, outer, flooded_to })
+    let to = received.head().first_chunk().map(|to| Mac::new(*to));
+    let is_named = to.is_some_and(|to| network.named(to).is_some());
+    Some(Explanation { packet, lookups, outer, is_named, flooded_to })
 }
 
 /// Whether what is inside a packet is a frame that its network bridges.

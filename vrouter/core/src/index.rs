@@ -108,6 +108,17 @@ impl<V: Copy> Index<V> {
         old
     }
 
+    /// How many keys have a value.
+    pub fn len(&self) -> usize {
+        self.entries
+    }
+
+    /// The keys of some values. Looks through all.
+    pub fn keys_of(&self, which: impl Fn(V) -> bool) -> Vec<Key> {
+        let entries = self.pages.iter().flat_map(|page| page.iter().flatten());
+        entries.filter(|entry| which(entry.value)).map(|entry| entry.key).collect()
+    }
+
     /// Page, and first slot in it.
     #[inline]
     fn place(&self, key: Key) -> (usize, usize) {

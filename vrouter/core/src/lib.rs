@@ -48,7 +48,7 @@ pub use group::Group;
 pub use hops::{NextHop, PortHop, TunnelHop};
 pub use icmp::{ICMP_ERROR_BYTES, icmp_error};
 pub use limiter::{FloodLimiter, IcmpLimiter, PortLimits, Timestamp};
-pub use network::{FloodEndError, Network};
+pub use network::{FloodEndError, Network, StationChange};
 pub use packet::{HEADER_BYTES, Packet};
 pub use policer::{Policer, Rate, Rates};
 pub use policy::{

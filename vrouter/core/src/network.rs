@@ -8,7 +8,7 @@ use crate::fib::Fib;
 use crate::fib6::Fib6;
 use crate::hops::{HopIndex, Hops, Neighbour, NextHop, PortHop};
 use crate::index::{Index, Key};
-use crate::stations::{Behind, Stations};
+use crate::stations::{Behind, EndIndex, Stations};
 use crate::{
     FloodLimit, FloodLimiter, Found, Mode, NetworkPolicy, PortIndex, PortPolicy, PortRole,
     PuntLimiter, Timestamp,
@@ -16,7 +16,7 @@ use crate::{
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-pub use ends::FloodEndError;
+pub use ends::{FloodEndError, StationChange};
 use vrouter_net::{Ipv4Prefix, Ipv6Prefix, Mac, ipv6};
 
 /// A network in the tables.
@@ -43,6 +43,8 @@ struct Bridge {
     trunks: Vec<PortIndex>,
     /// The other ends of its tunnel that it stretches to.
     ends: ends::Ends,
+    /// Stations that are known to be behind those, without having been heard.
+    named: Index<EndIndex>,
     /// How many frames are repeated.
     floods: FloodLimiter,
     /// Who was heard behind the trunks and the ends; nothing as long as there are none. What workers learn here they find
@@ -72,6 +74,7 @@ impl Network {
             ports: Vec::new(),
             trunks: Vec::new(),
             ends: ends::Ends::new(),
+            named: Index::new(),
             floods: FloodLimiter::default(),
             stations: None,
         };

@@ -214,6 +214,19 @@ impl Stations {
         }
     }
 
+    /// Forgets a station, if it was heard from behind an end.
+    pub fn forget_behind_ends(&self, mac: Mac) {
+        let key = key(mac);
+        for entry in self.bucket(key) {
+            if let Some((there, value)) = entry.read()
+                && there == key
+                && matches!(Seen::of(value).behind, Behind::End(_))
+            {
+                entry.replace(key, EMPTY, 0);
+            }
+        }
+    }
+
     /// How many stations were seen of late.
     pub fn count(&self, now: Timestamp) -> usize {
         let entries = self.0.iter().flat_map(|bucket| &bucket.0).filter_map(Entry::read);

@@ -7,7 +7,7 @@ use crate::routes::{RouteChange, RouteError};
 use crate::tunnels::{self, Ends, Tunnels};
 use crate::{
     DropReason, Flood, FloodEndError, Network, NetworkIndex, Packet, Policer, Policy, PolicyError,
-    PortIndex, PortPolicy, Verdict, process,
+    PortIndex, PortPolicy, StationChange, Verdict, process,
 };
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -136,8 +136,45 @@ impl Tables {
     ) -> Result<Self, FloodEndError> {
         let old = self.shared(network).ok_or(FloodEndError::UnknownNetwork { network })?;
         let mut tables = self.clone();
-        put(&mut tables.networks, network.0, Arc::new(old.with_flood_ends(ends)?));
+        put(&mut tables.networks, network.0, Arc::new(old.with_ends(ends, &[])?));
         tables.connect();
+        Ok(tables)
+    }
+
+    /// The same, with ends besides that get only what is for stations that are known to be there ([`Tables::with_stations`]),
+    /// and from which frames are bridged all the same. All of them together are at most [`FloodEndError::MOST`].
+    ///
+    /// # Errors
+    /// The first end that cannot be, see [`FloodEndError`].
+    pub fn with_bridge_ends(
+        &self,
+        network: NetworkIndex,
+        flood: &[IpAddr],
+        known: &[IpAddr],
+    ) -> Result<Self, FloodEndError> {
+        let old = self.shared(network).ok_or(FloodEndError::UnknownNetwork { network })?;
+        let mut tables = self.clone();
+        put(&mut tables.networks, network.0, Arc::new(old.with_ends(flood, known)?));
+        tables.connect();
+        Ok(tables)
+    }
+
+    /// The tables with stations of a bridged network known to be behind these ends of its tunnel, all changes or none. What is
+    /// for one of them goes to its end, whether and wherever it was heard; only a port with its MAC address comes first. They
+    /// stay until a change says otherwise, or their end goes.
+    ///
+    /// One change of 16,384 copies one page of 2 KiB and the list of pages.
+    ///
+    /// # Errors
+    /// The first change that cannot be, see [`FloodEndError`].
+    pub fn with_stations(
+        &self,
+        network: NetworkIndex,
+        changes: &[StationChange],
+    ) -> Result<Self, FloodEndError> {
+        let old = self.shared(network).ok_or(FloodEndError::UnknownNetwork { network })?;
+        let mut tables = self.clone();
+        put(&mut tables.networks, network.0, Arc::new(old.with_stations(changes)?));
         Ok(tables)
     }
 

@@ -1,4 +1,5 @@
-//! Has the kernel's tables say which pods are here, for routing daemons to tell others.
+//! Has the kernel's tables say which pods are here, for routing daemons to tell others: routes for their addresses, and in
+//! bridges entries for their MAC addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +10,13 @@ use anyhow::{Context, Result};
 use ringway_config::{KernelTable, NetworkSettings, VrouterConfig};
 use tokio::sync::{broadcast, oneshot};
 use vrouter_api::v1;
+use vrouter_kernel::announce::macs::MacAnnouncer;
 use vrouter_kernel::announce::{Announced, Announcer, METRIC};
+use vrouter_kernel::fib::Mac;
 
 use crate::registry::Registry;
 
-/// How often it is looked whether the routes are still there, and whether VRF devices have come.
+/// How often it is looked whether routes and entries are still there, and whether devices have come.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Where the routes of a network's pods go.
@@ -50,12 +53,13 @@ pub fn start(config: &VrouterConfig, registry: &Arc<Mutex<Registry>>) -> Result<
     // Others on this machine have their own, and leave these alone.
     let metric = METRIC + config.instance.unwrap_or(0);
     let announcer = Announcer::open(metric).context("cannot look for routes that announce pods")?;
+    let macs = MacAnnouncer::open().context("cannot look for entries that announce pods")?;
     let events = registry.lock().unwrap_or_else(PoisonError::into_inner).events();
     let (end, ended) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let registry = Arc::clone(registry);
     let work = move || {
-        let mut state = State { networks, announcer, registry, failed: None };
+        let mut state = State { networks, announcer, macs, registry, failed: [None, None] };
         runtime.block_on(state.run(events, ended));
     };
     let thread = thread::Builder::new().name("pod-routes".to_owned()).spawn(work)?;
@@ -75,8 +79,9 @@ struct State {
     networks: BTreeMap<String, Where>,
     announcer: Announcer,
     registry: Arc<Mutex<Registry>>,
-    /// What was said last of what does not work.
-    failed: Option<String>,
+    macs: MacAnnouncer,
+    /// What was said last of what does not work, with routes and with entries.
+    failed: [Option<String>; 2],
 }
 
 impl State {
@@ -88,10 +93,6 @@ impl State {
         let mut look = true;
         loop {
             self.bring_in_line(look);
-            if self.networks.is_empty() {
-                let _ = end.await;
-                return;
-            }
             look = tokio::select! {
                 _ = &mut end => break,
                 // Those that were missed count, too.
@@ -101,13 +102,38 @@ impl State {
             while events.try_recv().is_ok() {}
         }
         let done = self.announcer.set(&BTreeSet::new());
-        self.tell(done.err().map(anyhow::Error::from));
+        self.tell(0, done.err().map(anyhow::Error::from));
+        let done = self.set_macs(&BTreeMap::new(), false);
+        self.tell(1, done.err());
     }
 
     /// `look`: at what the kernel has, first.
     fn bring_in_line(&mut self, look: bool) {
         let done = self.wanted(look).and_then(|wanted| Ok(self.announcer.set(&wanted)?));
-        self.tell(done.err());
+        self.tell(0, done.err());
+        let wanted = self.registry.lock().unwrap_or_else(PoisonError::into_inner).bridge_ports();
+        let done = self.set_macs(&wanted, look);
+        self.tell(1, done.err());
+    }
+
+    /// Entries of devices that belong to no network any more go.
+    fn set_macs(
+        &mut self,
+        wanted: &BTreeMap<String, BTreeSet<vrouter_net::Mac>>,
+        look: bool,
+    ) -> Result<()> {
+        let gone: Vec<_> =
+            self.macs.ports().into_iter().filter(|port| !wanted.contains_key(port)).collect();
+        let gone = gone.iter().map(|port| (port, BTreeSet::new()));
+        let macs = |macs: &BTreeSet<vrouter_net::Mac>| -> BTreeSet<Mac> {
+            macs.iter().map(|mac| Mac(mac.octets())).collect()
+        };
+        let mut failed = Ok(());
+        for (port, macs) in wanted.iter().map(|(port, it)| (port, macs(it))).chain(gone) {
+            let done = self.macs.set(port, &macs, look);
+            failed = failed.and(done);
+        }
+        Ok(failed?)
     }
 
     fn wanted(&mut self, look: bool) -> Result<BTreeSet<Announced>> {
@@ -132,16 +158,16 @@ impl State {
     }
 
     /// Says once what does not work, and that it works again.
-    fn tell(&mut self, error: Option<anyhow::Error>) {
+    fn tell(&mut self, which: usize, error: Option<anyhow::Error>) {
         let error = error.map(|error| format!("{error:#}"));
-        if error == self.failed {
+        let Some(failed) = self.failed.get_mut(which).filter(|failed| **failed != error) else {
             return;
-        }
+        };
         match &error {
             Some(error) => tracing::warn!(error, "pods can't be announced; tried again"),
             None => tracing::info!("pods are announced again"),
         }
-        self.failed = error;
+        *failed = error;
     }
 }
 

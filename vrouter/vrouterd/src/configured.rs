@@ -45,6 +45,7 @@ pub fn network(network: &NetworkSettings) -> v1::Network {
             local: tunnel.local.to_string(),
             gateways: tunnel.gateways,
             flood: tunnel.flood.iter().map(ToString::to_string).collect(),
+            kernel_bridge_port: tunnel.kernel_bridge_port.clone().unwrap_or_default(),
         }),
         kernel_port: network.kernel_port.as_ref().map(|port| v1::KernelPort {
             name: port.name.clone(),

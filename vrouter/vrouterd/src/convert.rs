@@ -32,6 +32,7 @@ pub use kernel::KernelRequest;
 pub use link::LinkRequest;
 pub use stats::{port_stats, worker_stats};
 pub use status::{port, port_state};
+use tunnel::KERNEL_BRIDGE_PORT;
 pub use tunnel::TunnelRequest;
 pub use uplinks::{Driver, Link, UplinkRequest};
 
@@ -335,6 +336,11 @@ impl NetworkRequest {
         let floods = limits::floods(wire.flood_limit, mode)?;
         let rates = limits::network_rates(wire.policer.as_ref(), mtu)?;
         let tunnel = wire.tunnel.as_ref().map(TunnelRequest::read).transpose()?;
+        let bridge_port = tunnel.as_ref().and_then(|tunnel| tunnel.kernel_bridge_port.clone());
+        if let Some(port) = bridge_port.filter(|_| mode == Mode::Routed) {
+            let remedy = "only a bridged network has stations; make it bridged, or leave it out";
+            return Err(invalid(KERNEL_BRIDGE_PORT, port, remedy));
+        }
         let external = false;
         let table = kernel::table(wire)?;
         let kernel = kernel::read(wire, mtu, table.is_some())?;
@@ -434,6 +440,7 @@ impl NetworkRequest {
                 external: true,
                 kernel_table: kernel::table_number(self.table.as_ref()),
                 kernel_vrf: kernel::vrf(self.table.as_ref()),
+                kernel_bridge: None,
                 ..v1::Network::default()
             };
         }

@@ -10,8 +10,8 @@ use nix::net::if_::if_nametoindex;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use vrouter_core::PortIndex;
-use vrouter_kernel::fib::NetworkSpec;
 use vrouter_kernel::fib::reader::{Config, Limits, Reader, Update};
+use vrouter_kernel::fib::{BridgeSpec, NetworkSpec};
 
 use crate::registry::Registry;
 
@@ -26,7 +26,7 @@ pub async fn run(registry: Arc<Mutex<Registry>>) -> Result<()> {
     let mut due = tokio::time::interval(LOOK_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut wanted = Wanted::default();
-    while wanted.networks.is_empty() {
+    while wanted.networks.is_empty() && wanted.bridges.is_empty() {
         due.tick().await;
         wanted = look(&registry).await?;
     }
@@ -73,6 +73,8 @@ pub async fn run(registry: Arc<Mutex<Registry>>) -> Result<()> {
 struct Wanted {
     /// Networks, each with the number of its creation.
     networks: BTreeMap<String, (u64, NetworkSpec)>,
+    /// Bridged networks whose stations are in the kernel, the same.
+    bridges: BTreeMap<String, (u64, BridgeSpec)>,
     /// Host interfaces.
     uplinks: Vec<String>,
 }
@@ -81,7 +83,10 @@ impl Wanted {
     fn config(&self) -> Config {
         let networks = self.networks.iter();
         let networks = networks.map(|(name, (_, spec))| (name.clone(), spec.clone()));
-        Config { networks: networks.collect(), uplinks: self.uplinks.clone() }
+        let bridges = self.bridges.iter();
+        let bridges = bridges.map(|(name, (_, spec))| (name.clone(), spec.clone()));
+        let (networks, bridges) = (networks.collect(), bridges.collect());
+        Config { networks, bridges, uplinks: self.uplinks.clone() }
     }
 
     /// What the reader has to be told when this is wanted after something else. A network that was made anew knows none of
@@ -91,26 +96,41 @@ impl Wanted {
             return Vec::new();
         }
         let whole = self.config();
-        let anew = |name: &String, (creation, _): &(u64, NetworkSpec)| {
-            before.networks.get(name).is_some_and(|(other, _)| other != creation)
-        };
-        let anew = self.networks.iter().filter(|(name, network)| anew(name, network));
-        let anew: Vec<_> = anew.map(|(name, _)| name.clone()).collect();
+        let anew =
+            anew(&before.networks, &self.networks).chain(anew(&before.bridges, &self.bridges));
+        let anew: Vec<_> = anew.collect();
         if anew.is_empty() {
             return vec![whole];
         }
         let mut without = whole.clone();
         without.networks.retain(|name, _| !anew.contains(name));
+        without.bridges.retain(|name, _| !anew.contains(name));
         vec![without, whole]
     }
+}
+
+/// Those that were there before, and are of another creation now.
+fn anew<T>(
+    before: &BTreeMap<String, (u64, T)>,
+    now: &BTreeMap<String, (u64, T)>,
+) -> impl Iterator<Item = String> {
+    let other = |name: &String, creation: u64| {
+        before.get(name).is_some_and(|(other, _)| *other != creation)
+    };
+    let anew = now.iter().filter(move |(name, (creation, _))| other(name, *creation));
+    anew.map(|(name, _)| name.clone())
 }
 
 async fn look(registry: &Arc<Mutex<Registry>>) -> Result<Wanted> {
     let names = names(&uplinks(registry).await?);
     let registry = Arc::clone(registry);
     // Whoever holds the registry may do so for long.
-    let look = move || registry.lock().unwrap_or_else(PoisonError::into_inner).mirrored_networks();
-    Ok(Wanted { networks: tokio::task::spawn_blocking(look).await?, uplinks: names })
+    let look = move || {
+        let registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        (registry.mirrored_networks(), registry.bridged_networks())
+    };
+    let (networks, bridges) = tokio::task::spawn_blocking(look).await?;
+    Ok(Wanted { networks, bridges, uplinks: names })
 }
 
 /// An uplink with a host interface.
@@ -147,6 +167,9 @@ fn take_in(registry: &Mutex<Registry>, update: &Update, uplinks: &[Known]) {
             .unwrap_or_else(PoisonError::into_inner)
             .mirror_routes(network, changes, &links);
     }
+    for (network, update) in &update.bridges {
+        registry.lock().unwrap_or_else(PoisonError::into_inner).name_stations(network, update);
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +183,8 @@ mod tests {
         let networks = networks.iter().zip(1..);
         let networks = networks
             .map(|((name, creation), table)| ((*name).to_owned(), (*creation, spec(table))));
-        Wanted { networks: networks.collect(), uplinks: vec!["host0".to_owned()] }
+        let bridges = BTreeMap::new();
+        Wanted { networks: networks.collect(), bridges, uplinks: vec!["host0".to_owned()] }
     }
 
     #[test]
@@ -174,6 +198,15 @@ mod tests {
         assert_eq!(names(anew.after(&before)), [vec!["blue"], vec!["blue", "red"]]);
         let more = wanted(&[("blue", 1), ("red", 2), ("tan", 3)]);
         assert_eq!(names(more.after(&before)), [["blue", "red", "tan"]]);
+        // The same for bridged ones, which may have no table.
+        let spec = BridgeSpec { port: "pods".to_owned(), vni: 7, local: [192, 0, 2, 1].into() };
+        let bridged = |creation| Wanted {
+            bridges: [("lan".to_owned(), (creation, spec.clone()))].into(),
+            ..wanted(&[("blue", 1)])
+        };
+        let told: Vec<_> =
+            bridged(5).after(&bridged(4)).into_iter().map(|it| it.bridges.len()).collect();
+        assert_eq!(told, [0, 1]);
         let moved = Wanted { uplinks: Vec::new(), ..wanted(&[("blue", 1), ("red", 2)]) };
         assert_eq!(names(moved.after(&before)), [["blue", "red"]]);
     }

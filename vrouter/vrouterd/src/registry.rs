@@ -5,6 +5,7 @@ mod explain;
 mod kernel;
 mod links;
 mod mirrored;
+mod named;
 mod uplinks;
 mod workers;
 
@@ -30,6 +31,7 @@ use crate::publish::Published;
 use crate::routes::Routes;
 use end::End;
 use kernel::KernelRecord;
+use named::Named;
 use uplinks::UplinkRecord;
 
 pub use kernel::sweep;
@@ -46,6 +48,8 @@ struct NetworkRecord {
     configured: Routes,
     /// The kernel's.
     mirrored: Routes,
+    /// Its ends and stations by the kernel's forwarding database.
+    named: Named,
     /// The kernel as a router of it.
     kernel: Option<KernelRecord>,
     /// Which creation of a network it was.
@@ -58,6 +62,7 @@ impl NetworkRecord {
         if let (Some(port), Some(kernel)) = (&mut wire.kernel_port, &self.kernel) {
             port.reason.clone_from(&kernel.reason);
         }
+        wire.kernel_bridge = self.request.kernel_bridge().map(|_| self.named.write());
         wire
     }
 }
@@ -220,6 +225,7 @@ impl Registry {
             routes: Routes::default(),
             configured: Routes::default(),
             mirrored: Routes::default(),
+            named: Named::default(),
             kernel,
             creation: self.creations,
         };

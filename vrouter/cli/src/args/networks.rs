@@ -91,6 +91,10 @@ pub(crate) struct AddNetwork {
     /// goes to each of them.
     #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', requires = "vni")]
     pub(crate) flood: Vec<IpAddr>,
+    /// An interface of this host in the bridge whose VXLAN device has the VNI: more such hosts, and who is behind them, come from the
+    /// forwarding database of that device (FRR's EVPN), and the network's pods are announced there.
+    #[arg(long, value_name = "INTERFACE", requires = "vni")]
+    pub(crate) kernel_bridge_port: Option<String>,
     /// The MAC address of the network's gateway, at which the tunnel ends; EVPN needs one for each host [default: one that
     /// follows from the network's name].
     #[arg(long, value_name = "MAC", requires = "tunnel")]

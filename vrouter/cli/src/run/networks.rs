@@ -47,6 +47,7 @@ pub(super) fn request(network: &AddNetwork) -> v1::Network {
             local: network.local.map(|local| local.to_string()).unwrap_or_default(),
             gateways: false,
             flood: network.flood.iter().map(ToString::to_string).collect(),
+            kernel_bridge_port: network.kernel_bridge_port.clone().unwrap_or_default(),
         }),
         kernel_table: network.kernel_table.unwrap_or(0),
         kernel_vrf: network.kernel_vrf.clone().unwrap_or_default(),
@@ -89,7 +90,7 @@ mod tests {
         let full = add(
             "red --ipv4 10.66.0.0/24 --ipv6 fd00::/64 --gateway6 fd00::9 --mode bridged --flood-burst 7 \
              --packets-per-second 100k --bits-per-second 1G --burst-bits 2M --mtu 9000 \
-             --vni 7 --underlay blue --local fd00:1::9 --router-mac 02:00:00:00:77:a1 --flood fd00:1::7,fd00:1::8",
+             --vni 7 --underlay blue --local fd00:1::9 --router-mac 02:00:00:00:77:a1 --flood fd00:1::7,fd00:1::8 --kernel-bridge-port pods7",
         );
         assert_eq!(full.gateway_mac, "02:00:00:00:77:a1");
         assert_eq!((full.ipv6.as_str(), full.gateway6.as_str()), ("fd00::/64", "fd00::9"));
@@ -106,7 +107,8 @@ mod tests {
         let (underlay, local) = ("blue".into(), "fd00:1::9".into());
         let both = v1::Tunnel { vni: 7, underlay, local, ..v1::Tunnel::default() };
         let flood = ["fd00:1::7", "fd00:1::8"].map(String::from).to_vec();
-        assert_eq!(full.tunnel, Some(v1::Tunnel { flood, ..both.clone() }));
+        let kernel_bridge_port = "pods7".to_owned();
+        assert_eq!(full.tunnel, Some(v1::Tunnel { flood, kernel_bridge_port, ..both.clone() }));
         let mpls = add("red --ipv4 10.66.0.0/24 --label 99 --underlay blue --local fd00:1::9");
         let without = v1::Tunnel { vni: 0, no_vni: true, ..both };
         assert_eq!(mpls.tunnel, Some(v1::Tunnel { label: 99, ..without.clone() }));

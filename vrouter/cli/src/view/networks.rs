@@ -24,6 +24,31 @@ pub(crate) struct Network {
     pub(crate) kernel_table: Option<u32>,
     pub(crate) kernel_vrf: Option<String>,
     pub(crate) kernel_port: Option<KernelPort>,
+    pub(crate) kernel_bridge: Option<KernelBridge>,
+}
+
+/// What the kernel's forwarding database says of a network's other ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct KernelBridge {
+    pub(crate) device: Option<String>,
+    pub(crate) ends: Vec<String>,
+    pub(crate) station_ends: Vec<String>,
+    pub(crate) stations: u64,
+    pub(crate) left_out: u64,
+    pub(crate) reason: Option<String>,
+}
+
+impl From<v1::KernelBridge> for KernelBridge {
+    fn from(bridge: v1::KernelBridge) -> Self {
+        Self {
+            device: filled(bridge.device),
+            ends: bridge.ends,
+            station_ends: bridge.station_ends,
+            stations: bridge.stations,
+            left_out: bridge.left_out,
+            reason: filled(bridge.reason),
+        }
+    }
 }
 
 /// The kernel as a router of a network.
@@ -58,6 +83,7 @@ pub(crate) struct Tunnel {
     pub(crate) underlay: String,
     pub(crate) local: String,
     pub(crate) flood: Vec<String>,
+    pub(crate) kernel_bridge_port: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -121,6 +147,7 @@ impl From<v1::Network> for Network {
             kernel_table: (network.kernel_table != 0).then_some(network.kernel_table),
             kernel_vrf: filled(network.kernel_vrf),
             kernel_port: network.kernel_port.map(KernelPort::from),
+            kernel_bridge: network.kernel_bridge.map(KernelBridge::from),
             tunnel: network.tunnel.map(|tunnel| Tunnel {
                 vni: (!tunnel.no_vni).then_some(tunnel.vni),
                 label: (tunnel.label != 0).then_some(tunnel.label),
@@ -128,6 +155,7 @@ impl From<v1::Network> for Network {
                 underlay: tunnel.underlay,
                 local: tunnel.local,
                 flood: tunnel.flood,
+                kernel_bridge_port: filled(tunnel.kernel_bridge_port),
             }),
         }
     }

@@ -1,7 +1,9 @@
-//! The other ends of a bridged network's tunnel: hosts that the network stretches to by VXLAN (RFC 7348).
+//! The other ends of a bridged network's tunnel: hosts that the network stretches to by VXLAN (RFC 7348), and the stations that
+//! are known to be behind them.
 
-use super::Network;
+use super::{Network, key};
 use crate::hops::{HopIndex, Neighbour};
+use crate::index::Key;
 use crate::routes::reserved_around;
 use crate::stations::{Behind, EndIndex, Stations};
 use crate::{Mode, NetworkIndex, NetworkPolicy, Vtep};
@@ -9,12 +11,14 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
-use vrouter_net::IpPrefix;
+use vrouter_net::{IpPrefix, Mac};
 
 /// An end that frames are bridged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
     address: IpAddr,
+    /// Whether it gets what is for everybody and for nobody known.
+    floods: bool,
     /// Its slot among the next hops, which has the outer header.
     hop: HopIndex,
 }
@@ -22,7 +26,16 @@ pub(super) struct End {
 /// Ends by slot: one keeps its slot as long as it is there, so that what was learned of it stays true.
 pub(super) type Ends = Vec<Option<End>>;
 
-/// Ends of a tunnel that frames can't be bridged to.
+/// Where a station is that is known without having been heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StationChange {
+    /// The station.
+    pub mac: Mac,
+    /// The end that it is behind from now on; `None`: nobody says any more.
+    pub end: Option<IpAddr>,
+}
+
+/// Ends of a tunnel that frames can't be bridged to, and stations that can't be behind them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the texts below say what each field is")]
 pub enum FloodEndError {
@@ -38,11 +51,19 @@ pub enum FloodEndError {
     Duplicate { address: IpAddr },
     /// More ends than one frame is repeated to.
     TooMany { count: usize },
+    /// A station behind an end that the network has not.
+    NotBehind { station: Mac, end: IpAddr },
+    /// An address that no station can have.
+    NoStation { station: Mac },
+    /// More stations than are looked up.
+    TooManyStations { count: usize },
 }
 
 impl FloodEndError {
     /// Most ends of one network: each flooded frame is copied once for each.
     pub const MOST: usize = 64;
+    /// Most stations of one network that are known without having been heard: some 3 MiB of tables.
+    pub const MOST_STATIONS: usize = 16_384;
 }
 
 impl fmt::Display for FloodEndError {
@@ -68,6 +89,15 @@ impl fmt::Display for FloodEndError {
             Self::Duplicate { address } => write!(f, "{address} is named twice: name it once"),
             Self::TooMany { count } => {
                 write!(f, "has {count} ends: name at most {}", Self::MOST)
+            }
+            Self::NotBehind { station, end } => {
+                write!(f, "lacks {end}, where {station} is to be: name that end, too")
+            }
+            Self::NoStation { station } => {
+                write!(f, "can't have {station} behind an end: use a station's MAC address")
+            }
+            Self::TooManyStations { count } => {
+                write!(f, "has {count} stations: use at most {}", Self::MOST_STATIONS)
             }
         }
     }
@@ -101,38 +131,83 @@ fn check(policy: &NetworkPolicy, ends: &[IpAddr]) -> Result<(), FloodEndError> {
 }
 
 impl Network {
-    /// The same network with other ends that frames are bridged to, and no others.
-    pub(crate) fn with_flood_ends(&self, ends: &[IpAddr]) -> Result<Self, FloodEndError> {
-        check(&self.policy, ends)?;
+    /// The same network with other ends that frames are bridged to, and no others: `flood` gets what is for everybody and for
+    /// nobody known, `known` only what is for stations there.
+    pub(crate) fn with_ends(
+        &self,
+        flood: &[IpAddr],
+        known: &[IpAddr],
+    ) -> Result<Self, FloodEndError> {
+        check(&self.policy, &[flood, known].concat())?;
         let mut network = self.clone();
-        network.set_flood_ends(ends);
+        network.set_ends(flood, known);
         Ok(network)
+    }
+
+    /// The same network with these stations behind other ends.
+    pub(crate) fn with_stations(&self, changes: &[StationChange]) -> Result<Self, FloodEndError> {
+        let mut network = self.clone();
+        for &StationChange { mac, end } in changes {
+            let slot = |end| {
+                let not_there = FloodEndError::NotBehind { station: mac, end };
+                network.end(end).ok_or(not_there)
+            };
+            let end = end.map(slot).transpose()?;
+            if !mac.is_station() {
+                return Err(FloodEndError::NoStation { station: mac });
+            }
+            network.name_station(key(mac), mac, end);
+        }
+        match network.bridge.named.len() {
+            count if count > FloodEndError::MOST_STATIONS => {
+                Err(FloodEndError::TooManyStations { count })
+            }
+            _ => Ok(network),
+        }
+    }
+
+    fn name_station(&mut self, key: Key, mac: Mac, end: Option<EndIndex>) {
+        if self.bridge.named.set(key, end) != end
+            && let Some(stations) = &self.bridge.stations
+        {
+            // What was heard before is of the past, and must not count again when the station is withdrawn.
+            stations.forget_behind_ends(mac);
+        }
     }
 
     /// Takes all ends away, if the policy allows none any more.
     pub(super) fn check_flood_ends(&mut self) {
-        let ends: Vec<_> = self.flood_ends().map(|(_, address)| address).collect();
+        let ends: Vec<_> = self.bridge.ends.iter().flatten().map(|end| end.address).collect();
         if check(&self.policy, &ends).is_err() {
-            self.set_flood_ends(&[]);
+            self.set_ends(&[], &[]);
         }
     }
 
-    fn set_flood_ends(&mut self, ends: &[IpAddr]) {
+    fn set_ends(&mut self, flood: &[IpAddr], known: &[IpAddr]) {
         for (slot, there) in (0..).zip(&mut self.bridge.ends) {
-            let Some(end) = there.filter(|end| !ends.contains(&end.address)) else { continue };
-            *there = None;
+            let Some(end) = there else { continue };
+            end.floods = flood.contains(&end.address);
+            if end.floods || known.contains(&end.address) {
+                continue;
+            }
             self.hops.release(end.hop);
+            *there = None;
+            for gone in self.bridge.named.keys_of(|behind| behind == EndIndex(slot)) {
+                self.bridge.named.set(gone, None);
+            }
             if let Some(stations) = &self.bridge.stations {
                 // As when a trunk leaves.
                 stations.forget(Behind::End(EndIndex(slot)));
             }
         }
-        for address in ends {
-            if self.flood_end(*address).is_some() {
+        let flood = flood.iter().map(|address| (*address, true));
+        let known = known.iter().map(|address| (*address, false));
+        for (address, floods) in flood.chain(known) {
+            if self.end(address).is_some() {
                 continue;
             }
-            let vtep = Vtep { address: *address, mac: None };
-            let end = End { address: *address, hop: self.hops.acquire(Neighbour::Vtep(vtep)) };
+            let vtep = Vtep { address, mac: None };
+            let end = End { address, floods, hop: self.hops.acquire(Neighbour::Vtep(vtep)) };
             match self.bridge.ends.iter_mut().find(|there| there.is_none()) {
                 Some(free) => *free = Some(end),
                 None => self.bridge.ends.push(Some(end)),
@@ -151,21 +226,33 @@ impl Network {
         }
     }
 
-    /// The ends that frames are bridged to: those that are for everybody or for nobody known, and those for stations that
-    /// were heard from there.
+    /// The ends that get frames that are for everybody or for nobody known.
     pub(crate) fn flood_ends(&self) -> impl Iterator<Item = (EndIndex, IpAddr)> {
         let ends = (0..).zip(&self.bridge.ends);
-        ends.filter_map(|(slot, end)| Some((EndIndex(slot), end.as_ref()?.address)))
+        let ends = ends.filter_map(|(slot, end)| Some((EndIndex(slot), end.as_ref()?)));
+        ends.filter(|(_, end)| end.floods).map(|(slot, end)| (slot, end.address))
     }
 
-    /// Whether there is none.
+    /// Whether there is none of those.
     pub(crate) fn is_on_one_host(&self) -> bool {
-        self.bridge.ends.is_empty()
+        !self.bridge.ends.iter().flatten().any(|end| end.floods)
     }
 
-    /// The slot of the one with an address.
-    pub(crate) fn flood_end(&self, address: IpAddr) -> Option<EndIndex> {
-        self.flood_ends().find(|(_, there)| *there == address).map(|(slot, _)| slot)
+    /// The slot of the end with an address, one that gets such frames or one that has stations only.
+    pub(crate) fn end(&self, address: IpAddr) -> Option<EndIndex> {
+        let is_it = |end: &Option<End>| end.is_some_and(|end| end.address == address);
+        (0..).zip(&self.bridge.ends).find(|(_, end)| is_it(end)).map(|(slot, _)| EndIndex(slot))
+    }
+
+    /// The end that a station is known to be behind, whether it was heard or not.
+    #[inline]
+    pub(crate) fn named(&self, mac: Mac) -> Option<EndIndex> {
+        self.bridge.named.get(key(mac))
+    }
+
+    /// How many stations are known without having been heard.
+    pub fn named_stations(&self) -> usize {
+        self.bridge.named.len()
     }
 
     /// The next hop to one. `None`: it is not there any more.

@@ -181,11 +181,15 @@ fn is_kernel(at: &Place<'_>, port: PortIndex) -> bool {
     at.tables.port(port).is_some_and(|policy| policy.role == PortRole::Kernel)
 }
 
-/// The port that has a MAC address in a network, or what a station is behind. What was learned counts only as long as the
-/// tables say that the port is a trunk of this very network, or that it has such an end.
+/// The port that has a MAC address in a network, or what a station is behind. The tables are asked first: a port's address is the
+/// port's, and of a station that they name behind an end nothing else counts that was heard. What was learned counts only as
+/// long as the tables say that the port is a trunk of this very network, or that it has such an end.
 fn find(at: &Place<'_>, network: &Network, station: Mac) -> Option<Behind> {
     if let Some(port) = network.port_of(station) {
         return Some(Behind::Port(port));
+    }
+    if let Some(end) = network.named(station) {
+        return Some(Behind::End(end));
     }
     let behind = network.learned()?.find(at.now, station)?;
     let is_there = match behind {

@@ -1,13 +1,13 @@
 //! A bridged network beside a slow and plain switch: a list of who is where, a list of who was heard where and when,
 //! and tokens that are counted one by one. Frames of any port in any order, with time passing, while ports come, go and
-//! become trunks, and while the network stretches to other hosts and no more. Verdicts must be the same, and so must who gets a copy.
+//! become trunks, while the network stretches to other hosts and no more, and while somebody says who is there. Verdicts must be the same, and so must who gets a copy.
 
 use bolero::TypeGenerator;
 use core::net::{IpAddr, Ipv4Addr};
 use std::collections::BTreeMap;
 use vrouter_core::{
     DropReason, Flood, FloodLimit, Mode, NetworkIndex, NetworkPolicy, Packet, Policy, PortIndex,
-    PortLimits, PortPolicy, Rates, Tables, Timestamp, Tunnel, Verdict, process,
+    PortLimits, PortPolicy, Rates, StationChange, Tables, Timestamp, Tunnel, Verdict, process,
 };
 use vrouter_net::Mac;
 use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM, Vni};
@@ -59,8 +59,13 @@ enum Step {
     Wait(u16),
     /// Bit n: port n is there, and bits 6 and 7: port 2 and 3 are trunks.
     Change(u8),
-    /// Bit n: the network stretches to host n.
+    /// Bit n: the network stretches to host n; bit n + 2: only for stations that are known to be there.
     Stretch(u8),
+    /// Somebody says that a station is behind a host, or withdraws it.
+    Name {
+        station: u8,
+        host: Option<bool>,
+    },
     /// Through the tunnel.
     Arrive {
         host: u8,
@@ -81,8 +86,10 @@ enum Place {
 struct Switch {
     /// By slot: number of the port, and whether it is a trunk.
     ports: BTreeMap<u16, (u8, bool)>,
-    /// Which hosts the network stretches to.
-    hosts: Vec<u8>,
+    /// Which hosts the network stretches to, and whether they get what is for everybody.
+    hosts: BTreeMap<u8, bool>,
+    /// Which host somebody says that a station is behind.
+    named: BTreeMap<[u8; 6], u8>,
     /// Where a station was heard, and when, in 2^20 ns.
     heard: BTreeMap<[u8; 6], (Place, u64)>,
     /// Nanoseconds of credit by slot, and when it was counted last. Credit survives its port, as the workers' does.
@@ -124,7 +131,7 @@ impl Switch {
                 None => Flood::Trunks,
             }
         };
-        let alone = self.hosts.is_empty() && self.trunks().all(|trunk| trunk == slot);
+        let alone = self.flooded().next().is_none() && self.trunks().all(|trunk| trunk == slot);
         if flood == Flood::Trunks && alone {
             return Verdict::Drop(UnknownMac);
         }
@@ -136,7 +143,7 @@ impl Switch {
         use DropReason::{
             FloodLimited, SourceMac, TunnelTransit, UnknownMac, UnknownVtep, UnsupportedEthertype,
         };
-        if !self.hosts.contains(&host) {
+        if !self.hosts.contains_key(&host) {
             return Verdict::Drop(UnknownVtep);
         }
         if to == mac(4) {
@@ -145,7 +152,9 @@ impl Switch {
         if self.is_foreign(from) {
             return Verdict::Drop(SourceMac);
         }
-        self.hear(now, from, Place::Host(host));
+        if !self.named.contains_key(&from) {
+            self.hear(now, from, Place::Host(host));
+        }
         let flood = if to[0] & 1 == 1 {
             Flood::All
         } else {
@@ -184,15 +193,40 @@ impl Switch {
     /// The port that has an address is where a trunk would be.
     fn find(&self, now: u64, to: [u8; 6]) -> Option<Place> {
         let heard = self.heard.get(&to).filter(|(_, at)| (now >> 20) - at <= (300 * SECOND) >> 20);
-        self.port_of(to).map(Place::Trunk).or(heard.map(|(place, _)| *place))
+        let named = self.named.get(&to).map(|host| Place::Host(*host));
+        self.port_of(to).map(Place::Trunk).or(named).or(heard.map(|(place, _)| *place))
     }
 
     fn forget(&mut self) {
         let (trunks, hosts): (Vec<_>, _) = (self.trunks().collect(), self.hosts.clone());
+        self.named.retain(|_, host| hosts.contains_key(host));
         self.heard.retain(|_, (place, _)| match place {
             Place::Trunk(slot) => trunks.contains(slot),
-            Place::Host(host) => hosts.contains(host),
+            Place::Host(host) => hosts.contains_key(host),
         });
+    }
+
+    /// The hosts that get what is for everybody.
+    fn flooded(&self) -> impl Iterator<Item = u8> {
+        self.hosts.iter().filter(|(_, floods)| **floods).map(|(host, _)| *host)
+    }
+
+    /// What is said of a station; what cannot be is no change.
+    fn name(&mut self, station: [u8; 6], host: Option<u8>) -> Option<StationChange> {
+        let is_there = host.is_none_or(|host| self.hosts.contains_key(&host));
+        if station[0] & 1 == 1 || !is_there {
+            return None;
+        }
+        let before = match host {
+            Some(host) => self.named.insert(station, host),
+            None => self.named.remove(&station),
+        };
+        // What was heard of it from a host is of the past.
+        if before != host && matches!(self.heard.get(&station), Some((Place::Host(_), _))) {
+            self.heard.remove(&station);
+        }
+        let end = host.map(|host| host_address(host).into());
+        Some(StationChange { mac: Mac::new(station), end })
     }
 
     /// Takes a token of a port's, if it has one.
@@ -222,10 +256,15 @@ impl Switch {
         policy(&self.ports)
     }
 
-    fn stretch(&mut self, bits: u8) -> Vec<IpAddr> {
-        self.hosts = (0..2).filter(|host| bits >> host & 1 == 1).collect();
+    /// The hosts that get what is for everybody, and the others.
+    fn stretch(&mut self, bits: u8) -> [Vec<IpAddr>; 2] {
+        let hosts = (0..2).filter(|host| bits >> host & 1 == 1);
+        self.hosts = hosts.map(|host| (host, bits >> (host + 2) & 1 == 0)).collect();
         self.forget();
-        self.hosts.iter().map(|host| host_address(*host).into()).collect()
+        [true, false].map(|which| {
+            let hosts = self.hosts.iter().filter(|(_, floods)| **floods == which);
+            hosts.map(|(host, _)| host_address(*host).into()).collect()
+        })
     }
 }
 
@@ -316,7 +355,15 @@ fn run(steps: &[Step]) {
             Step::Wait(tenths) => now += u64::from(tenths) * SECOND / 10,
             Step::Change(bits) => tables = tables.update(&switch.change(bits)).unwrap(),
             Step::Stretch(bits) => {
-                tables = tables.with_flood_ends(LAN, &switch.stretch(bits)).unwrap();
+                let [flood, known] = switch.stretch(bits);
+                tables = tables.with_bridge_ends(LAN, &flood, &known).unwrap();
+            }
+            Step::Name { station, host } => {
+                if let Some(change) = switch.name(address(station), host.map(u8::from)) {
+                    tables = tables.with_stations(LAN, &[change]).unwrap();
+                }
+                let named = tables.network(LAN).unwrap().named_stations();
+                assert_eq!(named, switch.named.len());
             }
             Step::Arrive { host, from, to, count } => {
                 let (host, from, to) = (host % 2, address(from), address(to));
@@ -367,7 +414,7 @@ fn run(steps: &[Step]) {
             let packet = frame(mac(0), address(5));
             let copies = tables.flood_into_tunnels(PortIndex(slot), &packet);
             let copies: Vec<_> = copies.map(|copy| copy.verdict).collect();
-            let hosts = switch.hosts.iter().filter(|_| here).map(|host| HOSTS[usize::from(*host)]);
+            let hosts = switch.flooded().filter(|_| here).map(|host| HOSTS[usize::from(host)]);
             let hosts: Vec<_> = hosts.map(|slot| Verdict::Encapsulate(PortIndex(slot))).collect();
             assert!(copies.len() == hosts.len() && hosts.iter().all(|it| copies.contains(it)));
         }
@@ -384,9 +431,15 @@ fn the_bridge_agrees_with_a_slow_switch() {
 #[test]
 fn every_pair_of_stations() {
     let mut steps = Vec::new();
-    for (change, hosts) in [(0xff, 0), (0xbf, 0), (0x3f, 0), (0xf7, 3), (0x3f, 2), (0xff, 1)] {
+    for (change, hosts) in
+        [(0xff, 0), (0xbf, 0), (0x3f, 0), (0xf7, 3), (0x3f, 2), (0xff, 1), (0x3f, 7), (0xff, 15)]
+    {
         steps.push(Step::Change(change));
         steps.push(Step::Stretch(hosts));
+        // Somebody says it of a port, of who speaks from the other host, and of one who is silent.
+        let name = |(station, host)| Step::Name { station, host: Some(host) };
+        steps.extend([(2, true), (7, true), (8, false), (9, true)].map(name));
+        steps.push(Step::Name { station: 9, host: None });
         for wait in [0, 1, 9, 11, 2990, 3000, 3002] {
             for port in 0..4 {
                 for from in [0].into_iter().chain(140..154) {

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use ringway_config::MAIN_TABLE;
 use vrouter_api::v1;
 use vrouter_core::{NetworkIndex, PortIndex, PortPolicy, PortRole, PuntRate, PuntRates, Rates};
-use vrouter_kernel::fib::{LOCAL, Mac as KernelMac, NetworkSpec, Prefix, Source, Tunnel};
+use vrouter_kernel::fib::{
+    BridgeSpec, LOCAL, Mac as KernelMac, NetworkSpec, Prefix, Source, Tunnel,
+};
 use vrouter_kernel::kernelport::{Spec, Table};
 use vrouter_net::{Mac, ipv6};
 
@@ -158,6 +160,13 @@ impl NetworkRequest {
             }),
             device: self.kernel.as_ref().map(|kernel| kernel.name.clone()),
         })
+    }
+
+    /// What has to be known of it to find its stations in the kernel; `None`: they are not looked for.
+    pub fn kernel_bridge(&self) -> Option<BridgeSpec> {
+        let tunnel = self.tunnel.as_ref()?;
+        let port = tunnel.kernel_bridge_port.clone()?;
+        Some(BridgeSpec { port, vni: tunnel.vni?.number(), local: tunnel.local })
     }
 
     /// What the kernel has to know of it to route for it; `None`: it does not.

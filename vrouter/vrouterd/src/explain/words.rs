@@ -39,9 +39,13 @@ impl Said<'_> {
                 if self.kind_of_receiver() == "uplink" { "behind one of its uplinks" } else { "one of its ports" }
             )),
             Verdict::Encapsulate(_) if self.is_bridged() => why.push(format!(
-                "The network is bridged: the frame is bridged into the tunnel to {} as it is, because a station with its MAC \
-                 address was heard from there.",
-                self.told.outer.map(|outer| outer.to.to_string()).unwrap_or_default()
+                "The network is bridged: the frame is bridged into the tunnel to {} as it is, because {}.",
+                self.told.outer.map(|outer| outer.to.to_string()).unwrap_or_default(),
+                if self.told.is_named {
+                    "the kernel's forwarding database says that a station with its MAC address is there"
+                } else {
+                    "a station with its MAC address was heard from there"
+                }
             )),
             Verdict::Encapsulate(_) => why.push(format!(
                 "The vRouter puts it into the tunnel itself (DPDK): {}.",

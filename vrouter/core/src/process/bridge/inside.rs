@@ -49,7 +49,7 @@ pub(in super::super) struct Arrived<'a> {
 
 /// The end that frames from an address are bridged from, if they are.
 pub(in super::super) fn bridges(network: &Network, from: IpAddr) -> Option<EndIndex> {
-    network.flood_end(from).filter(|_| network.policy().mode == Mode::Bridged)
+    network.end(from).filter(|_| network.policy().mode == Mode::Bridged)
 }
 
 impl Arrived<'_> {
@@ -61,7 +61,10 @@ impl Arrived<'_> {
         let ether_type = link.ether_type();
         self.check(from, ether_type, payload)?;
         let ecn = self.congestion(ether_type, payload)?;
-        if let Some(stations) = self.network.learned() {
+        // Of whom the tables say where they are, nothing is to be learned: it would outlive what they say.
+        if let Some(stations) = self.network.learned()
+            && self.network.named(from).is_none()
+        {
             stations.learn(self.at.now, from, Behind::End(self.end));
         }
         let verdict = self.receiver(to, limits)?;

@@ -1,5 +1,7 @@
 //! Bridged networks that stretch to other hosts by VXLAN.
 
+mod named;
+
 use super::hostile::Hostile;
 use super::tunnel::{
     FABRIC, FABRIC_MAC, REMOTE, REMOTE_MAC, REMOTE_PORT, VNI, VTEP, encapsulated, ends, inner6,
