@@ -12,6 +12,7 @@ mod encapsulated;
 mod evpn;
 mod explained;
 mod rig;
+mod stations;
 mod stretched;
 mod wire;
 
@@ -23,15 +24,18 @@ use integration::suite::{self, Case};
 
 use evpn::Bed;
 use rig::Rig;
+use stations::Lan;
 
 type Test = (&'static str, fn(&mut Rig) -> Result<()>, Needs);
 type EvpnTest = (&'static str, fn(&mut Bed) -> Result<()>);
+type LanTest = (&'static str, fn(&mut Lan) -> Result<()>);
 
-/// One of both at a time: each takes most of the machine's hugepages.
+/// One of them at a time: each takes most of the machine's hugepages.
 #[derive(Default)]
 struct Stage {
     rig: Option<Rig>,
     bed: Option<Bed>,
+    lan: Option<Lan>,
 }
 
 /// What a test needs beside the vRouters.
@@ -61,6 +65,13 @@ const EVPN_TESTS: [EvpnTest; 2] = [
     ("evpn_hosts_of_type_2_are_reached", evpn::hosts),
 ];
 
+/// Of a bridged network, beside two hosts that are not ours; each goes on where the one before has ended.
+const LAN_TESTS: [LanTest; 3] = [
+    ("evpn_stations_and_pods_meet", stations::meet),
+    ("evpn_stations_move_and_go", stations::stations_go),
+    ("evpn_pods_are_withdrawn", stations::pods_go),
+];
+
 fn main() -> ExitCode {
     let unfit = machine::unfit_for_dpdk().or_else(integration::space::unfit);
     let case = |(name, test, needs): Test| {
@@ -70,7 +81,7 @@ fn main() -> ExitCode {
             Needs::Tshark => wire::unfit(),
         };
         Case::new(name, unfit.clone().or(lacks), move |stage: &mut Stage| {
-            stage.bed = None;
+            (stage.bed, stage.lan) = (None, None);
             let rig = suite::started(&mut stage.rig, Rig::start)?;
             test(rig).with_context(|| rig.story())
         })
@@ -78,11 +89,20 @@ fn main() -> ExitCode {
     let evpn_case = |(name, test): EvpnTest| {
         let unfit = unfit.clone().or_else(daemons::unfit).or_else(wire::unfit);
         Case::new(name, unfit, move |stage: &mut Stage| {
-            stage.rig = None;
+            (stage.rig, stage.lan) = (None, None);
             let bed = suite::started(&mut stage.bed, Bed::start)?;
             test(bed).with_context(|| bed.story())
         })
     };
+    let lan_case = |(name, test): LanTest| {
+        let unfit = unfit.clone().or_else(daemons::unfit).or_else(wire::unfit);
+        Case::new(name, unfit, move |stage: &mut Stage| {
+            (stage.rig, stage.bed) = (None, None);
+            let lan = suite::started(&mut stage.lan, Lan::start)?;
+            test(lan).with_context(|| lan.story())
+        })
+    };
     let cases = TESTS.map(case).into_iter().chain(EVPN_TESTS.map(evpn_case));
+    let cases = cases.chain(LAN_TESTS.map(lan_case));
     suite::run(Stage::default(), cases.collect(), |stage| *stage = Stage::default())
 }

@@ -290,10 +290,13 @@ JSON: an array of
   mtu, routes, stations        numbers
   flood_limit                  null, or {frames_per_second, burst_frames}
   policer                      null, or {packets_per_second, burst_packets, bits_per_second, burst_bits}; null is any number
-  tunnel                       null, or {vni, label: number or null, ipip: true or false, underlay, local, flood: the ends it is bridged to}
+  tunnel                       null, or {vni, label: number or null, ipip: true or false, underlay, local, flood: the ends it is bridged to,
+                               kernel_bridge_port: string or null}
   external                     true or false; an external one has no addresses of its own
   kernel_table, kernel_vrf     the kernel's table that its routes come from: number or null, string or null
   kernel_port                  null, or {name, mtu, packets_per_second, burst_packets, mac, reason}; reason may be null
+  kernel_bridge                null, or what the kernel's forwarding database adds: {device: string or null, ends, station_ends: those
+                               that get only what is for stations there, stations, left_out, reason: string or null}
 `add` prints one such object, `delete` prints {deleted: name}.";
 
 const UPLINKS_JSON: &str = "\

@@ -7,8 +7,8 @@ use crate::table::{Table, plain};
 use crate::view::pods::Pod;
 use crate::view::uplinks::{Uplink, UplinkCounters};
 use crate::view::{
-    Drops, Event, Info, KernelPort, Latency, Mode, Network, NetworkMode, Owner, Policer, Port,
-    Rates, State, Stats, Tunnel, Worker, WorkerQueues,
+    Drops, Event, Info, KernelBridge, KernelPort, Latency, Mode, Network, NetworkMode, Owner,
+    Policer, Port, Rates, State, Stats, Tunnel, Worker, WorkerQueues,
 };
 
 /// Characters of a sandbox id that crictl shows, and people compare.
@@ -116,11 +116,26 @@ pub(crate) fn networks(networks: &[Network]) -> String {
             network.routes.to_string(),
             if is_bridged { network.stations.to_string() } else { String::new() },
             policer(network.policer),
-            network.tunnel.as_ref().map(tunnel).unwrap_or_default(),
+            network.tunnel.as_ref().map(tunnel).unwrap_or_default()
+                + &network.kernel_bridge.as_ref().map(kernel_bridge).unwrap_or_default(),
             kernel(network),
         ]);
     }
     table.render()
+}
+
+/// What the kernel's forwarding database adds to a tunnel's ends.
+fn kernel_bridge(bridge: &KernelBridge) -> String {
+    let mut said = match &bridge.device {
+        Some(device) => format!(", {} stations by {device}", bridge.stations),
+        None => String::new(),
+    };
+    if !bridge.ends.is_empty() {
+        said += &format!(", by it bridged to {}", bridge.ends.join(", "));
+    }
+    let left_out = (bridge.left_out > 0).then(|| format!("{} entries left out", bridge.left_out));
+    let wrong: Vec<_> = bridge.reason.clone().into_iter().chain(left_out).collect();
+    if wrong.is_empty() { said } else { format!("{said} ({})", wrong.join("; ")) }
 }
 
 /// The table that its routes come from, and the TAP by which the kernel routes for it.

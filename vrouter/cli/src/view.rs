@@ -14,7 +14,7 @@ mod rates;
 pub(crate) mod uplinks;
 
 pub(crate) use latency::Latency;
-pub(crate) use networks::{KernelPort, Network, NetworkMode, Policer, Tunnel};
+pub(crate) use networks::{KernelBridge, KernelPort, Network, NetworkMode, Policer, Tunnel};
 pub(crate) use rates::Rates;
 
 #[derive(Debug, PartialEq, Serialize)]

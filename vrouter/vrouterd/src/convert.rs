@@ -462,6 +462,7 @@ impl NetworkRequest {
             kernel_port: self.kernel.as_ref().map(KernelRequest::write),
             kernel_table: kernel::table_number(self.table.as_ref()),
             kernel_vrf: kernel::vrf(self.table.as_ref()),
+            kernel_bridge: None,
         }
     }
 }

@@ -74,6 +74,28 @@ fn ends_of_a_stretched_network() {
     let shown = networks(&view::networks(vec![network]));
     let expected = "vni 7 from 10.66.0.9 over red, bridged to 10.66.0.7, 10.66.0.8 ";
     assert!(shown.contains(expected), "{shown}");
+    let by_kernel = |kernel_bridge| {
+        let (underlay, local) = ("red".into(), "10.66.0.9".into());
+        let tunnel = Some(v1::Tunnel { vni, underlay, local, ..v1::Tunnel::default() });
+        let kernel_bridge = Some(kernel_bridge);
+        let network = v1::Network { tunnel, kernel_bridge, ..v1::Network::default() };
+        networks(&view::networks(vec![network]))
+    };
+    let ends = ["10.66.0.7", "10.66.0.8"].map(String::from).to_vec();
+    let (device, stations, left_out) = ("vxlan7".into(), 5, 1);
+    let works = v1::KernelBridge { device, ends, stations, left_out, ..Default::default() };
+    let reason = "there is no such device: make it".to_owned();
+    let missing = v1::KernelBridge { reason, ..Default::default() };
+    for (bridge, expected) in [
+        (
+            works,
+            "red, 5 stations by vxlan7, by it bridged to 10.66.0.7, 10.66.0.8 (1 entries left out) ",
+        ),
+        (missing, "red (there is no such device: make it) "),
+    ] {
+        let shown = by_kernel(bridge);
+        assert!(shown.contains(expected), "{shown}");
+    }
 }
 
 #[test]

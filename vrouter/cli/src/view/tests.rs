@@ -249,7 +249,8 @@ fn events_as_documented() {
                  "ipv6": "fd00:66::/64", "gateway6": null, "mode": "bridged", "routes": 5, "stations": 0, "tunnel": null,
                  "flood_limit": {"frames_per_second": 1000, "burst_frames": 100},
                  "policer": {"packets_per_second": 9, "burst_packets": 64, "bits_per_second": null, "burst_bits": null},
-                 "external": false, "kernel_table": null, "kernel_vrf": null, "kernel_port": null}}),
+                 "external": false, "kernel_table": null, "kernel_vrf": null, "kernel_port": null,
+                 "kernel_bridge": null}}),
         ),
     ] {
         let event = Event::from_wire(v1::Event { event: Some(wire) }).unwrap();

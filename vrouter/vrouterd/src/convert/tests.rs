@@ -203,6 +203,39 @@ fn refusals_have_the_codes_of_the_contract() {
 }
 
 #[test]
+fn stations_are_found_by_a_port_of_the_kernels_bridge() {
+    let tunnel = v1::Tunnel {
+        vni: 7,
+        underlay: "fabric".into(),
+        local: "192.0.2.1".into(),
+        kernel_bridge_port: "pods7".into(),
+        ..v1::Tunnel::default()
+    };
+    let bridged = v1::NetworkMode::Bridged.into();
+    let wire = v1::Network { mode: bridged, tunnel: Some(tunnel.clone()), ..network() };
+    let read = NetworkRequest::read(&wire).unwrap();
+    let spec = read.kernel_bridge().unwrap();
+    assert_eq!((spec.port.as_str(), spec.vni), ("pods7", 7));
+    assert_eq!(NetworkRequest::read(&read.write(0, 0)).unwrap(), read);
+    let refused = |wire: v1::Network| NetworkRequest::read(&wire).unwrap_err().to_string();
+    let with = |tunnel| v1::Network { tunnel: Some(tunnel), ..wire.clone() };
+    for (wire, words) in [
+        (v1::Network { mode: 0, ..wire.clone() }, "\"pods7\": only a bridged network"),
+        (
+            with(v1::Tunnel { vni: 0, no_vni: true, label: 99, ..tunnel.clone() }),
+            "\"pods7\": needs VXLAN",
+        ),
+        (with(v1::Tunnel { kernel_bridge_port: "a/b".into(), ..tunnel.clone() }), "\"a/b\": use"),
+    ] {
+        let error = refused(wire);
+        assert!(error.starts_with(&format!("tunnel.kernel_bridge_port {words}")), "{error}");
+    }
+    let other = TunnelRequest { vni: Vni::new(8), ..read.tunnel.clone().unwrap() };
+    let error = other.beside(&read.tunnel.unwrap(), "red").unwrap_err().to_string();
+    assert!(error.contains("\"pods7\": network \"red\" has it"), "{error}");
+}
+
+#[test]
 fn numbers_of_tunnels_are_one_networks() {
     let tunnel = |vni, label, underlay: &str| TunnelRequest {
         vni: Vni::new(vni),
@@ -212,6 +245,7 @@ fn numbers_of_tunnels_are_one_networks() {
         local: [192, 0, 2, 1].into(),
         gateways: false,
         flood: Vec::new(),
+        kernel_bridge_port: None,
     };
     let red = tunnel(77, 700, "fabric");
     let refused = |other: TunnelRequest| other.beside(&red, "red").err().map(|it| it.to_string());

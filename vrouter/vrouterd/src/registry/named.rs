@@ -153,7 +153,7 @@ impl Named {
     /// What to show of it.
     pub fn write(&self) -> v1::KernelBridge {
         let device = self.state.as_ref().and_then(BridgeState::device).unwrap_or_default();
-        let ends = self.ends.flood.iter().filter(|end| self.flood.contains(end));
+        let ends = self.flood.iter().filter(|end| self.ends.flood.contains(end));
         v1::KernelBridge {
             device: device.to_owned(),
             ends: ends.map(ToString::to_string).collect(),
