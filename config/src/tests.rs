@@ -315,6 +315,21 @@ fn errors_of_vrouter_toml() {
             ],
         ),
         (
+            &tunnel(", vni = 7, kernel_bridge_port = 'pods7'", ""),
+            &[
+                "bad value \"pods7\" for `networks[0].tunnel.kernel_bridge_port`",
+                "mode = \"bridged\"",
+            ],
+        ),
+        (
+            &bridged("label = 99, kernel_bridge_port = 'pods7'"),
+            &["bad value \"pods7\" for `networks[0].tunnel.kernel_bridge_port`", "a `vni`"],
+        ),
+        (
+            &bridged("vni = 7, kernel_bridge_port = 'a/b'"),
+            &["bad value \"a/b\" for `networks[0].tunnel.kernel_bridge_port`"],
+        ),
+        (
             &bridged("label = 99, flood = ['192.0.2.7']"),
             &[
                 "bad value \"192.0.2.7\" for `networks[0].tunnel.flood[0]`",

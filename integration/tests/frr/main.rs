@@ -67,9 +67,9 @@ const EVPN_TESTS: [EvpnTest; 2] = [
 
 /// Of a bridged network, beside two hosts that are not ours; each goes on where the one before has ended.
 const LAN_TESTS: [LanTest; 3] = [
-    ("evpn_stations_and_pods_meet", stations::meet),
-    ("evpn_stations_move_and_go", stations::stations_go),
-    ("evpn_pods_are_withdrawn", stations::pods_go),
+    ("evpn_bridged_pods_and_stations_meet", stations::meet),
+    ("evpn_bridged_stations_move_and_go", stations::stations_go),
+    ("evpn_bridged_pods_are_withdrawn", stations::pods_go),
 ];
 
 fn main() -> ExitCode {

@@ -27,9 +27,11 @@ const OTHER_POD: &str = "02:00:00:00:77:09";
 const BYTES: usize = 333;
 
 /// What a Linux host has for it.
-const FAR_DEVICES: [&str; 7] = [
-    "link add br77 addrgenmode none type bridge",
-    "link add vxlan77 addrgenmode none type vxlan id 77 local LOCAL dstport 4789 nolearning",
+const FAR_DEVICES: [&str; 9] = [
+    "link add br77 type bridge",
+    "link set br77 addrgenmode none",
+    "link add vxlan77 type vxlan id 77 local LOCAL dstport 4789 nolearning",
+    "link set vxlan77 addrgenmode none",
     "link set vxlan77 master br77",
     "link set vxlan77 type bridge_slave learning off",
     "link set vxlan77 mtu 1500",
@@ -133,7 +135,8 @@ impl Lan {
         Space::sweep()?;
         machine::prepare(&run.path(), HUGEPAGES)?;
         let switch = Space::create(&run, "switch")?;
-        switch.ip("link add sw mtu 1600 addrgenmode none type bridge")?;
+        switch.ip("link add sw mtu 1600 type bridge")?;
+        switch.ip("link set sw addrgenmode none")?;
         switch.ip("link set sw up")?;
         let mut a = Node::create(&run, Which::A)?;
         join(&switch, &a.space, 1)?;
@@ -332,7 +335,7 @@ fn each_to_whom_it_is_for(lan: &Lan) -> Result<()> {
 pub fn stations_go(lan: &mut Lan) -> Result<()> {
     let [near, far] = &lan.far;
     let mac = station_mac(2);
-    let flooded = "One each is bridged into the tunnel to 192.0.2.2, 192.0.2.3";
+    let flooded = "nobody in it was heard of with that MAC address";
     near.space.ip("link set hs down")?;
     wait_explained(lan, &mac, flooded)?;
     near.space.ip("link set hs up")?;

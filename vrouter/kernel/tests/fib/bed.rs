@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, unshare};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex};
@@ -12,12 +13,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use vrouter_kernel::fib::reader::{Config, Counters, Limits, Reader, Update};
-use vrouter_kernel::fib::{Change, Mac, NetworkSpec, Prefix, Source, Target};
+use vrouter_kernel::fib::{BridgeState, Change, Mac, NetworkSpec, Prefix, Source, Target};
 
 /// How long anything may take that the kernel and a thread do at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub type Table = BTreeMap<Prefix, Target>;
+
+/// What was said of a bridged network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bridged {
+    pub state: Option<BridgeState>,
+    pub flood: BTreeSet<IpAddr>,
+    pub stations: BTreeMap<Mac, IpAddr>,
+    pub left_out: usize,
+}
 
 /// Runs a test in a namespace that ends with it.
 pub fn in_namespace(test: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
@@ -127,7 +137,8 @@ pub fn multipath(mut paths: Vec<(Target, u32)>) -> Target {
 pub fn main_config() -> Config {
     let spec = NetworkSpec { source: Source::Main, tunnel: None, device: None };
     let networks = [("main".to_owned(), spec)].into();
-    Config { networks, uplinks: vec!["u0".to_owned(), "u1".to_owned()] }
+    let uplinks = vec!["u0".to_owned(), "u1".to_owned()];
+    Config { networks, uplinks, ..Config::default() }
 }
 
 pub fn limits() -> Limits {
@@ -161,6 +172,7 @@ pub struct Watch {
     config: Config,
     updates: std_mpsc::Receiver<(Instant, Update)>,
     pub tables: BTreeMap<String, Table>,
+    pub bridges: BTreeMap<String, Bridged>,
     pub counters: Arc<Counters>,
     pub received: usize,
     /// While it is held, the reader does not run.
@@ -216,10 +228,13 @@ impl Watch {
         });
         let counters = counters.recv()??;
         let tables = config.networks.keys().map(|name| (name.clone(), Table::new())).collect();
+        let bridges =
+            config.bridges.keys().map(|name| (name.clone(), Bridged::default())).collect();
         let mut watch = Self {
             config,
             updates: received,
             tables,
+            bridges,
             counters,
             received: 0,
             stall,
@@ -247,7 +262,44 @@ impl Watch {
                 };
             }
         }
+        for (network, update) in update.bridges {
+            let bridge = self.bridges.get_mut(&network).context("an unknown bridged network")?;
+            ensure!(update.stations.is_sorted_by_key(|(mac, _)| *mac), "not in order");
+            (bridge.state, bridge.left_out) = (Some(update.state), update.left_out);
+            if let Some(flood) = update.flood {
+                ensure!(bridge.flood != flood, "{flood:?} is no change");
+                bridge.flood = flood;
+            }
+            for (mac, end) in update.stations {
+                let before = match end {
+                    Some(end) => bridge.stations.insert(mac, end),
+                    None => bridge.stations.remove(&mac),
+                };
+                ensure!(before != end, "{mac:?}: {end:?} is no change");
+            }
+        }
         Ok((at, update.dumped))
+    }
+
+    /// Waits until this was said of a bridged network; then everything has to be as a new mirror sees it.
+    pub fn expect_bridge(&mut self, network: &str, expected: &Bridged) -> Result<()> {
+        self.wait_bridge(network, |it| it == expected).with_context(|| format!("{expected:?}"))?;
+        self.same_as_new().with_context(|| format!("after {expected:?}"))
+    }
+
+    /// Waits until what was said of a bridged network fits.
+    pub fn wait_bridge(&mut self, network: &str, fits: impl Fn(&Bridged) -> bool) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let now = self.bridges.get(network).context("no such network")?;
+            if fits(now) {
+                return Ok(());
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if self.next(left).is_err() {
+                bail!("{network} is {:?}", self.bridges.get(network));
+            }
+        }
     }
 
     /// Waits until `prefix` of `network` leads to `target`; then everything has to be as a new mirror sees it.
@@ -281,11 +333,13 @@ impl Watch {
             // What has been said is taken in before.
             while self.next(Duration::from_millis(20)).is_ok() {}
             let new = Self::start(self.config.clone())?;
-            if new.tables == self.tables {
+            if new.tables == self.tables && new.bridges == self.bridges {
                 return Ok(());
             }
             if Instant::now() > end {
-                bail!("{}", difference(&self.tables, &new.tables));
+                let (ours, new_bridges) = (&self.bridges, &new.bridges);
+                let tables = difference(&self.tables, &new.tables);
+                bail!("{tables}{ours:?}, but a new mirror has {new_bridges:?}");
             }
         }
     }

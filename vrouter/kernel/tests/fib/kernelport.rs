@@ -74,7 +74,7 @@ pub fn kept() -> Result<()> {
     let network =
         NetworkSpec { source: Source::Table(1077), tunnel: None, device: Some("red0".to_owned()) };
     let networks = BTreeMap::from([("red".to_owned(), network)]);
-    let mut watch = Watch::start(Config { networks, uplinks: Vec::new() })?;
+    let mut watch = Watch::start(Config { networks, ..Config::default() })?;
     for prefix in ["10.66.0.0/24", "10.66.0.2"] {
         watch.expect("red", prefix, None)?;
     }

@@ -10,6 +10,7 @@ mod full;
 mod kernelport;
 mod overrun;
 mod routes;
+mod stations;
 mod vrf;
 
 use anyhow::Result;
@@ -30,7 +31,7 @@ const DEVICES: [DeviceTest; 5] = [
     ("xfrm", "xfrm dev lo if_id 7", vrf::tunnel),
 ];
 
-const TESTS: [(&str, Test); 19] = [
+const TESTS: [(&str, Test); 22] = [
     ("routes_come_and_go", routes::come_and_go),
     ("routes_of_one_prefix", routes::of_one_prefix),
     ("kinds", routes::kinds),
@@ -45,6 +46,9 @@ const TESTS: [(&str, Test); 19] = [
     ("gateways_are_ends_of_tunnels", evpn::gateways),
     ("pods_are_announced", announce::come_and_go),
     ("many_pods_are_announced", announce::many),
+    ("stations_of_a_layer_2_vni", stations::ends_and_stations),
+    ("many_stations", stations::many_stations),
+    ("pods_are_announced_to_a_bridge", stations::pods_are_announced),
     ("overrun", overrun::floods),
     ("a_kernel_port_is_kept", kernelport::kept),
     ("what_a_killed_one_leaves_is_swept", kernelport::swept),
