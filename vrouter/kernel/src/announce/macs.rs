@@ -128,7 +128,7 @@ impl MacAnnouncer {
 }
 
 /// What the kernel says of a device that has no bridge, or that is not there any more.
-const NOT_THERE: [Errno; 3] = [Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENODEV];
+const NOT_THERE: [Errno; 2] = [Errno::EOPNOTSUPP, Errno::ENODEV];
 
 fn message(index: u32, mac: Mac, kind: u16) -> Message {
     let mut message = Message::new(kind, vec![Attribute::new(attribute::NDA_LLADDR, mac.0)]);

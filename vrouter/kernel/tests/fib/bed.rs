@@ -332,7 +332,9 @@ impl Watch {
         loop {
             // What has been said is taken in before.
             while self.next(Duration::from_millis(20)).is_ok() {}
-            let new = Self::start(self.config.clone())?;
+            let mut new = Self::start(self.config.clone())?;
+            // Very many stations are said in parts.
+            while !new.bridges.is_empty() && new.next(Duration::from_millis(20)).is_ok() {}
             if new.tables == self.tables && new.bridges == self.bridges {
                 return Ok(());
             }

@@ -1,6 +1,6 @@
 //! Frames that cross a tunnel as they are.
 
-use vrouter_core::{PortLimits, process};
+use vrouter_core::{PortLimits, StationChange, process};
 use vrouter_net::vxlan::{Encapsulation, Endpoint, Inner, OUTER_ROOM};
 
 use super::*;
@@ -59,4 +59,11 @@ fn bridged_frames_in_words() {
     assert!(told.why.iter().any(|why| why.contains(words)), "{told:#?}");
     assert_eq!(told.to.unwrap().name, "up0");
     assert_eq!(told.outer.unwrap().destination, "192.0.2.2");
+    let heard = "because a station with its MAC address was heard from there";
+    assert!(told.why.iter().any(|why| why.contains(heard)), "{:?}", told.why);
+    // The kernel names it, whatever was heard.
+    let named = [StationChange { mac: STATION, end: Some(ends[0]) }];
+    let told = ask_on(&tables.with_stations(RED, &named).unwrap(), POD, &unknown);
+    let said = "because the kernel's forwarding database says that a station";
+    assert!(told.why.iter().any(|why| why.contains(said)), "{:?}", told.why);
 }
