@@ -2,6 +2,7 @@
 //! it from the worker for some 40 µs, and which switch that hits is chance. One that never sleeps drives them all to the generator's CPU at
 //! its start.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -17,13 +18,18 @@ struct Moved {
 
 /// Threads that stay away from a CPU; dropping it lets them come back.
 #[derive(Debug)]
-pub struct Apart(Vec<Moved>);
+pub struct Apart {
+    moved: Vec<Moved>,
+    /// Threads that were there then.
+    known: BTreeSet<i32>,
+}
 
 impl Apart {
     /// Has all threads of other processes leave `cpu` that may run elsewhere, kernel threads too. Those that belong to the CPU stay.
     pub fn set(cpu: u16) -> Self {
         let mut moved = Vec::new();
-        for thread in others() {
+        let known: BTreeSet<_> = others().into_iter().collect();
+        for &thread in &known {
             // It may have ended.
             let Ok(before) = sched_getaffinity(Pid::from_raw(thread)) else { continue };
             if let Some(now) = without(&before, cpu.into())
@@ -32,19 +38,20 @@ impl Apart {
                 moved.push(Moved { thread, before, now });
             }
         }
-        Self(moved)
+        Self { moved, known }
     }
 
     /// How many have left.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.moved.len()
     }
 
     /// Where a thread goes that may run on `now`: back, or, if it was started meanwhile, where the one may run that has started it.
     fn back(&self, thread: i32, now: &CpuSet) -> Option<CpuSet> {
-        let of = |moved: &&Moved| moved.now == *now;
-        let own = self.0.iter().find(|moved| moved.thread == thread);
-        own.or_else(|| self.0.iter().find(of)).filter(of).map(|moved| moved.before)
+        let is_it = |moved: &&Moved| {
+            moved.now == *now && (moved.thread == thread || !self.known.contains(&thread))
+        };
+        self.moved.iter().find(is_it).map(|moved| moved.before)
     }
 }
 
@@ -101,12 +108,16 @@ mod tests {
             before: set(before),
             now: set(now),
         };
-        let apart = Apart(vec![moved(7, &[0, 1], &[0]), moved(8, &[0, 1, 2], &[0, 2])]);
+        let apart = Apart {
+            moved: vec![moved(7, &[0, 1], &[0]), moved(8, &[0, 1, 2], &[0, 2])],
+            known: [6, 7, 8].into(),
+        };
         assert_eq!(apart.back(7, &set(&[0])), Some(set(&[0, 1])));
         assert_eq!(apart.back(8, &set(&[0, 2])), Some(set(&[0, 1, 2])));
         assert_eq!(apart.back(8, &set(&[0])), None, "it was sent elsewhere meanwhile");
         assert_eq!(apart.back(9, &set(&[0, 2])), Some(set(&[0, 1, 2])), "started meanwhile");
         assert_eq!(apart.back(9, &set(&[1])), None);
+        assert_eq!(apart.back(6, &set(&[0])), None, "it was never there");
         std::mem::forget(apart);
     }
 

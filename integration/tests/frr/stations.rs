@@ -318,8 +318,12 @@ fn each_to_whom_it_is_for(lan: &Lan) -> Result<()> {
         // Nobody answers.
         let _ = lan.a.pod.run(&broadcast);
     }
-    traffic::ping(&lan.a.pod, "10.66.1.21", BYTES)?;
-    traffic::ping(&lan.a.pod, "10.66.1.22", BYTES)?;
+    // One by one in turns, so that what went to both would be among the first of either.
+    for _ in 0..3 {
+        for to in ["10.66.1.21", "10.66.1.22"] {
+            lan.a.pod.run(&format!("/bin/busybox ping -c 1 -W 5 -s {BYTES} {to}"))?;
+        }
+    }
     for ((capture, far), last) in captures.into_iter().zip(&lan.far).zip([21, 22]) {
         let frames = dissect(&capture.finish()?)?;
         let to = |it: &crate::wire::Dissected| it.fields.get("ip2.dst").cloned();
@@ -370,8 +374,15 @@ pub fn pods_go(lan: &mut Lan) -> Result<()> {
     ensure!(lan.announced()? == [POD], "{:?}", lan.announced()?);
     // Taken away by hand it comes again.
     lan.a.space.run(&format!("/usr/sbin/bridge fdb del {POD} dev pods77 master"))?;
-    lan.far[0].wait_pod(POD, false)?;
+    wait::until("the entry is there again", PATIENCE, || {
+        Ok((lan.announced()? == [POD]).then_some(()))
+    })?;
     lan.far[0].wait_pod(POD, true)?;
+    // As long as a network has the device nobody else has entries there.
+    lan.a.space.run(&format!("/usr/sbin/bridge fdb add {OTHER_POD} dev pods77 master static"))?;
+    wait::until("the entry of somebody else goes", PATIENCE, || {
+        Ok((lan.announced()? == [POD]).then_some(()))
+    })?;
 
     lan.a.vrouter.as_mut().context("no vRouter")?.process().crash()?;
     ensure!(lan.announced()? == [POD], "somebody has taken it away");

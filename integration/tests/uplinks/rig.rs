@@ -178,16 +178,9 @@ pub fn vxlan(to: &str, via: &str, mac: &str) -> Route {
 /// A veth pair between two namespaces. The near end is the vRouter's alone: the kernel there has to take nothing from it
 /// itself. The far end sends what a wire would carry, for the near end's packet socket can't tell what is left to be done.
 pub fn wire(node: &Space, far: &Space, near: &str, there: &str) -> Result<()> {
-    wire_of(1, node, far, near, there)
-}
-
-/// The same with so many queues each way at both ends. What is sent goes to one of them by its flow, and arrives in the one of the same
-/// number.
-pub fn wire_of(queues: u16, node: &Space, far: &Space, near: &str, there: &str) -> Result<()> {
     let other = far.name();
-    let queues = format!("numrxqueues {queues} numtxqueues {queues}");
     node.ip(&format!(
-        "link add {near} mtu 1600 {queues} type veth peer name {there} mtu 1600 {queues} netns {other}"
+        "link add {near} mtu 1600 type veth peer name {there} mtu 1600 netns {other}"
     ))?;
     for (key, value) in [
         (format!("ipv6/conf/{near}/disable_ipv6"), "1"),

@@ -1,6 +1,5 @@
 //! The same wires by AF_XDP sockets, for which a program is loaded into the kernel.
 
-use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,10 +9,9 @@ use integration::process::{Daemon, tail};
 use integration::wait;
 use vrouter_api::v1::{UplinkDriver, UplinkSpec};
 
-use crate::rig::{self, Rig};
+use crate::rig::Rig;
 use crate::{bad_days, host, taken, tunnel, two_wires};
 
-const FLOWS: u16 = 64;
 /// Something that has not happened by then does not happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -74,43 +72,7 @@ fn nothing_is_left(rig: &Rig) -> Result<()> {
     rig.vrouter.create_uplink(spec("up1", "n1"))?;
     bad_days::unplugged(rig).context("another interface with its name")?;
     ensure!(has_program(rig, "n1")?, "the new n1 has no program");
-    two_wires::spread_and_fail_over(rig).context("two wires, once more")?;
-    several_queues(rig).context("two queues")
-}
-
-/// A socket for each queue of the interface. Of several the driver forgets all but the first when the device is closed (ADR 18), so it
-/// is opened more than once.
-fn several_queues(rig: &Rig) -> Result<()> {
-    rig.vrouter.delete_uplink("up1")?;
-    rig.node.ip("link delete n1")?;
-    rig::wire_of(2, &rig.node, &rig.far, "n1", "e1")?;
-    rig.far.ip("addr add 198.51.100.2/24 dev e1")?;
-    let mac = rig.node.mac("n1")?;
-    rig.far.ip(&format!("neigh replace 198.51.100.9 lladdr {mac} dev e1 nud permanent"))?;
-    for round in 0..3 {
-        rig.vrouter.create_uplink(UplinkSpec { queues: 2, ..spec("up1", "n1") })?;
-        let made = rig.vrouter.uplink("up1")?;
-        ensure!(made.driver == "net_af_xdp" && made.workers.len() == 2, "{made:?}");
-        rig.wait_link("up1", true)?;
-        for flow in 0..FLOWS {
-            let own = SocketAddr::from(([198, 51, 100, 2], 20_000 + flow));
-            let socket = rig.far.inside(move || UdpSocket::bind(own).context("bind"))?;
-            socket.send_to(&[7; 32], "198.51.100.9:9")?;
-        }
-        wait::until("all datagrams are counted, some in each queue", PATIENCE, || {
-            let port = rig.uplink_stats("up1")?.port.context("no counters")?;
-            let queues: Vec<_> = port.queues.iter().map(|queue| queue.rx_packets).collect();
-            let all = queues.iter().sum::<u64>() >= FLOWS.into();
-            Ok((all && queues.len() == 2 && queues.iter().all(|it| *it > 0)).then_some(()))
-        })
-        .with_context(|| format!("round {round}: {:?}", rig.uplink_stats("up1")))?;
-        rig.vrouter.delete_uplink("up1")?;
-        ensure!(!has_program(rig, "n1")?, "n1 has a program still");
-    }
-    let refused = rig.vrouter.create_uplink(UplinkSpec { queues: 3, ..spec("up1", "n1") });
-    ensure!(refused.is_err(), "n1 has two queues: {refused:?}");
-    rig.vrouter.create_uplink(UplinkSpec { queues: 2, ..spec("up1", "n1") })?;
-    Ok(())
+    two_wires::spread_and_fail_over(rig).context("two wires, once more")
 }
 
 /// What may be a queue that the kernel has not cleared up yet is waited for, and others are served meanwhile.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use ringway_config::{KernelTable, NetworkSettings, VrouterConfig};
 use tokio::sync::{broadcast, oneshot};
+use tokio::time::MissedTickBehavior;
 use vrouter_api::v1;
 use vrouter_kernel::announce::macs::MacAnnouncer;
 use vrouter_kernel::announce::{Announced, Announcer, METRIC};
@@ -90,6 +91,8 @@ impl State {
         mut events: broadcast::Receiver<v1::Event>,
         mut end: oneshot::Receiver<()>,
     ) {
+        let mut due = tokio::time::interval(LOOK_EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = true;
         loop {
             self.bring_in_line(look);
@@ -97,7 +100,8 @@ impl State {
                 _ = &mut end => break,
                 // Those that were missed count, too.
                 _ = events.recv() => false,
-                () = tokio::time::sleep(LOOK_EVERY) => true,
+                // However much there is to hear of.
+                _ = due.tick() => true,
             };
             while events.try_recv().is_ok() {}
         }
@@ -124,13 +128,20 @@ impl State {
     ) -> Result<()> {
         let gone: Vec<_> =
             self.macs.ports().into_iter().filter(|port| !wanted.contains_key(port)).collect();
-        let gone = gone.iter().map(|port| (port, BTreeSet::new()));
         let macs = |macs: &BTreeSet<vrouter_net::Mac>| -> BTreeSet<Mac> {
             macs.iter().map(|mac| Mac(mac.octets())).collect()
         };
         let mut failed = Ok(());
-        for (port, macs) in wanted.iter().map(|(port, it)| (port, macs(it))).chain(gone) {
+        for (port, macs) in wanted.iter().map(|(port, it)| (port, macs(it))) {
             let done = self.macs.set(port, &macs, look);
+            failed = failed.and(done);
+        }
+        for port in gone {
+            let done = self.macs.set(&port, &BTreeSet::new(), look);
+            if done.is_ok() {
+                // What others make of it is theirs.
+                self.macs.forget(&port);
+            }
             failed = failed.and(done);
         }
         Ok(failed?)

@@ -58,10 +58,11 @@ pub async fn run(registry: Arc<Mutex<Registry>>) -> Result<()> {
             }
             _ = due.tick() => {
                 let now = look(&registry).await?;
-                for config in now.after(&wanted) {
+                if now != wanted {
+                    let config = now.config();
                     configs.send(config).await.context("the kernel's routes are read no more")?;
+                    wanted = now;
                 }
-                wanted = now;
             }
         }
     }
@@ -81,44 +82,30 @@ struct Wanted {
 
 impl Wanted {
     fn config(&self) -> Config {
-        let networks = self.networks.iter();
-        let networks = networks.map(|(name, (_, spec))| (name.clone(), spec.clone()));
-        let bridges = self.bridges.iter();
-        let bridges = bridges.map(|(name, (_, spec))| (name.clone(), spec.clone()));
-        let (networks, bridges) = (networks.collect(), bridges.collect());
-        Config { networks, bridges, uplinks: self.uplinks.clone() }
-    }
-
-    /// What the reader has to be told when this is wanted after something else. A network that was made anew knows none of
-    /// the routes that were told of the last one: it has to be another one for the reader, too.
-    fn after(&self, before: &Self) -> Vec<Config> {
-        if self == before {
-            return Vec::new();
+        Config {
+            networks: named(&self.networks),
+            bridges: named(&self.bridges),
+            uplinks: self.uplinks.clone(),
         }
-        let whole = self.config();
-        let anew =
-            anew(&before.networks, &self.networks).chain(anew(&before.bridges, &self.bridges));
-        let anew: Vec<_> = anew.collect();
-        if anew.is_empty() {
-            return vec![whole];
-        }
-        let mut without = whole.clone();
-        without.networks.retain(|name, _| !anew.contains(name));
-        without.bridges.retain(|name, _| !anew.contains(name));
-        vec![without, whole]
     }
 }
 
-/// Those that were there before, and are of another creation now.
-fn anew<T>(
-    before: &BTreeMap<String, (u64, T)>,
-    now: &BTreeMap<String, (u64, T)>,
-) -> impl Iterator<Item = String> {
-    let other = |name: &String, creation: u64| {
-        before.get(name).is_some_and(|(other, _)| *other != creation)
-    };
-    let anew = now.iter().filter(move |(name, (creation, _))| other(name, *creation));
-    anew.map(|(name, _)| name.clone())
+/// As the reader calls them.
+fn named<T: Clone>(wanted: &BTreeMap<String, (u64, T)>) -> BTreeMap<String, T> {
+    let named = wanted.iter();
+    named.map(|(name, (creation, spec))| (to_reader(name, *creation), spec.clone())).collect()
+}
+
+/// A network that was made anew knows nothing that was told of the last one of its name, and what is told of that yet is none of
+/// its business: for the reader it is another one.
+fn to_reader(name: &str, creation: u64) -> String {
+    format!("{creation} {name}")
+}
+
+/// Creation and name of a network that the reader tells of.
+fn from_reader(name: &str) -> Option<(u64, &str)> {
+    let (creation, name) = name.split_once(' ')?;
+    Some((creation.parse().ok()?, name))
 }
 
 async fn look(registry: &Arc<Mutex<Registry>>) -> Result<Wanted> {
@@ -161,14 +148,16 @@ async fn uplinks(registry: &Arc<Mutex<Registry>>) -> Result<Vec<Known>> {
 
 fn take_in(registry: &Mutex<Registry>, update: &Update, uplinks: &[Known]) {
     let links: Vec<_> = uplinks.iter().map(|uplink| (uplink.number, uplink.port)).collect();
+    let registry = || registry.lock().unwrap_or_else(PoisonError::into_inner);
     for (network, changes) in &update.changes {
-        registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .mirror_routes(network, changes, &links);
+        if let Some((creation, name)) = from_reader(network) {
+            registry().mirror_routes(name, creation, changes, &links);
+        }
     }
     for (network, update) in &update.bridges {
-        registry.lock().unwrap_or_else(PoisonError::into_inner).name_stations(network, update);
+        if let Some((creation, name)) = from_reader(network) {
+            registry().name_stations(name, creation, update);
+        }
     }
 }
 
@@ -189,25 +178,19 @@ mod tests {
 
     #[test]
     fn a_network_that_was_made_anew_is_told_as_another() {
-        let names = |configs: Vec<Config>| -> Vec<Vec<String>> {
-            configs.into_iter().map(|it| it.networks.into_keys().collect()).collect()
-        };
+        let names =
+            |wanted: &Wanted| -> Vec<String> { wanted.config().networks.into_keys().collect() };
         let before = wanted(&[("blue", 1), ("red", 2)]);
-        assert!(before.after(&wanted(&[("blue", 1), ("red", 2)])).is_empty());
-        let anew = wanted(&[("blue", 1), ("red", 3)]);
-        assert_eq!(names(anew.after(&before)), [vec!["blue"], vec!["blue", "red"]]);
-        let more = wanted(&[("blue", 1), ("red", 2), ("tan", 3)]);
-        assert_eq!(names(more.after(&before)), [["blue", "red", "tan"]]);
+        let after = wanted(&[("blue", 1), ("red", 3)]);
+        assert!(before != after);
+        assert_eq!(names(&before), ["1 blue", "2 red"]);
+        assert_eq!(names(&after), ["1 blue", "3 red"]);
         // The same for bridged ones, which may have no table.
         let spec = BridgeSpec { port: "pods".to_owned(), vni: 7, local: [192, 0, 2, 1].into() };
-        let bridged = |creation| Wanted {
-            bridges: [("lan".to_owned(), (creation, spec.clone()))].into(),
-            ..wanted(&[("blue", 1)])
-        };
-        let told: Vec<_> =
-            bridged(5).after(&bridged(4)).into_iter().map(|it| it.bridges.len()).collect();
-        assert_eq!(told, [0, 1]);
-        let moved = Wanted { uplinks: Vec::new(), ..wanted(&[("blue", 1), ("red", 2)]) };
-        assert_eq!(names(moved.after(&before)), [["blue", "red"]]);
+        let bridges = [("lan".to_owned(), (4, spec))].into();
+        let bridged = Wanted { bridges, ..wanted(&[]) };
+        assert_eq!(bridged.config().bridges.into_keys().collect::<Vec<_>>(), ["4 lan"]);
+        assert_eq!(from_reader(&to_reader("lan", 4)), Some((4, "lan")));
+        assert_eq!(from_reader("lan"), None);
     }
 }

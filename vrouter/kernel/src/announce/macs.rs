@@ -61,6 +61,11 @@ impl MacAnnouncer {
         self.ports.keys().cloned().collect()
     }
 
+    /// Leaves a device alone from now on, whatever entries it gets.
+    pub fn forget(&mut self, port: &str) {
+        self.ports.remove(port);
+    }
+
     /// Makes these the entries of a device: what is no longer wanted goes first. `look`: at what is there, as at a device that
     /// was not seen before. A device that is not there, or in no bridge, has none.
     ///
@@ -72,11 +77,13 @@ impl MacAnnouncer {
             self.ports.remove(port);
             return Ok(());
         };
-        let known = self.ports.remove(port).filter(|(known, _)| *known == index && !look);
+        let known = self.ports.get(port).filter(|(known, _)| *known == index && !look);
         let mut there = match known {
-            Some((_, there)) => there,
+            Some((_, there)) => there.clone(),
+            // What is known of it stays if it can't be seen.
             None => dump(&mut self.netlink, index).map_err(fail)?,
         };
+        self.ports.remove(port);
         let (gone, new): (Vec<_>, Vec<_>) = (
             there.difference(wanted).copied().collect(),
             wanted.difference(&there).copied().collect(),

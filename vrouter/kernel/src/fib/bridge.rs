@@ -35,6 +35,8 @@ pub enum BridgeState {
     NoPort,
     /// Nowhere: the port is no member of a bridge.
     NoBridge,
+    /// Nowhere: the port is a VXLAN device itself.
+    Vxlan,
     /// Nowhere: no VXLAN device of this bridge has the network's identifier.
     NoVxlan(String),
     /// Nowhere: this VXLAN device has the identifier, but another UDP port or another address of its own.
@@ -62,6 +64,9 @@ impl fmt::Display for BridgeState {
             Self::NoPort => f.write_str("there is no such device: make it, and set it into the bridge"),
             Self::NoBridge => f.write_str(
                 "it is in no bridge: set it into the one that has the VXLAN device (ip link set DEVICE master BRIDGE)",
+            ),
+            Self::Vxlan => f.write_str(
+                "it is a VXLAN device itself: name another device of its bridge, such as a dummy",
             ),
             Self::NoVxlan(bridge) => write!(
                 f,
@@ -220,6 +225,9 @@ fn find(spec: &BridgeSpec, world: &World) -> (Option<u32>, BridgeState) {
     let Some(port) = world.links.values().find(|link| link.name == spec.port) else {
         return (None, BridgeState::NoPort);
     };
+    if matches!(port.kind, LinkKind::Vxlan { .. }) {
+        return (None, BridgeState::Vxlan);
+    }
     let bridge = port.master.and_then(|master| world.links.get(&master));
     let Some(bridge) = bridge.filter(|bridge| bridge.kind == LinkKind::Bridge) else {
         return (None, BridgeState::NoBridge);

@@ -172,5 +172,8 @@ pub fn pods_are_announced() -> Result<()> {
     ensure!(static_entries("pods77")? == shown(&[4]));
     next.set("pods77", &BTreeSet::new(), false)?;
     ensure!(static_entries("pods77")?.is_empty());
+    ensure!(next.ports() == ["pods77"], "{:?}", next.ports());
+    next.forget("pods77");
+    ensure!(next.ports().is_empty(), "{:?}", next.ports());
     Ok(())
 }

@@ -14,8 +14,15 @@ impl Registry {
 
     /// Takes in what has changed in a network's kernel table. A route of the operator's stays before one that is
     /// mirrored, and what the tables refuse is left out.
-    pub fn mirror_routes(&mut self, network: &str, changes: &[Change], links: mirrored::Links<'_>) {
-        let Some(record) = self.networks.get_mut(network) else { return };
+    pub fn mirror_routes(
+        &mut self,
+        network: &str,
+        creation: u64,
+        changes: &[Change],
+        links: mirrored::Links<'_>,
+    ) {
+        let record = self.networks.get_mut(network).filter(|it| it.creation == creation);
+        let Some(record) = record else { return };
         let changes = mirrored::read(changes, record.request.external, links);
         record.mirrored.apply(&changes);
         let index = record.index;

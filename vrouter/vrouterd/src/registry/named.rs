@@ -211,8 +211,9 @@ impl Registry {
     }
 
     /// Takes in what has changed in the forwarding database of a network's VNI.
-    pub fn name_stations(&mut self, network: &str, update: &BridgeUpdate) {
-        let Some(record) = self.networks.get_mut(network) else { return };
+    pub fn name_stations(&mut self, network: &str, creation: u64, update: &BridgeUpdate) {
+        let record = self.networks.get_mut(network).filter(|it| it.creation == creation);
+        let Some(record) = record else { return };
         let Some(spec) = record.request.kernel_bridge() else { return };
         let own = record.request.tunnel.as_ref().map_or(&[][..], |tunnel| &tunnel.flood);
         let changes = record.named.take(update, own);

@@ -150,6 +150,7 @@ fn what_is_missing_is_said() {
         (vec![], BridgeState::NoPort),
         (vec![bridge.clone(), device.clone()], BridgeState::NoPort),
         (vec![bridge.clone(), device.clone(), alone], BridgeState::NoBridge),
+        (vec![bridge.clone(), Link { kind: vxlan(77), ..port.clone() }], BridgeState::Vxlan),
         (vec![bridge.clone(), port.clone()], no_vxlan.clone()),
         (vec![bridge.clone(), port.clone(), unlike(vxlan(78))], no_vxlan),
         (vec![bridge.clone(), port.clone(), unlike(other_port)], unlike_state.clone()),
