@@ -12,7 +12,7 @@ if [[ ! -e "$target/done" ]]; then
     mkdir -p "$target"/{deb,containerd-1.6}
     packages=(
         crun libyajl2
-        podman conmon libgpgme11 golang-github-containers-common golang-github-containers-image
+        podman conmon libgpgme11 libsubid4 golang-github-containers-common golang-github-containers-image
         docker.io tini iptables libip6tc2 libnfnetlink0 libnetfilter-conntrack3 libnftnl11
     )
     if (cd "$target/deb" && apt-get -qq -o APT::Sandbox::User=root download "${packages[@]}" containerd/bookworm); then
