@@ -67,11 +67,26 @@ pub enum Kind {
         /// Share of that rate.
         share: f64,
     },
+    /// How long a full table of the kernel's takes and what memory, and whether packets notice.
+    FullTable(FullTable),
     /// CPU time and memory with nothing but idle pods.
     Idle {
         /// Length of the measurement.
         seconds: u32,
     },
+}
+
+/// A table that is filled under traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FullTable {
+    /// Routes.
+    pub ipv4: u32,
+    /// Routes.
+    pub ipv6: u32,
+    /// Packets per second of each pod: so few that none has to be lost.
+    pub rate_per_pod: u64,
+    /// Length of the measurement, in which all has to be loaded.
+    pub seconds: u32,
 }
 
 /// What the data plane must reach against `testpmd_io` on one CPU.
@@ -270,6 +285,16 @@ pub fn all() -> Vec<Cell> {
             kind: Kind::Loss { share: 0.95 },
             loss_limit: UNSATURATED_LOSS,
             ..throughput("loss.95", traffic(64, 1024), &[RINGWAY])
+        },
+        Cell {
+            kind: Kind::FullTable(FullTable {
+                ipv4: 1_000_000,
+                ipv6: 200_000,
+                rate_per_pod: 1_000_000,
+                seconds: 40,
+            }),
+            loss_limit: LOSS_95_MEDIAN,
+            ..throughput("full_table", traffic(64, 1024), &[RINGWAY])
         },
         Cell {
             kind: Kind::Idle { seconds: 10 },

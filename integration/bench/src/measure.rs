@@ -1,5 +1,7 @@
 //! Takes one sample: a fresh switch, two pods, a measurement, everything stopped again.
 
+mod full_table;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -109,6 +111,7 @@ impl Stand {
         probe::pin_all(&[self.generator_cpu, self.switch_cpu])?;
         let reading = match cell.kind {
             Kind::Idle { seconds } => self.idle(cell, subject, seconds, &directory),
+            Kind::FullTable(table) => self.full_table(cell, subject, table, &directory),
             Kind::Throughput | Kind::Latency { .. } | Kind::Loss { .. } => {
                 self.traffic(cell, subject, load, &directory)
             }
@@ -134,6 +137,7 @@ impl Stand {
             control_cpu: self.generator_cpu,
             worker_cpu: self.switch_cpu,
             tsc_hz: self.tsc_hz,
+            namespace: None,
         }
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::cells::{Cell, Kind, LOSS_95_MEDIAN, OURS, Subject};
+use crate::cells::{Cell, FullTable, Kind, LOSS_95_MEDIAN, OURS, Subject};
 use crate::machine::Machine;
 use crate::probe::Reference;
-use crate::sample::{IdleReading, Purpose, Reading, Sample, TrafficReading};
+use crate::sample::{IdleReading, Purpose, Reading, Sample, TableReading, TrafficReading};
 use crate::stats::{Spread, ratio, spread};
 use integration::pktgen::Limit;
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub switch_cpu: u16,
     /// Samples count whatever the machine was like.
     pub any_machine: bool,
+    /// Other threads stayed away from the switch's CPU.
+    pub cpu_set_apart: bool,
 }
 
 /// Something that cannot be measured here.
@@ -125,6 +127,8 @@ pub struct SubjectResult {
     pub idle_cpu: Option<Spread>,
     /// Resident memory per idle pod, KiB: all of it, and the private part.
     pub kib_per_pod: Option<[Spread; 2]>,
+    /// Of a table that was filled: seconds until it was there, how far behind the writer, MiB, share of lost packets.
+    pub table: Option<[Spread; 4]>,
     /// Samples that do not count because the machine was not fit; each was taken again, up to a limit.
     pub repeats: usize,
 }
@@ -153,7 +157,8 @@ impl Report {
         {
             let (cell, name) = (result.cell.name, subject.subject.name);
             let failed = outcome.failures.iter().any(|it| (it.cell, it.subject) == (cell, name));
-            let measured = subject.pps.is_some() || subject.idle_cpu.is_some();
+            let measured =
+                subject.pps.is_some() || subject.idle_cpu.is_some() || subject.table.is_some();
             if outcome.complete && !measured && !failed {
                 let reason = "not measured: the machine was never fit".to_owned();
                 outcome.failures.push(Failure { round: 0, cell, subject: name, reason });
@@ -261,6 +266,20 @@ impl Report {
                 })),
                 _ => None,
             }),
+            "tables": self.section(|it| match it.cell.kind {
+                Kind::FullTable(FullTable { ipv4, ipv6, .. }) => Some(by_subject(it, |subject| {
+                    let [seconds, behind, mib, loss] = subject.table?;
+                    json!({
+                        "ipv4": ipv4,
+                        "ipv6": ipv6,
+                        "seconds": seconds,
+                        "seconds_behind_the_writer": behind,
+                        "mib": mib,
+                        "loss": loss,
+                    }).into()
+                })),
+                _ => None,
+            }),
             "targets": self.section(|it| {
                 (!it.targets.is_empty()).then(|| json!(it.targets))
             }),
@@ -332,13 +351,20 @@ fn latency(result: &CellResult, samples: &[Sample]) -> Value {
 fn traffic(sample: &Sample) -> Option<&TrafficReading> {
     match &sample.reading {
         Reading::Traffic(reading) => Some(reading),
-        Reading::Idle(_) => None,
+        Reading::Idle(_) | Reading::Table(_) => None,
+    }
+}
+
+fn table(sample: &Sample) -> Option<&TableReading> {
+    match &sample.reading {
+        Reading::Table(reading) => Some(reading),
+        _ => None,
     }
 }
 
 fn idle(sample: &Sample) -> Option<&IdleReading> {
     match &sample.reading {
-        Reading::Traffic(_) => None,
+        Reading::Traffic(_) | Reading::Table(_) => None,
         Reading::Idle(reading) => Some(reading),
     }
 }
@@ -371,6 +397,10 @@ impl<'a> Counted<'a> {
 
     fn idle(&self, of: impl Fn(&IdleReading) -> f64) -> Option<Spread> {
         spread(self.0.iter().filter_map(|it| idle(it)).map(of))
+    }
+
+    fn table(&self, of: impl Fn(&TableReading) -> f64) -> Option<Spread> {
+        spread(self.0.iter().filter_map(|it| table(it)).map(of))
     }
 
     fn limit(&self) -> Option<Limit> {
@@ -423,6 +453,12 @@ fn cell_result(cell: &Cell, outcome: &Outcome) -> CellResult {
                 cycles_ratio: over(cycles),
                 idle_cpu: counted_here.idle(|it| it.cpu_share),
                 kib_per_pod: whole(kib),
+                table: whole([
+                    counted_here.table(|it| it.seconds),
+                    counted_here.table(|it| it.seconds_behind),
+                    counted_here.table(|it| it.mib),
+                    counted_here.table(|it| it.generator.loss),
+                ]),
                 repeats: outcome
                     .samples
                     .iter()

@@ -90,6 +90,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             generator_cpu: arguments.generator_cpu,
             switch_cpu: arguments.switch_cpu,
             any_machine: arguments.any_machine,
+            cpu_set_apart: !arguments.share_cpu,
         },
         complete: stopped.is_ok(),
         cells,
@@ -236,7 +237,7 @@ impl Bench {
     /// Takes one sample; gives a line for people.
     fn step(&mut self, step: Step) -> Result<String> {
         let rate_per_pod = match self.cells[step.cell].kind {
-            Kind::Throughput | Kind::Idle { .. } => 0,
+            Kind::Throughput | Kind::Idle { .. } | Kind::FullTable(_) => 0,
             Kind::Latency { share } => {
                 let number = self.cells[step.cell].subjects.len();
                 let mut slowest = f64::INFINITY;
@@ -316,6 +317,10 @@ impl Bench {
                     sample.faults.extend(reading.generator.oddities(loss_limit));
                 }
             }
+            if let Reading::Table(reading) = &sample.reading {
+                sample.faults = reading.generator.damage();
+                sample.faults.extend(reading.generator.oddities(loss_limit));
+            }
             let faults = sample.faults.join(", ");
             self.samples.push(sample.clone());
             if !faults.is_empty() {
@@ -392,6 +397,14 @@ fn describe(sample: &Sample) -> String {
         Reading::Idle(it) => {
             format!("{:.2} % of a CPU, {:.1} KiB per pod", it.cpu_share * 100.0, it.kib_per_pod())
         }
+        Reading::Table(it) => format!(
+            "{} routes in {:.1} s, {:.2} s behind, {:.0} MiB, loss {:.4} %",
+            it.routes,
+            it.seconds,
+            it.seconds_behind,
+            it.mib,
+            it.generator.loss * 100.0
+        ),
     }
 }
 

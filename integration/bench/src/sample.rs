@@ -47,6 +47,10 @@ impl Sample {
     /// Why it says nothing about the switch, if so: the machine was in an unusual phase before or after it, its CPUs were not
     /// its own, or it was not measured at the rate that was asked for.
     pub fn spoiled(&self, reference: &Reference) -> Option<Spoiled> {
+        if matches!(self.reading, Reading::Table(_)) {
+            // It takes so long that a moment before and after says nothing of it, and what is asked depends on neither.
+            return None;
+        }
         if self.probes_ns.iter().any(|probe| reference.is_unusual(*probe)) {
             return Some(Spoiled::Phase);
         }
@@ -55,7 +59,7 @@ impl Sample {
             Reading::Traffic(it) if it.generator.too_slow(it.rate_per_pod).is_some() => {
                 Some(Spoiled::Rate)
             }
-            Reading::Traffic(_) | Reading::Idle(_) => None,
+            Reading::Traffic(_) | Reading::Idle(_) | Reading::Table(_) => None,
         }
     }
 }
@@ -80,6 +84,27 @@ pub enum Reading {
     Traffic(Box<TrafficReading>),
     /// Without.
     Idle(IdleReading),
+    /// With traffic, while a table fills.
+    Table(Box<TableReading>),
+}
+
+/// A table that was filled under traffic.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TableReading {
+    /// Routes.
+    pub routes: u64,
+    /// From the first one that was written to the kernel until the vRouter had the last.
+    pub seconds: f64,
+    /// From the last one that was written until then.
+    pub seconds_behind: f64,
+    /// Private memory that the vRouter has more, MiB.
+    pub mib: f64,
+    /// Packets per second each pod was to send.
+    pub rate_per_pod: u64,
+    /// What the generator saw, some time before and after included.
+    pub generator: End,
+    /// What the switch counted while the table filled.
+    pub switch: Window,
 }
 
 /// A measurement with traffic.

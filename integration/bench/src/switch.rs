@@ -81,6 +81,8 @@ pub struct Place {
     pub worker_cpu: u16,
     /// Ticks of the time stamp counter per second.
     pub tsc_hz: f64,
+    /// The network namespace it runs in, if it is another.
+    pub namespace: Option<String>,
 }
 
 impl Place {

@@ -23,6 +23,9 @@ fn question(cell: &Cell) -> String {
             format!("latency at {:.0} % of the slowest's greatest rate", share * 100.0)
         }
         Kind::Loss { share } => format!("loss at {:.0} % of its greatest rate", share * 100.0),
+        Kind::FullTable(table) => {
+            format!("a table of {} routes that fills under traffic", table.ipv4 + table.ipv6)
+        }
         Kind::Idle { seconds } => format!("CPU time and memory without traffic, {seconds} s"),
     }
 }
@@ -61,6 +64,11 @@ pub fn results(report: &Report) -> String {
     if !loss.is_empty() {
         let head = ["cell", "switch", "Mpps", "loss", "max"];
         text += &format!("\n{}", columns(&head, rows(&loss, loss_row)));
+    }
+    let tables = of(|kind| matches!(kind, Kind::FullTable(_)));
+    if !tables.is_empty() {
+        let head = ["cell", "switch", "seconds", "behind", "MiB", "loss"];
+        text += &format!("\n{}", columns(&head, rows(&tables, table_row)));
     }
     let idle = of(|kind| matches!(kind, Kind::Idle { .. }));
     if !idle.is_empty() {
@@ -150,6 +158,11 @@ fn latency_row(it: &SubjectResult) -> Vec<String> {
 fn loss_row(it: &SubjectResult) -> Vec<String> {
     let worst = it.loss.map_or("-".to_owned(), |loss| format!("{:.4} %", loss.max * 100.0));
     vec![number(it.pps, 1e-6, 2), percent(it.loss, 4), worst]
+}
+
+fn table_row(it: &SubjectResult) -> Vec<String> {
+    let of = |index: usize| it.table.map(|all| all[index]);
+    vec![number(of(0), 1.0, 1), number(of(1), 1.0, 2), number(of(2), 1.0, 0), percent(of(3), 4)]
 }
 
 fn idle_row(it: &SubjectResult) -> Vec<String> {

@@ -100,6 +100,7 @@ fn outcome(cells: Vec<Cell>, samples: Vec<Sample>) -> Outcome {
             generator_cpu: 0,
             switch_cpu: 1,
             any_machine: false,
+            cpu_set_apart: true,
         },
         complete: true,
         cells,
@@ -159,6 +160,30 @@ pub fn latency_and_idle() -> Report {
         ..sample(1, &idle, &idle.subjects[0], 1.0, 60.0)
     });
     Report::build(outcome(vec![latency, idle], samples))
+}
+
+#[test]
+fn a_table_that_filled_has_a_section_of_its_own_and_no_phase_spoils_it() {
+    let cell = cell("full_table");
+    let traffic = sample(1, &cell, &cell.subjects[0], 2e6, 200.0);
+    let Reading::Traffic(reading) = &traffic.reading else { unreachable!("as it is made") };
+    let table = TableReading {
+        routes: 1_200_000,
+        seconds: 9.0,
+        seconds_behind: 0.5,
+        mib: 300.0,
+        rate_per_pod: 1_000_000,
+        generator: end(2e6, 1e-6),
+        switch: reading.switch.clone(),
+    };
+    let sample = Sample { reading: Reading::Table(Box::new(table)), ..traffic };
+    let json = Report::build(outcome(vec![cell], vec![sample])).json();
+    let ours = &json["tables"]["full_table"]["ringway"];
+    assert_eq!((ours["ipv4"].as_u64(), ours["ipv6"].as_u64()), (Some(1_000_000), Some(200_000)));
+    assert_eq!(ours["seconds"]["median"], 9.0);
+    assert_eq!(ours["seconds_behind_the_writer"]["median"], 0.5);
+    assert_eq!(ours["mib"]["median"], 300.0);
+    assert_eq!(ours["loss"]["median"], 1e-6);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use integration::machine::program;
 use integration::process::Daemon;
 use integration::vrouter::VRouter;
 use integration::wait;
@@ -24,6 +25,10 @@ use integration::launch::Side;
 use integration::memory::Resident;
 use integration::pktgen::Endpoint;
 
+/// The pods' network.
+const NETWORK: &str = "bench";
+/// Its table of the kernel's, where it has one.
+pub const KERNEL_TABLE: u32 = 77;
 /// Time for many handshakes.
 const ATTACH: Duration = Duration::from_secs(60);
 
@@ -57,12 +62,32 @@ impl Ringway {
             place.worker_cpu
         );
         fs::write(&config, text)?;
-        let vrouter = VRouter::start_with(&config, &socket, &place.log("vrouter"))?;
+        let command = match &place.namespace {
+            None => Command::new(program("ringway-vrouter")?),
+            Some(name) => {
+                let mut command = Command::new("/usr/sbin/ip");
+                command.args(["netns", "exec", name]).arg(program("ringway-vrouter")?);
+                command
+            }
+        };
+        let vrouter = VRouter::start_as(command, &config, &socket, &place.log("vrouter"))?;
         let api = Api { vrouter: &vrouter, cgroup: place.cgroups.path(Side::Pods) };
 
         let mtu = mtu(traffic).into();
         let mode = if subject.bridged { NetworkMode::Bridged } else { NetworkMode::Routed };
-        let network = api.network("bench", "10.66.0.0/16", mtu, mode, None)?;
+        let network = match place.namespace {
+            None => api.network(NETWORK, "10.66.0.0/16", mtu, mode, None)?,
+            // Its own kernel has a table for it.
+            Some(_) => vrouter.create_network(Network {
+                name: NETWORK.to_owned(),
+                ipv4: "10.66.0.0/16".to_owned(),
+                ipv6: "fd00:66::/64".to_owned(),
+                mtu,
+                mode: mode.into(),
+                kernel_table: KERNEL_TABLE,
+                ..Network::default()
+            })?,
+        };
         let far = subject.tunnel.then(|| tunnel::Far::create(&api, mtu)).transpose()?;
         let ips = [2, 3].map(|last| Ipv4Addr::new(10, 66, 0, last));
         let mut endpoints = Vec::new();
@@ -142,6 +167,11 @@ impl Ringway {
             }
         }
         Ok(())
+    }
+
+    /// Routes of the pods' network, the kernel's included.
+    pub fn routes(&self) -> Result<u64> {
+        Ok(self.vrouter.network(NETWORK)?.routes)
     }
 
     fn worker(&self) -> Result<WorkerStats> {
