@@ -291,7 +291,7 @@ pub fn all() -> Vec<Cell> {
                 ipv4: 1_000_000,
                 ipv6: 200_000,
                 rate_per_pod: 1_000_000,
-                seconds: 40,
+                seconds: 100,
             }),
             loss_limit: LOSS_95_MEDIAN,
             ..throughput("full_table", traffic(64, 1024), &[RINGWAY])

@@ -17,7 +17,7 @@ use crate::disturbance::Watch;
 use crate::generator::{Generator, Order};
 use crate::probe;
 use crate::sample::{IdleReading, Reading, TrafficReading};
-use crate::switch::{self, Place};
+use crate::switch::{self, Place, Switch};
 use crate::threads;
 use integration::idle_pods::raise_file_limit;
 use integration::launch::Cgroups;
@@ -141,14 +141,16 @@ impl Stand {
         }
     }
 
-    fn traffic(
+    /// Starts the pods at a switch, and gives them with their flows and addresses when both are attached. From then on nothing that
+    /// is started here, or was, uses the worker's CPU.
+    fn pods(
         &self,
         cell: &Cell,
         subject: &Subject,
-        load: Load,
+        switch: &mut dyn Switch,
+        (load, seconds): (Load, u32),
         directory: &Path,
-    ) -> Result<Reading> {
-        let mut switch = switch::start(subject, &cell.traffic, self.place(directory))?;
+    ) -> Result<(Generator, u32, u32)> {
         let addresses = switch.addresses(cell.traffic.flows.min(1024));
         // Few addresses cannot tell that many flows apart.
         let flows = cell.traffic.flows.min(addresses * PORTS_PER_ADDRESS);
@@ -159,7 +161,7 @@ impl Stand {
             rate: load.rate_per_pod,
             latency: load.latency,
             warmup: if cell.traffic.size > 1518 { LONG_WARMUP } else { WARMUP },
-            seconds: self.seconds,
+            seconds,
             cpu: self.generator_cpu,
         };
         let log = directory.join("pktgen.log");
@@ -168,6 +170,19 @@ impl Stand {
         switch.attached()?;
         // A worker that slept for a moment would find these threads on its CPU for the rest of the sample.
         probe::pin_all(&[self.generator_cpu])?;
+        Ok((generator, flows, addresses))
+    }
+
+    fn traffic(
+        &self,
+        cell: &Cell,
+        subject: &Subject,
+        load: Load,
+        directory: &Path,
+    ) -> Result<Reading> {
+        let mut switch = switch::start(subject, &cell.traffic, self.place(directory))?;
+        let (mut generator, flows, addresses) =
+            self.pods(cell, subject, &mut *switch, (load, self.seconds), directory)?;
         generator.wait_start()?;
         // Nobody looks at anything in between: each look takes time from the generator or the switch.
         let length = Duration::from_secs(self.seconds.into());

@@ -2,20 +2,19 @@
 //! table meanwhile notice.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::thread;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use integration::memory::Resident;
+use integration::process::{Daemon, tail};
 use integration::space::Space;
 use integration::wait;
 
-use super::{PORTS_PER_ADDRESS, Stand, WARMUP, sleep};
-use crate::cells::{Cell, FullTable, Subject, Traffic};
-use crate::generator::{Generator, Order};
+use super::{Load, Stand, sleep};
+use crate::cells::{Cell, FullTable, Subject};
 use crate::sample::{Reading, TableReading};
 use crate::switch::Switch;
 use crate::switch::ringway::{KERNEL_TABLE, Ringway};
@@ -38,41 +37,36 @@ impl Stand {
         let mut place = self.place(directory);
         place.namespace = Some(space.name().to_owned());
         let mut switch = Ringway::start(subject, &cell.traffic, place)?;
-        let addresses = switch.addresses(cell.traffic.flows.min(1024));
-        let flows = cell.traffic.flows.min(addresses * PORTS_PER_ADDRESS);
-        let order = Order {
-            traffic: Traffic { flows, ..cell.traffic },
-            addresses,
-            packed: subject.packed,
-            rate: table.rate_per_pod,
-            latency: true,
-            warmup: WARMUP,
-            seconds: table.seconds,
-            cpu: self.generator_cpu,
-        };
-        let log = directory.join("pktgen.log");
-        let mut generator = Generator::start(&self.cgroups, order, &switch.endpoints(), &log)?;
-        generator.wait_ready()?;
-        switch.attached()?;
+        let load = Load { rate_per_pod: table.rate_per_pod, latency: true };
+        let (mut generator, ..) =
+            self.pods(cell, subject, &mut switch, (load, table.seconds), directory)?;
         let before = (switch.routes()?, Resident::of(switch.pid())?);
         let routes = u64::from(table.ipv4) + u64::from(table.ipv6);
-        let lines = [lines4(table.ipv4)?, lines6(table.ipv6)?].concat();
+        let batch = directory.join("routes");
+        fs::write(&batch, [lines4(table.ipv4)?, lines6(table.ipv6)?].concat())?;
         generator.wait_start()?;
         let measured = Instant::now();
         wait::pause(MARGIN)?;
         switch.begin()?;
         let begun = Instant::now();
-        let name = space.name().to_owned();
-        let writer = thread::spawn(move || batch(&name, &lines).map(|()| begun.elapsed()));
+        let mut command = Command::new("/usr/sbin/ip");
+        command.args(["-n", space.name(), "-batch"]).arg(&batch);
+        let mut writer = Daemon::start("ip -batch", command, &directory.join("ip.log"))?;
+        let mut written = None;
         let whole = Duration::from_secs(table.seconds.into());
         let patience = whole.saturating_sub(measured.elapsed() + MARGIN);
         wait::until("the vRouter has all routes", patience, || {
             wait::pause(LOOK)?;
+            if written.is_none()
+                && let Some(status) = writer.exited()?
+            {
+                ensure!(status.success(), "ip -batch: {}", tail(writer.log(), 5));
+                written = Some(begun.elapsed());
+            }
             Ok((switch.routes()? >= before.0 + routes).then_some(()))
         })?;
         let loaded = begun.elapsed();
         let window = switch.end()?;
-        let written = writer.join().ok().context("the writer has panicked")??;
         let after = Resident::of(switch.pid())?;
         sleep(whole.saturating_sub(measured.elapsed()))?;
         let end = generator.finish()?;
@@ -80,25 +74,14 @@ impl Stand {
         Ok(Reading::Table(Box::new(TableReading {
             routes,
             seconds: loaded.as_secs_f64(),
-            seconds_behind: loaded.saturating_sub(written).as_secs_f64(),
+            // All may be there before it is seen that the writer has ended.
+            seconds_behind: written.map_or(0.0, |written| (loaded - written).as_secs_f64()),
             mib: (after.own as f64 - before.1.own as f64) / 1024.0,
             rate_per_pod: table.rate_per_pod,
             generator: end,
             switch: window,
         })))
     }
-}
-
-/// `ip -batch` in a network namespace.
-fn batch(namespace: &str, lines: &str) -> Result<()> {
-    let mut child = Command::new("/usr/sbin/ip")
-        .args(["-n", namespace, "-batch", "-"])
-        .stdin(Stdio::piped())
-        .spawn()
-        .context("/usr/sbin/ip")?;
-    child.stdin.take().context("no stdin")?.write_all(lines.as_bytes())?;
-    ensure!(child.wait()?.success(), "the kernel did not take the routes");
-    Ok(())
 }
 
 /// From 20.0.0.0/24 on. They lead nowhere, as the namespace has no interface: for the vRouter they are prefixes like others.
