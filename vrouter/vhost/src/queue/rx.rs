@@ -130,10 +130,12 @@ impl<'q> RxLease<'q> {
             let to = buffer.first;
             // SAFETY: resolved in the memory of the ring this lease holds.
             unsafe { to.assign(&PLAIN) };
-            let to = to.skip(PLAIN_BYTES);
-            // SAFETY: as above.
-            unsafe { write_head(to, it.front) };
-            let to = to.skip(front);
+            let mut to = to.skip(PLAIN_BYTES);
+            if front > 0 {
+                // SAFETY: as above.
+                unsafe { write_head(to, it.front) };
+                to = to.skip(front);
+            }
             // SAFETY: as above.
             unsafe { write_head(to, it.head) };
             if rest.len() > 0 {
