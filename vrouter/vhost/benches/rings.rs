@@ -33,7 +33,7 @@ const BASE: u64 = 0x7f00_0000_0000;
 const QUEUE: u64 = 0x4_0000;
 const DRIVER_AREA: u64 = 0x1000;
 const DEVICE_AREA: u64 = 0x2000;
-const BUFFERS: u64 = 0x4000;
+const BUFFERS: u64 = 0x4074;
 /// A buffer, and how far the next one is: as far as DPDK's are, so that their first lines don't fight for the same places in the cache.
 const BUFFER: u32 = 2048;
 const STEP: u64 = 2048 + 128 + 128;
