@@ -3,8 +3,8 @@
 
 use crate::histogram::Histogram;
 
-/// Length of a period, seconds.
-const PERIOD: f64 = 0.1;
+/// Periods of a second.
+const PERIODS: u64 = 10;
 /// With fewer values there is no last thousandth.
 const FEWEST: u64 = 1_000;
 
@@ -22,16 +22,9 @@ pub struct Latencies {
 
 impl Latencies {
     /// None yet. The clock has `hz` ticks per second.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "some hundred million ticks"
-    )]
     pub fn new(hz: u64) -> Self {
-        let length = (PERIOD * hz as f64) as u64;
         let (whole, period) = (Histogram::new(), Histogram::new());
-        Self { whole, period, length, end: 0, p999: Vec::new() }
+        Self { whole, period, length: hz / PERIODS, end: 0, p999: Vec::new() }
     }
 
     /// Notes that something took `value` and was over at `now`.

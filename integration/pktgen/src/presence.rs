@@ -1,9 +1,9 @@
 //! Whether the generator was there to see a packet come: what comes while it does not run waits for the generator and not for
 //! the switch. Time is an argument, in ticks of the cycle counter.
 
-/// Longest that a round takes whose thread was not interrupted for longer than a timer needs, seconds. A round of full bursts
-/// takes 2 to 6 µs.
-const LONGEST_ROUND: f64 = 20e-6;
+/// How many rounds there are in a second at least while the thread is not interrupted for longer than a timer needs: 20 µs each. A round
+/// of full bursts takes 2 to 6 µs.
+const FEWEST_ROUNDS: u64 = 50_000;
 
 /// Watches one polling thread by the length of its rounds.
 #[derive(Debug)]
@@ -19,15 +19,8 @@ pub struct Presence {
 
 impl Presence {
     /// At `hz` ticks per second. Nobody was away yet.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "some ten thousand ticks"
-    )]
     pub fn new(hz: u64) -> Self {
-        let longest = (LONGEST_ROUND * hz as f64) as u64;
-        Self { longest, round: u64::MAX, back: 0, absences: 0, away: 0 }
+        Self { longest: hz / FEWEST_ROUNDS, round: u64::MAX, back: 0, absences: 0, away: 0 }
     }
 
     /// A round begins at `now`, right behind the one before; true if that one was interrupted.
