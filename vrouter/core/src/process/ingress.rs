@@ -46,16 +46,6 @@ const KIND6: u64 = 0x00f0_ffff_0000_0000;
 impl Sender for Pod {
     const MASK: [u64; 3] = [u64::MAX, u64::MAX >> 8, 0x0000_ffff_ffff_0000];
     const MASK6: [u64; 2] = [u64::MAX, 0x00f0_ffff_ffff_ffff];
-
-    #[inline(always)]
-    fn may_send4(_: u64) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    fn may_send6(own: Ipv6Addr, source: Ipv6Addr) -> bool {
-        own == source
-    }
 }
 
 impl Ingress for Pod {
@@ -88,11 +78,6 @@ impl Ingress for Pod {
 impl Sender for Kernel {
     const MASK: [u64; 3] = [u64::MAX, u64::MAX >> 8, 0];
     const MASK6: [u64; 2] = Pod::MASK6;
-
-    #[inline(always)]
-    fn may_send4(_: u64) -> bool {
-        true
-    }
 
     #[inline(always)]
     fn may_send6(_: Ipv6Addr, source: Ipv6Addr) -> bool {

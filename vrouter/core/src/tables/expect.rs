@@ -19,10 +19,16 @@ pub(crate) trait Sender {
     const MASK6: [u64; 2];
 
     /// Whether it may send from the IPv4 address in word 3, beside what the mask says.
-    fn may_send4(fourth: u64) -> bool;
+    #[inline(always)]
+    fn may_send4(_fourth: u64) -> bool {
+        true
+    }
 
-    /// Whether it may send from an IPv6 address.
-    fn may_send6(own: Ipv6Addr, source: Ipv6Addr) -> bool;
+    /// Whether it may send from an IPv6 address: from its own, if it has one.
+    #[inline(always)]
+    fn may_send6(own: Ipv6Addr, source: Ipv6Addr) -> bool {
+        own == source
+    }
 }
 
 impl Expect {

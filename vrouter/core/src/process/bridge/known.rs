@@ -5,7 +5,6 @@ use super::super::{Place, STAGE_PACKETS, Targets};
 use super::{SEGMENT_HEADER_BYTES, is_kernel};
 use crate::tables::Sender;
 use crate::{Packet, PortIndex, Verdict};
-use core::net::Ipv6Addr;
 use vrouter_net::ipv4::Protocol;
 use vrouter_net::{Mac, ethernet, ipv4, ipv6};
 
@@ -21,16 +20,6 @@ const HEAD6: usize = ethernet::HEADER_BYTES + ipv6::HEADER_BYTES;
 impl Sender for Neighbour {
     const MASK: [u64; 3] = [!TO, u64::MAX >> 8, 0x0000_ffff_ffff_0000];
     const MASK6: [u64; 2] = [!TO, 0x00f0_ffff_ffff_ffff];
-
-    #[inline(always)]
-    fn may_send4(_: u64) -> bool {
-        true
-    }
-
-    #[inline(always)]
-    fn may_send6(own: Ipv6Addr, source: Ipv6Addr) -> bool {
-        own == source
-    }
 }
 
 /// Decides about those frames of a batch that are right in the most common way, and leaves all others as they are. Returns a
