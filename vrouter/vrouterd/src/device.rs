@@ -36,7 +36,7 @@ use kernel::{
     pci_node, pci_path, read,
 };
 use link::Lifeline;
-pub use xdp::retry;
+pub use xdp::{patiently, retry};
 
 /// Packets a queue of a device holds. What a driver can't have is its own choice.
 const DESCRIPTORS: u16 = 512;

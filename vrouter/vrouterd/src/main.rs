@@ -38,8 +38,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::ArcSwap;
@@ -56,10 +55,10 @@ use vrouter_dpdk::{
 use vrouter_kernel::hostif;
 
 use crate::args::{Args, Role};
-use crate::convert::{NetworkRequest, Refusal, UplinkRequest};
+use crate::convert::{NetworkRequest, UplinkRequest};
 use crate::crew::{Crew, Kit};
 use crate::dataplane::{Dataplane, Slot};
-use crate::device::{Devices, retry};
+use crate::device::{Devices, patiently};
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::worker::Pace;
@@ -216,7 +215,8 @@ fn run(config: &VrouterConfig) -> Result<()> {
     }
     for uplink in &config.uplinks {
         UplinkRequest::read(&configured::uplink(uplink))
-            .and_then(|request| open_uplink(&mut registry, &request))
+            // What a vRouter before this one had may not be cleared up yet.
+            .and_then(|request| patiently(|| registry.create_uplink(request.clone())))
             .with_context(|| format!("configured uplink {:?}", uplink.name))?;
     }
     let registry = Arc::new(Mutex::new(registry));
@@ -230,18 +230,6 @@ fn run(config: &VrouterConfig) -> Result<()> {
     registry.close();
     registry.dismiss();
     served
-}
-
-/// Opens a configured uplink; waits if what a vRouter before this one had is not cleared up yet.
-fn open_uplink(registry: &mut Registry, request: &UplinkRequest) -> Result<v1::Uplink, Refusal> {
-    let begun = Instant::now();
-    loop {
-        let made = registry.create_uplink(request.clone());
-        match made.as_ref().err().and_then(|refusal| retry(refusal, begun.elapsed())) {
-            Some(pause) => thread::sleep(pause),
-            None => return made,
-        }
-    }
 }
 
 /// Creates what is needed below `run_dir`; returns the guard's private directory.

@@ -1,6 +1,7 @@
 //! Uplinks by AF_XDP sockets: a program in the kernel, and packet buffers of their own.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use vrouter_core::PortIndex;
 use vrouter_dpdk::{Ethdev, Pool, PoolConfig};
@@ -27,6 +28,21 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// registry meanwhile.
 pub fn retry(refusal: &Refusal, waited: Duration) -> Option<Duration> {
     (matches!(refusal, Refusal::UplinkBusy { .. }) && waited < CLEARING_UP).then_some(PAUSE)
+}
+
+/// Tries again as long as [`retry`] says so, on a thread that nobody waits for.
+///
+/// # Errors
+/// [`Refusal`] of the last try.
+pub fn patiently<T>(mut attempt: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    let begun = Instant::now();
+    loop {
+        let made = attempt();
+        match made.as_ref().err().and_then(|refusal| retry(refusal, begun.elapsed())) {
+            Some(pause) => thread::sleep(pause),
+            None => return made,
+        }
+    }
 }
 
 impl Devices {

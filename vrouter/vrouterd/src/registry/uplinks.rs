@@ -1,8 +1,5 @@
 //! Uplinks: devices that are opened and closed, and whose links come and go.
 
-use std::thread;
-use std::time::Instant;
-
 use vrouter_api::v1::{self, event};
 use vrouter_core::{NetworkIndex, PortIndex, PortPolicy};
 use vrouter_kernel::hostif::{HostInterface, Releasing};
@@ -15,7 +12,7 @@ use crate::convert::uplinks::punts;
 use crate::convert::{Driver, Refusal, UplinkRequest, port_stats};
 use crate::counters::{PortCounts, since};
 use crate::dataplane::DataPort;
-use crate::device::{Bond, Device, Devices, State, cause, retry};
+use crate::device::{Bond, Device, Devices, State, cause, patiently};
 use crate::publish::Published;
 
 /// Looks at a device that can't be made anew before the next attempt.
@@ -173,23 +170,6 @@ impl Registry {
         self.uplinks.iter().map(|(name, record)| (name.clone(), record.port.index)).collect()
     }
 
-    /// Opens an uplink's devices, and tries again where that makes sense.
-    fn open_patiently(
-        &mut self,
-        request: &UplinkRequest,
-        name_now: &str,
-        index: PortIndex,
-    ) -> Result<Device, Refusal> {
-        let begun = Instant::now();
-        loop {
-            let opened = self.devices.open(request, name_now, index, None);
-            match opened.as_ref().err().and_then(|refusal| retry(refusal, begun.elapsed())) {
-                Some(pause) => thread::sleep(pause),
-                None => return opened,
-            }
-        }
-    }
-
     /// Opens an uplink.
     ///
     /// # Errors
@@ -222,7 +202,7 @@ impl Registry {
         let device = match &taken {
             // To let others at the registry, it would go back and be taken once more for each try, and the host be without its
             // address as often.
-            Some(_) => self.open_patiently(&request, name_now, index)?,
+            Some(_) => patiently(|| self.devices.open(&request, name_now, index, None))?,
             None => self.devices.open(&request, name_now, index, None)?,
         };
         if let Some(why) = device.bond().and_then(|bond| bond.missing()) {
