@@ -8,12 +8,14 @@
 //! ```
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use integration::machine;
 use integration::rundir::RunDir;
 use integration::space::{Space, traffic};
 use integration::wait;
+use serde_json::Value;
 use vrouter_api::v1::{KernelBridge, PortKind, PortSpec};
 
 use crate::daemons::Frr;
@@ -183,6 +185,17 @@ impl Lan {
         waited.with_context(|| format!("last seen: {seen:?}"))
     }
 
+    /// Whether `ringway doctor` on node a has a finding with such words. The node has no NRI: it is never well.
+    fn doctor_has(&self, check: &str, status: &str, words: &str) -> Result<bool> {
+        let run = self.a.file("");
+        let mut command = Command::new(machine::program("ringway")?);
+        command.arg("--socket").arg(self.a.file("vrouter.sock"));
+        let output = command.args(["--json", "doctor", "--run-dir"]).arg(run).output()?;
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        let said = |it: &Value| it["what"].as_str().is_some_and(|what| what.contains(words));
+        Ok(findings.iter().any(|it| it["check"] == check && it["status"] == status && said(it)))
+    }
+
     /// `ringway explain` of a frame from the pod.
     fn explained(&self, to: &str) -> Result<String> {
         let bytes = |mac: &str| mac.split(':').map(|it| u8::from_str_radix(it, 16)).collect();
@@ -253,6 +266,8 @@ fn make_devices(lan: &Lan) -> Result<()> {
     }
     let says = |words: &'static str| move |it: &KernelBridge| it.reason.contains(words);
     lan.wait_bridge("no device yet", says("there is no such device"))?;
+    let missing = "network red: stations of other hosts, by the kernel's bridge: ";
+    ensure!(lan.doctor_has("networks", "warning", missing)?, "the doctor has not seen it");
     for line in devices.lines() {
         match line {
             "ip link set vxlan77 master br77" => {
@@ -269,7 +284,10 @@ fn make_devices(lan: &Lan) -> Result<()> {
         }
         space.run(line)?;
     }
-    lan.wait_bridge("it works", |it| it.device == "vxlan77" && it.reason.is_empty())
+    lan.wait_bridge("it works", |it| it.device == "vxlan77" && it.reason.is_empty())?;
+    ensure!(!lan.doctor_has("networks", "warning", "")?, "the doctor sees something yet");
+    ensure!(lan.doctor_has("uplinks", "ok", "all 1 uplinks have a link")?, "no uplink is seen");
+    Ok(())
 }
 
 /// Pods and stations find each other, by ARP and Neighbor Discovery that cross, each frame to whom it is for.

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::stage::Stage;
-use vrouter_api::v1::{Network, UplinkSpec};
+use vrouter_api::v1::{Network, NetworkMode, Tunnel, UplinkSpec};
 
 use crate::node;
 
@@ -49,6 +49,24 @@ pub fn have_one_owner(stage: &mut Stage) -> Result<()> {
     for number in [0, 1] {
         node.instance(number)?.create_network(network.clone())?;
     }
+    // Nor is a device of the kernel's bridge shared: each would take the other's entries away.
+    let tunnel = Tunnel {
+        vni: 7,
+        underlay: "outside".into(),
+        local: "192.0.2.1".into(),
+        kernel_bridge_port: NEAR.into(),
+        ..Tunnel::default()
+    };
+    let bridged = Network {
+        name: "wide".into(),
+        ipv4: "10.89.0.0/24".into(),
+        mode: NetworkMode::Bridged.into(),
+        tunnel: Some(tunnel),
+        ..Network::default()
+    };
+    let asked = node.instance(0)?.create_network(bridged);
+    let error = format!("{:#}", asked.err().context("it was given a bridge of the kernel's")?);
+    ensure!(error.contains("tunnel.kernel_bridge_port \"rwnuma0\": is of one vRouter"), "{error}");
     node.instance(0)?.create_uplink(uplink.clone())?;
     let refused = |node: &integration::node::Node, holder: u32| -> Result<()> {
         let asked = node.instance(1 - holder)?.create_uplink(uplink.clone());

@@ -99,8 +99,8 @@ async fn served(socket: &Path) -> Result<Served, String> {
     let asked = async {
         let mut vrouter = Vrouter::connect(socket.to_owned()).await?;
         let info = view::Info::from(vrouter.info().await?);
-        let networks = vrouter.networks().await?.len();
-        Ok(Served { info, networks, ports: vrouter.ports().await? })
+        let (networks, uplinks) = (vrouter.networks().await?, vrouter.uplinks().await?);
+        Ok(Served { info, networks, uplinks, ports: vrouter.ports().await? })
     };
     asked.await.map_err(|failure: Failure| failure.to_string())
 }

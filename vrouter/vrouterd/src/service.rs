@@ -103,6 +103,9 @@ impl VRouter for Service {
 
     async fn create_network(&self, request: Request<v1::Network>) -> Answer<v1::Network> {
         let wanted = NetworkRequest::read(request.get_ref())?;
+        if self.info.instance.is_some() {
+            wanted.fits_one_of_several()?;
+        }
         let made = self.with_registry(move |r| r.create_network(wanted)).await??;
         Ok(Response::new(made))
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vrouter_api::v1::Port;
+use vrouter_api::v1::{Network, Port, Uplink};
 
 use crate::args::DoctorArgs;
 use crate::directory::names;
@@ -111,7 +111,8 @@ pub(super) struct Containerd {
 #[derive(Debug)]
 pub(super) struct Served {
     pub info: view::Info,
-    pub networks: usize,
+    pub networks: Vec<Network>,
+    pub uplinks: Vec<Uplink>,
     pub ports: Vec<Port>,
 }
 

@@ -9,7 +9,8 @@ use super::{Finding, Status};
 /// Every check, in the order in which an operator would look.
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let checks = [
-        cpu, hugepages, iommu, nics, cgroups, runtime, nri, plugins, kubelet, vrouter, ports, leaks,
+        cpu, hugepages, iommu, nics, cgroups, runtime, nri, plugins, kubelet, vrouter, uplinks,
+        networks, ports, leaks,
     ];
     checks.iter().flat_map(|check| check(facts)).collect()
 }
@@ -337,22 +338,23 @@ fn one_vrouter(vrouter: &Result<Served, String>) -> Vec<Finding> {
                     .remedy("systemctl status ringway-vrouter"),
             ]
         }
-        Ok(Served { info, networks, ports }) => {
+        Ok(Served { info, networks, ports, .. }) => {
             let workers: Vec<_> =
                 info.workers.iter().map(|worker| worker.cpu.to_string()).collect();
             let number = info.instance.map(|number| format!("vRouter {number}: "));
             let node = info.numa_node.map(|node| format!(", NUMA node {node}"));
             let what = format!(
-                "{}version {}, {}{}, workers on CPU {}, {networks} networks, {} ports",
+                "{}version {}, {}{}, workers on CPU {}, {} networks, {} ports",
                 number.unwrap_or_default(),
                 info.version,
                 info.dpdk_version,
                 node.unwrap_or_default(),
                 workers.join(", "),
+                networks.len(),
                 ports.len()
             );
             let mut findings = vec![finding("vrouter", Status::Ok, what)];
-            if *networks == 0 {
+            if networks.is_empty() {
                 let remedy = "name some in /etc/ringway/vrouter.toml, or: ringway networks add red --ipv4 10.66.0.0/24";
                 findings.push(
                     finding("vrouter", Status::Warning, "it has no network that a pod could join")
@@ -362,6 +364,70 @@ fn one_vrouter(vrouter: &Result<Served, String>) -> Vec<Finding> {
             findings
         }
     }
+}
+
+/// The wires, by which other hosts are reached.
+fn uplinks(facts: &Facts) -> Vec<Finding> {
+    const MEND: &str = "see cable, switch and driver of that device, and the log of ringway-vrouter; `ringway uplinks` shows what it has counted";
+    let all: Vec<_> = facts.vrouters.iter().flatten().flat_map(|it| &it.uplinks).collect();
+    let mut findings = Vec::new();
+    for uplink in &all {
+        let Some(spec) = &uplink.spec else { continue };
+        let found = |status, device: &str, why: &str| {
+            finding("uplinks", status, format!("uplink {} ({device}): {why}", spec.name))
+                .remedy(MEND)
+        };
+        if !uplink.link {
+            let why = if uplink.reason.is_empty() { "no link" } else { &uplink.reason };
+            findings.push(found(Status::Failure, &spec.device, why));
+            continue;
+        }
+        if !uplink.reason.is_empty() {
+            findings.push(found(Status::Warning, &spec.device, &uplink.reason));
+        }
+        let down = uplink.members.iter().filter(|member| !member.link);
+        findings.extend(
+            down.map(|it| {
+                found(Status::Warning, &it.device, "no link; others of its bond have one")
+            }),
+        );
+    }
+    if findings.is_empty() && !all.is_empty() {
+        findings.push(finding(
+            "uplinks",
+            Status::Ok,
+            format!("all {} uplinks have a link", all.len()),
+        ));
+    }
+    findings
+}
+
+/// What networks want of the kernel.
+fn networks(facts: &Facts) -> Vec<Finding> {
+    let all = facts.vrouters.iter().flatten().flat_map(|it| &it.networks);
+    let mut findings = Vec::new();
+    for network in all {
+        let found = |what: String, remedy: &str| {
+            finding("networks", Status::Warning, format!("network {}: {what}", network.name))
+                .remedy(remedy)
+        };
+        let port = network.kernel_port.as_ref().filter(|port| !port.reason.is_empty());
+        findings.extend(port.map(|port| {
+            let remedy = "see docs/frr.md; the vRouter tries again by itself, its log has more";
+            found(format!("its kernel port {}: {}", port.name, port.reason), remedy)
+        }));
+        let bridge = network.kernel_bridge.as_ref().filter(|bridge| !bridge.reason.is_empty());
+        findings.extend(bridge.map(|bridge| {
+            let remedy = "see docs/frr.md, \"EVPN of a bridged network\", for the devices it takes; they may be made now";
+            found(format!("stations of other hosts, by the kernel's bridge: {}", bridge.reason), remedy)
+        }));
+        let left_out = network.kernel_bridge.as_ref().filter(|bridge| bridge.left_out > 0);
+        findings.extend(left_out.map(|bridge| {
+            let remedy = "`bridge fdb show dev` that VXLAN device: such an entry has no `dst` (but a `nhid`, by EVPN multihoming), or another VNI, port or family than the network's tunnel";
+            found(format!("{} entries of the kernel's bridge name no end to send to", bridge.left_out), remedy)
+        }));
+    }
+    findings
 }
 
 /// The ports of all vRouters; `None` where none could be asked for.

@@ -2,7 +2,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use vrouter_api::v1::{Port, PortSpec, PortState};
+use vrouter_api::v1::{
+    BondMember, KernelBridge, KernelPort, Network, Port, PortSpec, PortState, Uplink, UplinkSpec,
+};
 
 use super::facts::{Facts, Served};
 use super::judge::judge;
@@ -42,7 +44,8 @@ fn served(ports: Vec<Port>) -> Result<Served, String> {
         nic_nodes: Vec::new(),
         workers: vec![Worker { index: 0, cpu: 1 }],
     };
-    Ok(Served { info, networks: 1, ports })
+    let networks = vec![Network { name: "red".into(), ..Network::default() }];
+    Ok(Served { info, networks, uplinks: Vec::new(), ports })
 }
 
 fn port(id: &str, cgroup: &str, state: PortState) -> Port {
@@ -216,6 +219,62 @@ fn a_plugin_that_no_runtime_has_taken_in_does_not_count() {
         let found = look(status, socket);
         assert_eq!(of(&found, "nri"), [(Status::Ok, "ringway-nri runs (process 77)")], "{status}");
     }
+}
+
+#[test]
+fn a_wire_without_a_link_is_a_failure_unless_its_bond_has_another() {
+    let root = machine(&[CPU, V2]);
+    let look = |links: &[bool], reason: &str| {
+        let spec = UplinkSpec { name: "up0".into(), device: "eth1".into(), ..Default::default() };
+        let member = |(number, link): (usize, &bool)| BondMember {
+            device: format!("eth{}", number + 1),
+            link: *link,
+            active: false,
+        };
+        let uplink = Uplink {
+            spec: Some(spec),
+            link: links.contains(&true),
+            reason: reason.into(),
+            members: links.iter().enumerate().filter(|_| links.len() > 1).map(member).collect(),
+            ..Uplink::default()
+        };
+        let mut served = served(Vec::new()).unwrap();
+        served.uplinks.push(uplink);
+        look(root.path(), Ok(served))
+    };
+    let says = |links: &[bool], reason: &str, expected: &[(Status, &str)]| {
+        assert_eq!(of(&look(links, reason), "uplinks"), expected, "{links:?} {reason}");
+    };
+    says(&[true], "", &[(Status::Ok, "all 1 uplinks have a link")]);
+    says(&[false], "no link", &[(Status::Failure, "uplink up0 (eth1): no link")]);
+    says(&[true], "tap0 is gone", &[(Status::Warning, "uplink up0 (eth1): tap0 is gone")]);
+    let other = "uplink up0 (eth2): no link; others of its bond have one";
+    says(&[true, false], "", &[(Status::Warning, other)]);
+    says(&[false, false], "no link", &[(Status::Failure, "uplink up0 (eth1): no link")]);
+}
+
+#[test]
+fn what_a_network_lacks_of_the_kernel_is_said() {
+    let root = machine(&[CPU, V2]);
+    let look = |network: Network| {
+        let mut served = served(Vec::new()).unwrap();
+        served.networks.push(Network { name: "blue".into(), ..network });
+        look(root.path(), Ok(served))
+    };
+    let bridge = |reason: &str, left_out| Network {
+        kernel_bridge: Some(KernelBridge { reason: reason.into(), left_out, ..Default::default() }),
+        ..Network::default()
+    };
+    assert_eq!(of(&look(bridge("", 0)), "networks"), []);
+    let lacks = look(bridge("pods7: there is no such device", 2));
+    let words = "network blue: stations of other hosts, by the kernel's bridge: pods7: there is no such device";
+    let entries = "network blue: 2 entries of the kernel's bridge name no end to send to";
+    assert_eq!(of(&lacks, "networks"), [(Status::Warning, words), (Status::Warning, entries)]);
+    let port =
+        KernelPort { name: "red0".into(), reason: "it is gone".into(), ..Default::default() };
+    let lacks = look(Network { kernel_port: Some(port), ..Network::default() });
+    let words = "network blue: its kernel port red0: it is gone";
+    assert_eq!(of(&lacks, "networks"), [(Status::Warning, words)]);
 }
 
 #[test]

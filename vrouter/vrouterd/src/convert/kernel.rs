@@ -12,6 +12,7 @@ use vrouter_kernel::fib::{
 use vrouter_kernel::kernelport::{Spec, Table};
 use vrouter_net::{Mac, ipv6};
 
+use super::tunnel::KERNEL_BRIDGE_PORT;
 use super::uplinks::interface;
 use super::{NetworkRequest, Refusal, invalid, named_mac};
 use crate::device::NO_ADDRESS;
@@ -167,6 +168,20 @@ impl NetworkRequest {
         let tunnel = self.tunnel.as_ref()?;
         let port = tunnel.kernel_bridge_port.clone()?;
         Some(BridgeSpec { port, vni: tunnel.vni?.number(), local: tunnel.local })
+    }
+
+    /// Whether a vRouter can have it that is one of several on the machine.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the kernel's entries for its ports would be taken for leftovers by the others.
+    pub fn fits_one_of_several(&self) -> Result<(), Refusal> {
+        match self.kernel_bridge() {
+            Some(BridgeSpec { port, .. }) => {
+                let remedy = "is of one vRouter, and EVPN for one on a machine; leave it out here, where several run";
+                Err(invalid(KERNEL_BRIDGE_PORT, port, remedy))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the kernel has to know of it to route for it; `None`: it does not.

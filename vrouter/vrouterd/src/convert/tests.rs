@@ -230,6 +230,9 @@ fn stations_are_found_by_a_port_of_the_kernels_bridge() {
         let error = refused(wire);
         assert!(error.starts_with(&format!("tunnel.kernel_bridge_port {words}")), "{error}");
     }
+    let error = read.fits_one_of_several().unwrap_err().to_string();
+    assert!(error.starts_with("tunnel.kernel_bridge_port \"pods7\": is of one vRouter"), "{error}");
+    assert!(NetworkRequest::read(&network()).unwrap().fits_one_of_several().is_ok());
     let other = TunnelRequest { vni: Vni::new(8), ..read.tunnel.clone().unwrap() };
     let error = other.beside(&read.tunnel.unwrap(), "red").unwrap_err().to_string();
     assert!(error.contains("\"pods7\": network \"red\" has it"), "{error}");
