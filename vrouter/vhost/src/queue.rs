@@ -18,7 +18,7 @@ use crate::offload::Offloads;
 use crate::ring::{Direction, Layout, Ring, RingAddresses, RingError};
 use handover::{Handover, Held};
 use resting::Resting;
-pub use rx::{Headed, PushError, RxLease, RxScratch};
+pub use rx::{Delivered, Headed, PushError, RxLease, RxScratch};
 use tx::BURST_ENTRIES;
 pub use tx::{BURST, Body, FrameFault, HEAD_BYTES, Head, PlainBurst, PlainFrame, TxBurst, TxLease};
 

@@ -53,6 +53,15 @@ pub struct Headed<'h> {
     pub len: u32,
 }
 
+/// What was delivered of a plain burst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// The first so many frames of those wanted.
+    pub frames: usize,
+    /// Bytes of them, without virtio-net headers and frame check sequences.
+    pub bytes: u64,
+}
+
 /// One burst of frames to a pod. Dropping it publishes them.
 pub struct RxLease<'q> {
     active: Held<'q, Active>,
@@ -102,29 +111,28 @@ impl<'q> RxLease<'q> {
         self.active.as_ref().is_some_and(|active| active.format.offloads.checksum)
     }
 
-    /// Delivers frames of a plain burst as [`Self::forward`] does, until one needs more than one plain buffer; returns how
-    /// many.
+    /// Delivers frames of a plain burst as [`Self::forward`] does, until one needs more than one plain buffer.
     #[inline(always)]
     pub fn forward_plain<'h>(
         &mut self,
         from: PlainBurst<'_>,
         wanted: impl Iterator<Item = Headed<'h>>,
-    ) -> usize {
+    ) -> Delivered {
         let (true, Some(buffers), Some(active)) =
             (self.modern, self.ready.all_simple(), self.active.as_mut())
         else {
-            return 0;
+            return Delivered::default();
         };
         let mut written = [0; BURST];
-        let mut done = 0;
+        let Delivered { mut frames, mut bytes } = Delivered::default();
         for ((it, buffer), written) in wanted.zip(buffers).zip(&mut written) {
             let Some(frame) = from.frame(it.frame) else { break };
-            let bytes = |head: &[u8]| u32::try_from(head.len()).unwrap_or(u32::MAX);
-            let (front, head) = (bytes(it.front), bytes(it.head));
+            let length = |head: &[u8]| u32::try_from(head.len()).unwrap_or(u32::MAX);
+            let (front, head) = (length(it.front), length(it.head));
             let rest = frame.memory.skip(it.skip).first(it.len);
             // In 64 bits, where so few lengths of 32 can't overflow.
-            let heads = u64::from(front) + u64::from(head);
-            if u64::from(PLAIN_BYTES) + heads + u64::from(rest.len()) > u64::from(buffer.bytes) {
+            let sent = u64::from(front) + u64::from(head) + u64::from(rest.len());
+            if u64::from(PLAIN_BYTES) + sent > u64::from(buffer.bytes) {
                 break;
             }
             let to = buffer.first;
@@ -143,12 +151,13 @@ impl<'q> RxLease<'q> {
                 unsafe { rest.copy_to(to.skip(head)) };
             }
             *written = PLAIN_BYTES + front + head + rest.len();
-            done += 1;
+            frames += 1;
+            bytes += sent;
         }
-        let (buffers, written) = (buffers.get(..done).unwrap_or(&[]), written.get(..done));
+        let (buffers, written) = (buffers.get(..frames).unwrap_or(&[]), written.get(..frames));
         active.ring.complete_written(buffers, written.unwrap_or(&[]));
-        self.ready.consume(done);
-        done
+        self.ready.consume(frames);
+        Delivered { frames, bytes }
     }
 
     /// Delivers frame `i` of a burst: `header` from private memory, which replaces as many of its bytes, the rest

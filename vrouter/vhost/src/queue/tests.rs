@@ -123,8 +123,8 @@ fn every_layout_of_a_frame_arrives_whole() {
     }
 }
 
-/// Moves one burst of plain frames; returns how many arrived.
-fn forward_plain(from: &TxLease<'_>, rx: &Queue, replace: Option<&[u8]>) -> usize {
+/// Moves one burst of plain frames; returns what arrived.
+fn forward_plain(from: &TxLease<'_>, rx: &Queue, replace: Option<&[u8]>) -> Delivered {
     let mut scratch = RxScratch::new();
     let plain = from.plain().expect("every frame is one piece");
     let heads: Vec<_> = plain
@@ -160,7 +160,9 @@ fn plain_frames_arrive_whole_until_one_does_not_fit() {
     let mut burst = TxBurst::new();
     let mut from = tx.lease_tx(&mut burst).unwrap();
     assert_eq!(from.fetch(), sizes.len());
-    assert_eq!(forward_plain(&from, &rx, None), sizes.len() - 1);
+    let [fit @ .., _] = sizes;
+    let bytes = fit.iter().sum::<usize>() as u64;
+    assert_eq!(forward_plain(&from, &rx, None), Delivered { frames: fit.len(), bytes });
     drop(from);
     assert_eq!(usize::from(a.used_index()), sizes.len(), "all buffers of the sender come back");
     assert_eq!(usize::from(b.used_index()), sizes.len() - 1);
@@ -175,7 +177,7 @@ fn plain_frames_arrive_whole_until_one_does_not_fit() {
     send(&mut a, 20, &frame(100), &[]);
     let mut from = tx.lease_tx(&mut burst).unwrap();
     from.fetch();
-    assert_eq!(forward_plain(&from, &rx, Some(&[7; 50])), 1);
+    assert_eq!(forward_plain(&from, &rx, Some(&[7; 50])), Delivered { frames: 1, bytes: 86 });
     let bytes = b.read(at[8], 12 + 50 + 36);
     assert_eq!((&bytes[12..62], &bytes[62..]), (&[7; 50][..], &frame(100)[64..]));
 }
@@ -516,7 +518,8 @@ fn a_head_of_another_length_goes_in_front_of_the_rest() {
             to.prepare(1);
             let headed = Headed { frame: 0, front, head, skip, len };
             let plain = from.plain();
-            let done = plain.map_or(0, |plain| to.forward_plain(plain, [headed].into_iter()));
+            let done =
+                plain.map_or(0, |plain| to.forward_plain(plain, [headed].into_iter()).frames);
             assert_eq!(done, usize::from(cuts.is_empty() && sizes.len() == 1));
             if done == 0 {
                 let body = from.body(0, skip).first(len);
@@ -544,7 +547,7 @@ fn a_head_of_another_length_goes_in_front_of_the_rest() {
     let mut to = rx.lease_rx(&mut scratch).unwrap();
     to.prepare(1);
     let headed = Headed { frame: 0, front: &longer, head: &head, skip: 60, len: 340 };
-    assert_eq!(to.forward_plain(from.plain().unwrap(), [headed].into_iter()), 0);
+    assert_eq!(to.forward_plain(from.plain().unwrap(), [headed].into_iter()).frames, 0);
     let body = |len| from.body(0, 60).first(len);
     let refused = to.push_behind(&longer, &head, body(340), &Offload::NONE);
     assert_eq!(refused, Err(PushError::BufferTooSmall));

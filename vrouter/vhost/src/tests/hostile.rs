@@ -312,7 +312,7 @@ fn deliver_plain(
         let head = &heads[frame][..copied[frame].into()];
         Headed { frame, front: &[], head, skip: copied[frame].into(), len: u32::MAX }
     });
-    let done = rx.forward_plain(burst, wanted);
+    let done = rx.forward_plain(burst, wanted).frames;
     assert!(done <= frames);
     done
 }

@@ -124,11 +124,10 @@ impl Output<'_> {
         let mut sent = Sent::default();
         match (self.plain, way) {
             (Some(plain), Way::Plain) => {
-                let bytes = |packet: &Packet| u64::from(packet.frame_len);
-                group = self.deliver_plain(&mut lease, plain, group, plainly, bytes, &mut sent);
+                group = self.deliver_plain(&mut lease, plain, group, plainly, &mut sent);
             }
             (Some(plain), Way::Tunnel) => {
-                group = self.deliver_plain(&mut lease, plain, group, headed, sent_bytes, &mut sent);
+                group = self.deliver_plain(&mut lease, plain, group, headed, &mut sent);
             }
             _ => {}
         }
@@ -163,7 +162,6 @@ impl Output<'_> {
         plain: PlainBurst<'_>,
         group: Mask,
         headed: impl for<'p> Fn(usize, &'p Packet) -> Headed<'p>,
-        bytes_of: impl Fn(&Packet) -> u64,
         sent: &mut Sent,
     ) -> Mask {
         let mut left = group;
@@ -174,16 +172,11 @@ impl Output<'_> {
             Some(headed(at, packet))
         });
         let done = lease.forward_plain(plain, wanted);
-        let (mut rest, mut bytes) = (group, 0);
-        for _ in 0..done {
-            let at = rest.trailing_zeros() as usize;
-            rest &= rest.wrapping_sub(1);
-            bytes += self.packets.get(at).map_or(0, &bytes_of);
-        }
-        sent.packets += done as u64;
-        sent.forwarded += done as u64;
-        sent.bytes += bytes;
-        rest
+        sent.packets += done.frames as u64;
+        sent.forwarded += done.frames as u64;
+        sent.bytes += done.bytes;
+        // Not the packets again: the copy of a burst of large frames has displaced them from the first cache.
+        (0..done.frames).fold(group, |rest, _| rest & rest.wrapping_sub(1))
     }
 
     /// Where packet `at` comes from.
