@@ -30,7 +30,7 @@ pub fn retry(refusal: &Refusal, waited: Duration) -> Option<Duration> {
     (matches!(refusal, Refusal::UplinkBusy { .. }) && waited < CLEARING_UP).then_some(PAUSE)
 }
 
-/// Tries again as long as [`retry`] says so, on a thread that nobody waits for.
+/// Tries again as long as [`retry`] says so, and blocks its thread meanwhile, with all that it holds.
 ///
 /// # Errors
 /// [`Refusal`] of the last try.
